@@ -1,0 +1,100 @@
+//! `varta check`: the configuration is read (all problems at once happened before we are called); with
+//! `--connect` every server is asked for an answer.
+
+use std::time::Duration;
+
+use eventlog::Log;
+use eventlog::kafka::KafkaLog;
+use eventlog::registry::{HttpRegistry, SchemaRegistry};
+
+use crate::config::Config;
+use crate::exit::Exit;
+
+/// What `varta check` can be told.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Also connect to every server that the configuration names.
+    #[arg(long)]
+    connect: bool,
+}
+
+/// Reports on the configuration and, if asked, on the servers.
+pub async fn check(config: &Config, args: &Args) -> anyhow::Result<Exit> {
+    println!("configuration: in order");
+    if !args.connect {
+        return Ok(Exit::Done);
+    }
+    let mut failed = 0;
+    let mut report = |server: &str, address: &str, outcome: Result<(), String>| match outcome {
+        Ok(()) => println!("{server:<10} {address:<48} answers"),
+        Err(why) => {
+            failed += 1;
+            println!("{server:<10} {address:<48} {why}");
+        }
+    };
+    report("kafka", &config.kafka.brokers, kafka(config).await);
+    report("registry", &config.registry.url, registry(config).await);
+    let mqtt = format!("{}:{}", config.bridge.mqtt.host, config.bridge.mqtt.port);
+    report("mqtt", &mqtt, reach(&mqtt).await);
+    if config.sinks.influx.enabled {
+        report("influx", &config.sinks.influx.url, http(&config.sinks.influx.url, "/health").await);
+    }
+    if config.sinks.postgres.enabled {
+        report("postgres", "the configured database", postgres(config).await);
+    }
+    Ok(if failed == 0 { Exit::Done } else { Exit::NotMet })
+}
+
+async fn kafka(config: &Config) -> Result<(), String> {
+    let log = KafkaLog::connect(&config.kafka).map_err(|error| error.to_string())?;
+    let topic = config.topic_names().raw();
+    tokio::task::spawn_blocking(move || log.partitions(&topic))
+        .await
+        .map_err(|error| error.to_string())?
+        .map(|_| ())
+        .map_err(|error| error.to_string())
+}
+
+async fn registry(config: &Config) -> Result<(), String> {
+    let url = config.registry.clone();
+    tokio::task::spawn_blocking(move || {
+        let registry = HttpRegistry::new(&url).map_err(|error| error.to_string())?;
+        match registry.schema(1) {
+            Err(error) if error.fate() == runtime::fate::Fate::Transient => Err(error.to_string()),
+            _ => Ok(()),
+        }
+    })
+    .await
+    .map_err(|error| error.to_string())?
+}
+
+async fn reach(address: &str) -> Result<(), String> {
+    match tokio::time::timeout(Duration::from_secs(3), tokio::net::TcpStream::connect(address)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("no answer within 3 s".into()),
+    }
+}
+
+async fn http(url: &str, path: &str) -> Result<(), String> {
+    let client = reqwest::Client::builder()
+        .timeout(Duration::from_secs(3))
+        .build()
+        .map_err(|error| error.to_string())?;
+    let answer = client
+        .get(format!("{}{path}", url.trim_end_matches('/')))
+        .send()
+        .await
+        .map_err(|error| error.without_url().to_string())?;
+    if answer.status().is_success() { Ok(()) } else { Err(format!("answers {}", answer.status())) }
+}
+
+async fn postgres(config: &Config) -> Result<(), String> {
+    use sqlx::Connection as _;
+    let connect = sqlx::PgConnection::connect(config.sinks.postgres.url.expose());
+    match tokio::time::timeout(Duration::from_secs(3), connect).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("no answer within 3 s".into()),
+    }
+}

@@ -1,0 +1,8 @@
+//! One file a command.
+
+pub mod check;
+pub mod replay;
+pub mod run;
+pub mod tap;
+pub mod topics;
+pub mod watch;

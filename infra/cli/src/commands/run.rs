@@ -1,0 +1,155 @@
+//! `bridge`, `process`, `sink`, `up`: the parts under one supervisor until a signal or a failure.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context;
+use eventlog::kafka::KafkaLog;
+use eventlog::registry::{HttpRegistry, SchemaRegistry};
+use runtime::health::Health;
+use runtime::shutdown::{Shutdown, on_signals};
+use runtime::supervisor::Supervisor;
+
+use crate::config::Config;
+use crate::exit::Exit;
+use crate::parts::{Part, SinkName};
+
+/// Runs the parts until a signal comes or one of them fails.
+pub async fn run(config: Config, parts: &[Part]) -> anyhow::Result<Exit> {
+    let _log = runtime::logging::init(&config.log).context("cannot open the log")?;
+    let topics = config.topic_names();
+    let shutdown = Shutdown::new();
+    on_signals(&shutdown);
+    let health = Health::default();
+    let log = KafkaLog::connect(&config.kafka)?;
+    let registry: Arc<dyn SchemaRegistry> = Arc::new(HttpRegistry::new(&config.registry)?);
+    let mut supervisor = Supervisor::new(shutdown.clone(), config.shutdown.drain);
+
+    if !config.http.listen.is_empty() {
+        let address: SocketAddr = config.http.listen.parse()?;
+        supervisor.spawn("http", runtime::http::serve(address, health.clone(), shutdown.clone()));
+    }
+    if !prepare(&config, &log, &registry, &health, &shutdown).await? {
+        return Ok(Exit::Done);
+    }
+    for part in parts {
+        match part {
+            Part::Bridge => supervisor.spawn(
+                "bridge",
+                bridge::run(
+                    config.bridge.clone(),
+                    log.clone(),
+                    registry.clone(),
+                    topics.clone(),
+                    health.clone(),
+                    shutdown.clone(),
+                ),
+            ),
+            Part::Process => supervisor.spawn(
+                "process",
+                processors::run(
+                    config.process.clone(),
+                    log.clone(),
+                    registry.clone(),
+                    topics.clone(),
+                    health.clone(),
+                    shutdown.clone(),
+                ),
+            ),
+            Part::Sink(SinkName::Lake) if config.sinks.lake.enabled => supervisor.spawn(
+                "lake",
+                sinks::lake::run(
+                    config.sinks.lake.clone(),
+                    log.clone(),
+                    registry.clone(),
+                    topics.clone(),
+                    health.clone(),
+                    shutdown.clone(),
+                ),
+            ),
+            Part::Sink(SinkName::Influx) if config.sinks.influx.enabled => supervisor.spawn(
+                "influx",
+                sinks::influx::run(
+                    config.sinks.influx.clone(),
+                    log.clone(),
+                    registry.clone(),
+                    topics.clone(),
+                    health.clone(),
+                    shutdown.clone(),
+                ),
+            ),
+            Part::Sink(SinkName::Postgres) if config.sinks.postgres.enabled => supervisor.spawn(
+                "postgres",
+                sinks::postgres::run(
+                    config.sinks.postgres.clone(),
+                    log.clone(),
+                    registry.clone(),
+                    topics.clone(),
+                    health.clone(),
+                    shutdown.clone(),
+                ),
+            ),
+            Part::Sink(name) => tracing::info!(sink = ?name, "not enabled"),
+        }
+    }
+    supervisor.run_until_done().await?;
+    Ok(Exit::Done)
+}
+
+/// Waits for Kafka and creates the topics; the registry is waited for by those who need it.
+/// False: asked to stop while waiting.
+async fn prepare(
+    config: &Config,
+    log: &KafkaLog,
+    registry: &Arc<dyn SchemaRegistry>,
+    health: &Health,
+    shutdown: &Shutdown,
+) -> anyhow::Result<bool> {
+    let component = health.component("kafka");
+    let specs = config.topic_names().all();
+    let mut backoff = runtime::backoff::Backoff::default();
+    let mut told = false;
+    loop {
+        let (log, registry, specs) = (log.clone(), Arc::clone(registry), specs.clone());
+        let partitions = config.topics.partitions;
+        let outcome = tokio::task::spawn_blocking(move || {
+            use eventlog::Log as _;
+            log.create_topics(&specs, partitions).map_err(Waiting::of_log)?;
+            eventlog::registry::register_all(registry.as_ref()).map_err(Waiting::of_registry)
+        })
+        .await?;
+        match outcome {
+            Ok(_ids) => {
+                component.ready();
+                return Ok(true);
+            }
+            Err(Waiting { fate: runtime::fate::Fate::Transient, why }) => {
+                if !told {
+                    tracing::warn!(%why, kafka = config.kafka.brokers, "waiting for Kafka and the schema registry");
+                    told = true;
+                }
+                component.waiting(&why);
+            }
+            Err(Waiting { why, .. }) => anyhow::bail!(why),
+        }
+        tokio::select! {
+            () = shutdown.wait() => return Ok(false),
+            () = tokio::time::sleep(backoff.next_delay()) => {}
+        }
+    }
+}
+
+struct Waiting {
+    fate: runtime::fate::Fate,
+    why: String,
+}
+
+impl Waiting {
+    fn of_log(error: eventlog::LogError) -> Self {
+        Self { fate: error.fate(), why: error.to_string() }
+    }
+
+    fn of_registry(error: eventlog::registry::RegistryError) -> Self {
+        Self { fate: error.fate(), why: error.to_string() }
+    }
+}

@@ -1,0 +1,184 @@
+//! `varta tap TOPIC`: decoded rows as JSON lines, from now or from the beginning, filtered by SQL.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use arrow::array::RecordBatch;
+use eventlog::batches::BatchDecoder;
+use eventlog::kafka::KafkaLog;
+use eventlog::registry::{HttpRegistry, SchemaRegistry};
+use eventlog::{Consumer, Log, Polled, Position, Record, StartAt};
+use processors::functions::Functions;
+use processors::plan::CachedPlan;
+use schemas::record::RecordKind;
+
+use crate::config::Config;
+use crate::exit::Exit;
+
+/// What `varta tap` can be told.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The topic, with or without its prefix: alerts, events.process_event, varta.raw …
+    topic: String,
+    /// Begin with the oldest record instead of the next one.
+    #[arg(long)]
+    from_start: bool,
+    /// Stop at what was the end when the command started.
+    #[arg(long)]
+    to_end: bool,
+    /// Only rows for which this SQL condition holds, e.g. "cpu_percent > 90".
+    #[arg(long = "where", value_name = "SQL")]
+    condition: Option<String>,
+    /// Only records of this kind, by name: HostMetrics, ProcessEvent, Clock …
+    #[arg(long, value_name = "RECORD")]
+    kind: Option<String>,
+    /// Stop after so many rows.
+    #[arg(long, short = 'n')]
+    limit: Option<usize>,
+}
+
+/// Prints rows until the limit, the end or Ctrl-C.
+pub fn tap(config: &Config, args: &Args) -> anyhow::Result<Exit> {
+    let prefix = format!("{}.", config.topics.prefix);
+    let topic =
+        if args.topic.starts_with(&prefix) { args.topic.clone() } else { format!("{prefix}{}", args.topic) };
+    let only = match &args.kind {
+        None => None,
+        Some(name) => Some(
+            RecordKind::from_full_name(&format!("varta.{name}"))
+                .with_context(|| format!("no record is called {name:?}"))?,
+        ),
+    };
+    let log = KafkaLog::connect(&config.kafka)?;
+    let registry: Arc<dyn SchemaRegistry> = Arc::new(HttpRegistry::new(&config.registry)?);
+    let mut printer =
+        Printer { decoder: BatchDecoder::new(registry), filters: Vec::new(), args, only, printed: 0 };
+    read(&log, &topic, args, |records| printer.print(records))?;
+    Ok(Exit::Done)
+}
+
+/// Polls the topic outside of any lasting group and hands on what comes until `each` says stop.
+fn read(
+    log: &KafkaLog,
+    topic: &str,
+    args: &Args,
+    mut each: impl FnMut(&[Record]) -> anyhow::Result<bool>,
+) -> anyhow::Result<()> {
+    let group = format!("varta-tap-{}", uuid::Uuid::new_v4());
+    let mut consumer = log.consumer(&group, &[topic], None, StartAt::Earliest)?;
+    let mut left: Vec<Position> = Vec::new();
+    loop {
+        match consumer.poll(1000, Duration::from_millis(200))? {
+            Polled::Assigned(partitions) => {
+                let mut at = Vec::new();
+                left.clear();
+                for partition in partitions {
+                    let (earliest, end) = consumer.bounds(&partition)?;
+                    let offset = if args.from_start { earliest } else { end };
+                    at.push(Position { topic: partition.topic.clone(), partition: partition.partition, offset });
+                    if args.to_end && offset < end {
+                        left.push(Position {
+                            topic: partition.topic,
+                            partition: partition.partition,
+                            offset: end,
+                        });
+                    }
+                }
+                consumer.start(&at)?;
+                if args.to_end && left.is_empty() {
+                    return Ok(());
+                }
+            }
+            Polled::Revoked { .. } => {}
+            Polled::Records(records) => {
+                if !each(&records)? {
+                    return Ok(());
+                }
+                for record in &records {
+                    // transaction markers may follow the last record, so the one before the end counts
+                    left.retain(|end| end.partition != record.partition || record.offset + 2 < end.offset);
+                }
+                if args.to_end && left.is_empty() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+struct Printer<'a> {
+    decoder: BatchDecoder,
+    filters: Vec<(RecordKind, CachedPlan)>,
+    args: &'a Args,
+    only: Option<RecordKind>,
+    printed: usize,
+}
+
+impl Printer<'_> {
+    /// Prints the records; false when the limit is reached.
+    fn print(&mut self, records: &[Record]) -> anyhow::Result<bool> {
+        if records.is_empty() {
+            return Ok(true);
+        }
+        if records[0].value.as_ref().is_some_and(|value| value.first() == Some(&b'{')) {
+            for record in records {
+                if let Some(value) = &record.value {
+                    println!("{}", String::from_utf8_lossy(value));
+                    self.printed += 1;
+                }
+                if self.is_full() {
+                    return Ok(false);
+                }
+            }
+            return Ok(true);
+        }
+        let decoded = self.decoder.decode(records)?;
+        for (row, reason) in &decoded.poison {
+            let record = &records[*row as usize];
+            eprintln!("{}-{}-{}: {reason}", record.topic, record.partition, record.offset);
+        }
+        for group in decoded.groups {
+            if self.only.is_some_and(|only| only != group.kind) {
+                continue;
+            }
+            let batch = self.filtered(group.kind, group.batch)?;
+            if !self.print_rows(&batch)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn filtered(&mut self, kind: RecordKind, batch: RecordBatch) -> anyhow::Result<RecordBatch> {
+        let Some(condition) = &self.args.condition else { return Ok(batch) };
+        if !self.filters.iter().any(|(known, _)| *known == kind) {
+            let sql = format!("SELECT * FROM rows WHERE {condition}");
+            let plan = CachedPlan::new(&sql, "rows", batch.schema(), &Functions::new())
+                .with_context(|| format!("the condition does not fit {}", kind.name()))?;
+            self.filters.push((kind, plan));
+        }
+        match self.filters.iter_mut().find(|(known, _)| *known == kind) {
+            Some((_, plan)) => Ok(plan.run(batch)?),
+            None => Ok(batch),
+        }
+    }
+
+    fn print_rows(&mut self, batch: &RecordBatch) -> anyhow::Result<bool> {
+        let mut writer = arrow::json::LineDelimitedWriter::new(Vec::new());
+        writer.write(batch)?;
+        writer.finish()?;
+        for line in String::from_utf8(writer.into_inner())?.lines() {
+            if self.is_full() {
+                return Ok(false);
+            }
+            println!("{line}");
+            self.printed += 1;
+        }
+        Ok(!self.is_full())
+    }
+
+    fn is_full(&self) -> bool {
+        self.args.limit.is_some_and(|limit| self.printed >= limit)
+    }
+}

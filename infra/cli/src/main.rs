@@ -1,0 +1,101 @@
+//! `varta`, the server binary: thin over bridge, processors and sinks, so that one process can run
+//! everything (`varta up`) or each part runs alone and scales out.
+//!
+//! Exit codes: 0 done; 1 something failed while running; 2 the configuration or the call is wrong,
+//! nothing was started; 3 a check was made and did not hold.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line talks on its terminal")]
+
+mod commands;
+mod config;
+mod exit;
+mod parts;
+mod replay;
+mod stores;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::commands::{check, replay as replay_command, run, tap, topics, watch};
+use crate::exit::Exit;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Stream processing of user activity: MQTT in, Kafka, exactly-once jobs, lake, InfluxDB, PostgreSQL.
+#[derive(Parser)]
+#[command(name = "varta", version, max_term_width = 100)]
+struct Cli {
+    /// The configuration file; without it every setting has its default.
+    #[arg(long, short, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the bridge: MQTT in, Kafka out.
+    Bridge,
+    /// Run the stream jobs.
+    Process,
+    /// Run sinks; all that are enabled, or those named.
+    Sink {
+        /// lake, influx, postgres
+        #[arg(value_enum)]
+        names: Vec<parts::SinkName>,
+    },
+    /// Run everything in one process.
+    Up,
+    /// Look at the configuration: all problems at once, nothing is started.
+    Check(check::Args),
+    /// Create the topics, or describe them.
+    Topics(topics::Args),
+    /// Print decoded records of a topic as JSON lines.
+    Tap(tap::Args),
+    /// Send recorded Windows events through MQTT as an agent of each recorded host would.
+    Replay(replay_command::Args),
+    /// Show what flows: events by family, the last rows in the stores, alerts as they come.
+    Watch(watch::Args),
+}
+
+fn main() -> ExitCode {
+    runtime::tls::install_crypto();
+    let cli = Cli::parse();
+    let config = match config::read(cli.config.as_deref()) {
+        Ok(config) => config,
+        Err(problems) => {
+            eprintln!("{problems}");
+            return Exit::WrongConfiguration.into();
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("cannot start the async runtime: {error}");
+            return Exit::Failed.into();
+        }
+    };
+    let outcome = runtime.block_on(async {
+        match cli.command {
+            Command::Bridge => run::run(config, &[parts::Part::Bridge]).await,
+            Command::Process => run::run(config, &[parts::Part::Process]).await,
+            Command::Sink { names } => run::run(config, &parts::sinks(&names)).await,
+            Command::Up => run::run(config, &parts::all()).await,
+            Command::Check(args) => check::check(&config, &args).await,
+            Command::Topics(args) => topics::topics(&config, &args),
+            Command::Tap(args) => tap::tap(&config, &args),
+            Command::Replay(args) => replay_command::replay(&config, &args).await,
+            Command::Watch(args) => watch::watch(&config, &args).await,
+        }
+    });
+    match outcome {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            Exit::Failed.into()
+        }
+    }
+}

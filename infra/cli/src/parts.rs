@@ -1,0 +1,38 @@
+//! The parts that a process can be made of.
+
+use clap::ValueEnum;
+
+/// One of the sinks, by the name of its folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SinkName {
+    /// Delta tables of Parquet files.
+    Lake,
+    /// Time series.
+    Influx,
+    /// Tables.
+    Postgres,
+}
+
+/// A part of the server that runs until it is told to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// MQTT in, Kafka out.
+    Bridge,
+    /// Stream jobs.
+    Process,
+    /// One sink.
+    Sink(SinkName),
+}
+
+/// Every part, in the order of the stream.
+pub fn all() -> Vec<Part> {
+    let mut parts = vec![Part::Bridge, Part::Process];
+    parts.extend(sinks(&[]));
+    parts
+}
+
+/// The sinks named; all where none is named.
+pub fn sinks(names: &[SinkName]) -> Vec<Part> {
+    let names = if names.is_empty() { SinkName::value_variants() } else { names };
+    names.iter().copied().map(Part::Sink).collect()
+}

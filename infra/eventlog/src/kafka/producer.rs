@@ -1,0 +1,197 @@
+//! Transactions on Kafka.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::Message;
+use rdkafka::producer::{BaseProducer, DeliveryResult, Producer as _, ProducerContext};
+
+use super::config::KafkaConfig;
+use super::consumer::{Membership, positions};
+use super::errors;
+use super::message::outgoing;
+use super::voice::Voice;
+use crate::error::{LogError, LogErrorKind};
+use crate::log::{GroupToken, TransactionalProducer};
+use crate::record::{NewRecord, Position};
+
+/// After so many records events are served, so that a failure is noticed before the queue is full.
+const SERVE_EVERY: u32 = 1024;
+
+struct Context {
+    voice: Arc<Voice>,
+    /// The first delivery of this transaction that failed.
+    failure: Mutex<Option<LogError>>,
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.voice.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.voice.error(&error, reason);
+    }
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, delivered: &DeliveryResult<'_>, (): ()) {
+        let Err((error, message)) = delivered else { return };
+        let judged = errors::of(error, &format!("record for {}-{}", message.topic(), message.partition()));
+        let kind = match judged.kind {
+            LogErrorKind::Fenced | LogErrorKind::TooLarge => judged.kind,
+            _ => LogErrorKind::Aborted,
+        };
+        self.failure.lock().get_or_insert(LogError::new(kind, judged.message));
+    }
+}
+
+/// A transactional producer; see [`crate::TransactionalProducer`]. Dropping it leaves its transaction to be aborted
+/// by its successor or by its timeout.
+pub struct KafkaProducer {
+    producer: BaseProducer<Context>,
+    doing: String,
+    timeout: Duration,
+    is_open: bool,
+    unserved: u32,
+}
+
+impl KafkaProducer {
+    pub(super) fn open(config: &KafkaConfig, voice: &Arc<Voice>, id: &str) -> Result<Self, LogError> {
+        let doing = format!("transactional producer {id}");
+        let context = Context { voice: Arc::clone(voice), failure: Mutex::default() };
+        let producer: BaseProducer<Context> = config
+            .transactional(id)
+            .create_with_context(context)
+            .map_err(|error| errors::of(&error, &doing))?;
+        // A predecessor's transaction that is being committed is waited for here.
+        let limit = config.request_timeout + config.transaction_timeout;
+        voice.patiently(limit, || {
+            producer.init_transactions(config.request_timeout).map_err(|error| errors::of(&error, &doing))
+        })?;
+        Ok(Self { producer, doing, timeout: config.transaction_timeout, is_open: false, unserved: 0 })
+    }
+
+    fn check_deliveries(&self) -> Result<(), LogError> {
+        match self.producer.context().failure.lock().clone() {
+            Some(failure) => Err(failure),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until every record is acknowledged. rdkafka's own flush would sleep in steps of 100 ms.
+    fn drain(&self) -> Result<(), LogError> {
+        let deadline = Instant::now() + self.timeout;
+        while self.producer.in_flight_count() > 0 {
+            self.producer.poll(Duration::from_millis(1));
+            self.check_deliveries()?;
+            if Instant::now() >= deadline {
+                let message = format!("{}: records were not acknowledged within {:?}", self.doing, self.timeout);
+                return Err(LogError::new(LogErrorKind::Aborted, message));
+            }
+        }
+        self.check_deliveries()
+    }
+
+    /// Repeats a step of the transaction while librdkafka says that repeating may help.
+    fn insist(&self, mut step: impl FnMut(Duration) -> Result<(), KafkaError>) -> Result<(), LogError> {
+        let deadline = Instant::now() + self.timeout;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            let error = match step(left) {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            let is_retriable = matches!(&error, KafkaError::Transaction(inner) if inner.is_retriable());
+            if !is_retriable || Instant::now() >= deadline {
+                return Err(errors::of(&error, &self.doing));
+            }
+            self.producer.poll(Duration::from_millis(5));
+        }
+    }
+}
+
+impl TransactionalProducer for KafkaProducer {
+    fn begin(&mut self) -> Result<(), LogError> {
+        self.producer.begin_transaction().map_err(|error| errors::of(&error, &self.doing))?;
+        *self.producer.context().failure.lock() = None;
+        self.is_open = true;
+        Ok(())
+    }
+
+    fn send(&mut self, record: NewRecord) -> Result<(), LogError> {
+        self.unserved += 1;
+        if self.unserved >= SERVE_EVERY {
+            self.unserved = 0;
+            self.producer.poll(Duration::ZERO);
+            self.check_deliveries()?;
+        }
+        let mut outgoing = outgoing(&record, ());
+        loop {
+            match self.producer.send(outgoing) {
+                Ok(()) => return Ok(()),
+                Err((KafkaError::MessageProduction(Code::QueueFull), back)) => {
+                    // Acknowledgements or, when Kafka is away, the records' timeout make room.
+                    self.producer.poll(Duration::from_millis(5));
+                    self.check_deliveries()?;
+                    outgoing = back;
+                }
+                Err((error, _)) => {
+                    let doing = format!("{}: record for {}", self.doing, record.topic);
+                    let error = errors::of(&error, &doing);
+                    // After a fatal error librdkafka refuses records without saying why.
+                    return Err(match self.producer.client().fatal_error() {
+                        Some((code, why)) => errors::of_code(code, &format!("{doing}: {why}")),
+                        None if error.kind == LogErrorKind::Fatal => LogError::new(LogErrorKind::Aborted, error.message),
+                        None => error,
+                    });
+                }
+            }
+        }
+    }
+
+    fn commit(&mut self, offsets: &[Position], group: &GroupToken) -> Result<(), LogError> {
+        let Some(membership) = group.0.downcast_ref::<Membership>() else {
+            return Err(LogError::fatal("the group token is of another log"));
+        };
+        self.drain()?;
+        runtime::failpoint::hit("worker.in_commit");
+        if !offsets.is_empty() {
+            let list = positions(offsets).map_err(|error| errors::of(&error, &self.doing))?;
+            self.insist(|left| self.producer.send_offsets_to_transaction(&list, &membership.0, left))?;
+        }
+        self.insist(|left| self.producer.commit_transaction(left))?;
+        self.is_open = false;
+        self.producer.context().voice.answered();
+        Ok(())
+    }
+
+    fn abort(&mut self) -> Result<(), LogError> {
+        if !self.is_open {
+            return Ok(());
+        }
+        // librdkafka purges what is queued and waits for the reports, which somebody must take meanwhile.
+        let aborted = std::thread::scope(|scope| {
+            let (done, is_done) = std::sync::mpsc::sync_channel::<()>(1);
+            let producer = &self.producer;
+            scope.spawn(move || {
+                while matches!(is_done.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty)) {
+                    producer.poll(Duration::from_millis(1));
+                }
+            });
+            let aborted = self.insist(|left| self.producer.abort_transaction(left));
+            drop(done);
+            aborted
+        });
+        aborted?;
+        *self.producer.context().failure.lock() = None;
+        self.is_open = false;
+        Ok(())
+    }
+}

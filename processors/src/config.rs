@@ -1,0 +1,113 @@
+//! Configuration of the stream jobs.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use runtime::config::{ByteSize, Check, Problems};
+use serde::Deserialize;
+
+use crate::engine::OnMismatch;
+
+/// How jobs run. Every duration is about *when* something is written, never about what.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProcessConfig {
+    /// Name of the job: part of its consumer group, its state topic and its transactional ids.
+    pub job: String,
+    /// Name of this process among those that run the job. Two processes must not share a name: the later one
+    /// would fence the earlier one.
+    pub name: String,
+    /// Put before group and transactional ids, so that several installations can share a cluster.
+    pub prefix: String,
+    /// Worker threads, each with a consumer and a transactional producer.
+    pub workers: usize,
+    /// Keep the partitions of a restarted worker for it until the session times out.
+    pub static_membership: bool,
+    /// Longest time between the first row of a transaction and its commit.
+    #[serde(with = "humantime_serde")]
+    pub commit_interval: Duration,
+    /// The same once an alert is in the transaction.
+    #[serde(with = "humantime_serde")]
+    pub alert_commit_interval: Duration,
+    /// Input rows after which a transaction is committed early.
+    pub max_commit_rows: usize,
+    /// Output bytes after which a transaction is committed early.
+    pub max_commit_bytes: ByteSize,
+    /// Most rows that are processed at once.
+    pub max_batch_rows: usize,
+    /// How long rows may wait for company before they are processed.
+    #[serde(with = "humantime_serde")]
+    pub linger: Duration,
+    /// How long state and committed offsets may disagree after a rebalance before the worker gives up.
+    #[serde(with = "humantime_serde")]
+    pub restore_deadline: Duration,
+    /// What to do with state that another definition of an operator wrote: `refuse` or `rebuild`.
+    pub on_state_mismatch: OnMismatch,
+    /// How far an agent's events may be out of order before its windows close.
+    #[serde(with = "humantime_serde")]
+    pub lateness: Duration,
+    /// Folder of rule files; the rules that ship with the program if not given.
+    pub rules: Option<PathBuf>,
+}
+
+impl Default for ProcessConfig {
+    fn default() -> Self {
+        Self {
+            job: "core".to_owned(),
+            name: "main".to_owned(),
+            prefix: "varta-".to_owned(),
+            workers: 1,
+            static_membership: true,
+            commit_interval: Duration::from_millis(50),
+            alert_commit_interval: Duration::from_millis(25),
+            max_commit_rows: 50_000,
+            max_commit_bytes: ByteSize(16 * 1024 * 1024),
+            max_batch_rows: 2_000,
+            linger: Duration::from_millis(4),
+            restore_deadline: Duration::from_mins(1),
+            on_state_mismatch: OnMismatch::Refuse,
+            lateness: Duration::from_secs(2),
+            rules: None,
+        }
+    }
+}
+
+impl ProcessConfig {
+    /// Consumer group of the job.
+    pub fn group(&self) -> String {
+        format!("{}{}", self.prefix, self.job)
+    }
+
+    /// Transactional id, and group instance id, of one worker slot.
+    pub fn worker_id(&self, slot: usize) -> String {
+        format!("{}{}-{}-{slot}", self.prefix, self.job, self.name)
+    }
+}
+
+impl Check for ProcessConfig {
+    fn check(&self, at: &str, problems: &mut Problems) {
+        let mut require = |holds: bool, field: &str, what: &str| {
+            if !holds {
+                problems.add(format!("{at}.{field}"), what.to_owned(), None);
+            }
+        };
+        require(!self.job.is_empty(), "job", "must not be empty");
+        require(!self.name.is_empty(), "name", "must not be empty");
+        require((1..=256).contains(&self.workers), "workers", "must be between 1 and 256");
+        require(self.max_batch_rows > 0, "max_batch_rows", "must be at least 1");
+        require(self.max_commit_rows > 0, "max_commit_rows", "must be at least 1");
+        require(
+            self.commit_interval <= Duration::from_secs(5),
+            "commit_interval",
+            "must be at most 5 s: a transaction that stays open longer holds up every reader and may time out",
+        );
+        require(
+            self.alert_commit_interval <= self.commit_interval,
+            "alert_commit_interval",
+            "must not be longer than commit_interval",
+        );
+        if let Some(rules) = &self.rules {
+            require(rules.is_dir(), "rules", "is not a folder");
+        }
+    }
+}

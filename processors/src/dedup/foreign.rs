@@ -1,0 +1,180 @@
+//! Events of other senders bring an id of their own: remembered for a day of the log's clock.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ahash::AHashMap;
+use arrow::array::{
+    Array, FixedSizeBinaryArray, FixedSizeBinaryBuilder, Int64Array, Int64Builder, RecordBatch, UInt8Builder,
+};
+use arrow::datatypes::{DataType, Field, SchemaRef};
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::engine::operator::{
+    Op, Operator, StateError, arrow_error, column, definition_hash, ops, schema_text, state_schema,
+};
+
+/// How long an id is remembered, in hours of the log's clock. A repeat that comes later passes.
+pub const HORIZON_HOURS: i64 = 24;
+
+const NAME: &str = "foreign";
+const HOUR: i64 = 3_600_000_000;
+
+/// Ids seen, in buckets of one hour. 128-bit hashes: two different ids meet with probability 10⁻²⁰ at 10⁹ ids.
+#[derive(Debug)]
+pub struct ForeignIds {
+    seen: AHashMap<u128, i64>,
+    buckets: BTreeMap<i64, Vec<u128>>,
+    added: Vec<(u128, i64)>,
+    expired: Vec<i64>,
+    schema: SchemaRef,
+}
+
+impl Default for ForeignIds {
+    fn default() -> Self {
+        let schema = state_schema([
+            Field::new("id", DataType::FixedSizeBinary(16), true),
+            Field::new("hour", DataType::Int64, false),
+        ]);
+        Self { seen: AHashMap::new(), buckets: BTreeMap::new(), added: Vec::new(), expired: Vec::new(), schema }
+    }
+}
+
+impl ForeignIds {
+    /// Whether this id is new; `now` is the log's clock in µs.
+    pub fn is_fresh(&mut self, agent: &str, id: &str, now: i64) -> bool {
+        let mut text = Vec::with_capacity(agent.len() + id.len() + 1);
+        text.extend_from_slice(agent.as_bytes());
+        text.push(0);
+        text.extend_from_slice(id.as_bytes());
+        let hash = xxh3_128(&text);
+        let hour = now.div_euclid(HOUR);
+        if self.seen.contains_key(&hash) {
+            return false;
+        }
+        self.insert(hash, hour);
+        self.added.push((hash, hour));
+        true
+    }
+
+    /// Forgets what is beyond the horizon.
+    pub fn expire(&mut self, now: i64) {
+        let floor = now.div_euclid(HOUR) - HORIZON_HOURS;
+        while let Some(entry) = self.buckets.first_entry().filter(|entry| *entry.key() < floor) {
+            let (hour, ids) = entry.remove_entry();
+            for id in ids {
+                self.seen.remove(&id);
+            }
+            self.expired.push(hour);
+        }
+    }
+
+    fn insert(&mut self, hash: u128, hour: i64) {
+        self.seen.insert(hash, hour);
+        self.buckets.entry(hour).or_default().push(hash);
+    }
+
+    fn batch(
+        &self,
+        ids: impl Iterator<Item = (u128, i64)>,
+        expired: &[i64],
+    ) -> Result<RecordBatch, StateError> {
+        let error = arrow_error(NAME);
+        let mut op = UInt8Builder::new();
+        let mut id = FixedSizeBinaryBuilder::new(16);
+        let mut hour = Int64Builder::new();
+        for gone in expired {
+            op.append_value(Op::Delete as u8);
+            id.append_null();
+            hour.append_value(*gone);
+        }
+        for (hash, bucket) in ids {
+            op.append_value(Op::Put as u8);
+            id.append_value(hash.to_be_bytes()).map_err(&error)?;
+            hour.append_value(bucket);
+        }
+        RecordBatch::try_new(
+            Arc::clone(&self.schema),
+            vec![Arc::new(op.finish()), Arc::new(id.finish()), Arc::new(hour.finish())],
+        )
+        .map_err(error)
+    }
+}
+
+impl Operator for ForeignIds {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn definition_hash(&self) -> u64 {
+        definition_hash(&[NAME, "xxh3-128 hour 1", &schema_text(&self.schema)])
+    }
+
+    fn state_schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn restore(&mut self, rows: &RecordBatch) -> Result<(), StateError> {
+        let ids = column::<FixedSizeBinaryArray>(NAME, rows, 1)?;
+        let hours = column::<Int64Array>(NAME, rows, 2)?;
+        for (row, op) in ops(NAME, rows)?.values().iter().enumerate() {
+            let hour = hours.value(row);
+            if Op::of(*op) == Some(Op::Delete) {
+                for id in self.buckets.remove(&hour).unwrap_or_default() {
+                    self.seen.remove(&id);
+                }
+            } else if ids.is_valid(row) {
+                let bytes = ids.value(row).try_into().map_err(|_| StateError::Malformed {
+                    operator: NAME,
+                    what: "an id is not 16 bytes".into(),
+                })?;
+                self.insert(u128::from_be_bytes(bytes), hour);
+            }
+        }
+        Ok(())
+    }
+
+    fn drain_changes(&mut self) -> Result<Option<RecordBatch>, StateError> {
+        if self.added.is_empty() && self.expired.is_empty() {
+            return Ok(None);
+        }
+        let added = std::mem::take(&mut self.added);
+        let expired = std::mem::take(&mut self.expired);
+        self.batch(added.into_iter(), &expired).map(Some)
+    }
+
+    fn snapshot(&mut self) -> Result<RecordBatch, StateError> {
+        self.added.clear();
+        self.expired.clear();
+        let ids = self.buckets.iter().flat_map(|(hour, ids)| ids.iter().map(|id| (*id, *hour)));
+        self.batch(ids, &[])
+    }
+
+    fn live_rows(&self) -> usize {
+        self.seen.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_fresh_once_within_the_horizon_also_after_a_restore() {
+        let mut ids = ForeignIds::default();
+        assert!(ids.is_fresh("a", "1", HOUR));
+        assert!(!ids.is_fresh("a", "1", 2 * HOUR));
+        assert!(ids.is_fresh("b", "1", 2 * HOUR));
+        assert!(ids.is_fresh("a", "2", 2 * HOUR));
+        let mut restored = ForeignIds::default();
+        restored.restore(&ids.drain_changes().unwrap().unwrap()).unwrap();
+        assert!(!restored.is_fresh("a", "1", 3 * HOUR));
+        restored.expire((HORIZON_HOURS + 2) * HOUR);
+        assert_eq!(restored.live_rows(), 2);
+        assert!(restored.is_fresh("a", "1", (HORIZON_HOURS + 2) * HOUR));
+        let mut again = ForeignIds::default();
+        again.restore(&ids.snapshot().unwrap()).unwrap();
+        again.restore(&restored.drain_changes().unwrap().unwrap()).unwrap();
+        assert_eq!(again.live_rows(), 3);
+    }
+}

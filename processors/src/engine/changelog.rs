@@ -1,0 +1,209 @@
+//! Writes the state of one partition as chunks: deltas each commit, a new generation when they outgrow it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use bytes::Bytes;
+use eventlog::NewRecord;
+use thiserror::Error;
+
+use super::chunk::{self, ChunkError, Header, MAX_CHUNK_BYTES, OFFSET};
+use super::operator::{Operator, StateError};
+
+/// Deltas may grow to this multiple of the live state before a new generation is written.
+const OUTGROWN: usize = 3;
+/// Below this many bytes of deltas no new generation is worth its chunks.
+const SMALL: usize = 256 * 1024;
+
+/// The changelog could not be written.
+#[derive(Debug, Error)]
+pub enum ChangelogError {
+    /// A chunk could not be made.
+    #[error("operator `{operator}`: {source}")]
+    Chunk {
+        /// Whose rows.
+        operator: &'static str,
+        /// Why.
+        source: ChunkError,
+    },
+    /// The operator could not give its rows.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+/// Where one operator's changelog stands.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Standing {
+    /// Current generation.
+    pub generation: u32,
+    /// Number of the next chunk in it.
+    pub next_number: u32,
+    /// Bytes written in this generation after its snapshot.
+    pub delta_bytes: usize,
+    /// Bytes of all rows in this generation, less what each chunk costs by itself.
+    pub row_bytes: usize,
+    /// Rows in this generation.
+    pub rows: usize,
+    /// Older chunks that are still to be tombstoned: generation and how many numbers it used.
+    pub stale: Vec<(u32, u32)>,
+}
+
+/// The changelog writer of one partition.
+#[derive(Debug)]
+pub struct Changelog {
+    topic: Arc<str>,
+    partition: i32,
+    standings: BTreeMap<String, Standing>,
+    small: usize,
+}
+
+impl Changelog {
+    /// A writer that goes on from `standings` (empty for a new partition).
+    pub fn new(topic: Arc<str>, partition: i32, standings: BTreeMap<String, Standing>) -> Self {
+        Self { topic, partition, standings, small: SMALL }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with_small(mut self, bytes: usize) -> Self {
+        self.small = bytes;
+        self
+    }
+
+    /// The records of one commit: changes of each operator, then the note of the next input offset.
+    pub fn commit(
+        &mut self,
+        operators: Vec<&mut dyn Operator>,
+        next_offset: i64,
+    ) -> Result<Vec<NewRecord>, ChangelogError> {
+        let mut records = Vec::new();
+        for operator in operators {
+            self.operator(operator, next_offset, &mut records)?;
+        }
+        let note = Header {
+            operator: OFFSET.to_owned(),
+            definition: 0,
+            generation: 0,
+            number: 0,
+            next_offset,
+            last_of_commit: true,
+        };
+        records.push(self.record(note.key(), Some(chunk::encode_header(&note))));
+        Ok(records)
+    }
+
+    fn operator(
+        &mut self,
+        operator: &mut dyn Operator,
+        next_offset: i64,
+        records: &mut Vec<NewRecord>,
+    ) -> Result<(), ChangelogError> {
+        let name = operator.name();
+        let mut standing = self.standings.remove(name).unwrap_or_default();
+        let outgrown = standing.delta_bytes > OUTGROWN * live_bytes(&standing, operator.live_rows()).max(self.small);
+        let fresh = !standing.stale.is_empty() && standing.next_number == 0;
+        let written = if outgrown || fresh {
+            self.rewrite(operator, &mut standing, next_offset, records)
+        } else {
+            match operator.drain_changes()? {
+                Some(rows) if rows.num_rows() > 0 => {
+                    let before = records.len();
+                    self.write(name, operator.definition_hash(), &mut standing, next_offset, &rows, records)
+                        .map(|()| standing.delta_bytes += value_bytes(&records[before..]))
+                }
+                _ => Ok(()),
+            }
+        };
+        self.standings.insert(name.to_owned(), standing);
+        written
+    }
+
+    /// A new generation with all live rows; the chunks of older ones become tombstones.
+    fn rewrite(
+        &self,
+        operator: &mut dyn Operator,
+        standing: &mut Standing,
+        next_offset: i64,
+        records: &mut Vec<NewRecord>,
+    ) -> Result<(), ChangelogError> {
+        let mut stale = std::mem::take(&mut standing.stale);
+        if standing.next_number > 0 {
+            stale.push((standing.generation, standing.next_number));
+            standing.generation += 1;
+        }
+        *standing = Standing { generation: standing.generation, ..Standing::default() };
+        let rows = operator.snapshot()?;
+        self.write(operator.name(), operator.definition_hash(), standing, next_offset, &rows, records)?;
+        for (generation, numbers) in stale {
+            for number in 0..numbers {
+                records.push(self.record(chunk::key(operator.name(), generation, number), None));
+            }
+        }
+        metrics::counter!("varta_processors_state_generations_total", "operator" => operator.name()).increment(1);
+        Ok(())
+    }
+
+    fn write(
+        &self,
+        operator: &'static str,
+        definition: u64,
+        standing: &mut Standing,
+        next_offset: i64,
+        rows: &RecordBatch,
+        records: &mut Vec<NewRecord>,
+    ) -> Result<(), ChangelogError> {
+        let header = Header {
+            operator: operator.to_owned(),
+            definition,
+            generation: standing.generation,
+            number: standing.next_number,
+            next_offset,
+            last_of_commit: false,
+        };
+        let value = chunk::encode(&header, rows).map_err(|source| ChangelogError::Chunk { operator, source })?;
+        if value.len() > MAX_CHUNK_BYTES {
+            if rows.num_rows() < 2 {
+                return Err(ChangelogError::Chunk { operator, source: ChunkError::RowTooLarge(value.len()) });
+            }
+            let parts = (value.len() / MAX_CHUNK_BYTES + 1).max(2);
+            let step = rows.num_rows().div_ceil(parts).max(1);
+            for from in (0..rows.num_rows()).step_by(step) {
+                let part = rows.slice(from, step.min(rows.num_rows() - from));
+                self.write(operator, definition, standing, next_offset, &part, records)?;
+            }
+            return Ok(());
+        }
+        standing.next_number += 1;
+        standing.rows += rows.num_rows();
+        standing.row_bytes += rows.columns().iter().map(sliced_bytes).sum::<usize>();
+        records.push(self.record(header.key(), Some(value)));
+        Ok(())
+    }
+
+    fn record(&self, key: Bytes, value: Option<Bytes>) -> NewRecord {
+        NewRecord {
+            topic: Arc::clone(&self.topic),
+            partition: Some(self.partition),
+            key: Some(key),
+            value,
+            headers: Vec::new(),
+        }
+    }
+}
+
+fn sliced_bytes(column: &arrow::array::ArrayRef) -> usize {
+    column.to_data().get_slice_memory_size().unwrap_or(0)
+}
+
+/// What the live rows would weigh if written now.
+fn live_bytes(standing: &Standing, live_rows: usize) -> usize {
+    standing.row_bytes.checked_div(standing.rows).unwrap_or(0) * live_rows
+}
+
+fn value_bytes(records: &[NewRecord]) -> usize {
+    records.iter().filter_map(|record| record.value.as_ref()).map(Bytes::len).sum()
+}
+
+#[cfg(test)]
+#[path = "changelog_tests.rs"]
+mod tests;

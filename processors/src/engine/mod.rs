@@ -1,0 +1,19 @@
+//! The job runner: exactly once from an input topic to output topics, with keyed state in a changelog.
+
+mod changelog;
+mod chunk;
+mod job;
+pub mod operator;
+mod restore;
+mod ticker;
+mod worker;
+
+#[cfg(test)]
+pub(crate) mod simulation;
+
+pub use changelog::ChangelogError;
+pub use chunk::{ChunkError, Header, MAX_CHUNK_BYTES, decode as decode_chunk};
+pub use job::{Job, JobError, Output, PartitionState};
+pub use restore::{OnMismatch, RestoreError};
+pub use ticker::{Monotonic, Ticker};
+pub use worker::{Step, Worker, WorkerError, WorkerSettings};

@@ -1,0 +1,7 @@
+//! Time as the log tells it: the clock of the bridges, each agent's watermark, silence.
+
+mod clock;
+mod tracker;
+
+pub use clock::Clock;
+pub use tracker::{Clone, Decision, Lateness, Row, Status, Tracker, Verdict};

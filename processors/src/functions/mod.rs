@@ -1,0 +1,74 @@
+//! SQL functions of normalisation and rules.
+//!
+//! | function | result |
+//! |---|---|
+//! | `path_class(path)` | class of the place, see [`PathClass`](crate::paths::PathClass) |
+//! | `is_under(path, directory, …)` | whether the file lies below one of the directories |
+//! | `is_in(path, directory, …)` | whether the file lies directly in one of the directories |
+//! | `basename(path)` | last segment |
+//! | `program_name(name, path)` | the name, else the last segment of the path; in lower case where it is a Windows program |
+//! | `clean(text)` | the text without blanks around it; null if nothing is left |
+//! | `entropy(text)` | Shannon entropy of the characters, in bits per character |
+//! | `in_list(text, 'list')` | whether the list has this entry, without regard to case |
+//!
+//! A directory is a literal in any spelling that a path may have, or `'@list'` for all entries of a list; what cannot
+//! be read, and a list that does not exist, is refused at planning. Null in, null out. All take `Utf8`, `LargeUtf8`
+//! and `Utf8View`.
+
+mod directories;
+mod lists;
+mod membership;
+mod text;
+
+use std::sync::Arc;
+
+use datafusion::logical_expr::ScalarUDF;
+use datafusion::prelude::SessionContext;
+
+pub use lists::{List, Lists};
+
+/// The functions that a plan may call.
+#[derive(Debug, Clone)]
+pub struct Functions {
+    functions: Vec<Arc<ScalarUDF>>,
+}
+
+impl Default for Functions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Functions {
+    /// The functions, without any list.
+    pub fn new() -> Self {
+        Self::with_lists(&Arc::new(Lists::default()))
+    }
+
+    /// The functions, with the lists that `in_list` and `'@list'` may name.
+    pub fn with_lists(lists: &Arc<Lists>) -> Self {
+        let functions = [
+            ScalarUDF::from(text::PathClassOf::new()),
+            ScalarUDF::from(text::Basename::new()),
+            ScalarUDF::from(text::ProgramName::new()),
+            ScalarUDF::from(text::Clean::new()),
+            ScalarUDF::from(text::Entropy::new()),
+            ScalarUDF::from(directories::InDirectory::below(Arc::clone(lists))),
+            ScalarUDF::from(directories::InDirectory::directly(Arc::clone(lists))),
+            ScalarUDF::from(membership::InList::new(Arc::clone(lists))),
+        ];
+        Self {
+            functions: functions.into_iter().map(Arc::new).collect(),
+        }
+    }
+
+    /// Makes the functions known to a session.
+    pub(crate) fn register(&self, context: &SessionContext) {
+        for function in &self.functions {
+            context.register_udf(function.as_ref().clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

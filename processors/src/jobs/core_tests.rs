@@ -1,0 +1,294 @@
+//! The whole job on the log in memory: any cut, any disturbance, the same outputs.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use eventlog::memory::MemoryLog;
+use eventlog::registry::{MemoryRegistry, register_all};
+use eventlog::{Appender, Log, NewRecord, Record};
+use parking_lot::Mutex;
+use schemas::family::Family;
+use schemas::identity::{Identity, Lane};
+use schemas::record::RecordKind;
+use schemas::topics::Topics;
+use schemas::translate::{Clock, Context, Rejected, Translator};
+use serde_json::json;
+
+use super::*;
+use crate::engine::simulation::{Chance, Fleet, settings};
+use crate::engine::WorkerSettings;
+
+const SECOND: i64 = 1_000_000;
+const START: i64 = 1_700_000_040 * SECOND;
+const PARTITIONS: i32 = 3;
+
+/// One planned job shared by all workers of a test: plans are expensive in a debug build, and hold no state.
+#[derive(Clone)]
+struct Shared(Arc<Mutex<CoreJob>>);
+
+impl Job for Shared {
+    type State = CoreState;
+
+    fn open(&mut self, partition: i32) -> Result<CoreState, JobError> {
+        self.0.lock().open(partition)
+    }
+
+    fn process(&mut self, state: &mut CoreState, records: &[Record], output: &mut Output<'_>) -> Result<(), JobError> {
+        self.0.lock().process(state, records, output)
+    }
+}
+
+fn shared() -> (Shared, SchemaIds) {
+    static SHARED: OnceLock<(Shared, SchemaIds)> = OnceLock::new();
+    SHARED
+        .get_or_init(|| {
+            let registry = Arc::new(MemoryRegistry::new());
+            let ids = register_all(&*registry).unwrap();
+            let setup = CoreSetup {
+                registry,
+                ids: ids.clone(),
+                topics: Topics::default(),
+                rules: RuleSet::shipped().unwrap(),
+                lateness: Lateness(2 * SECOND),
+            };
+            (Shared(Arc::new(Mutex::new(CoreJob::new(setup).unwrap()))), ids)
+        })
+        .clone()
+}
+
+/// A raw log being written: (arrival µs, order, partition or key's, key, value).
+struct Script {
+    translator: Translator,
+    ids: SchemaIds,
+    rows: Vec<(i64, usize, Option<i32>, String, Bytes)>,
+}
+
+impl Script {
+    fn new(ids: SchemaIds) -> Self {
+        Self { translator: Translator::new(), ids, rows: Vec::new() }
+    }
+
+    fn frame(&self, kind: RecordKind, datum: &[u8]) -> Bytes {
+        let mut out = Vec::new();
+        schemas::wire::frame(self.ids.id(kind), datum, &mut out);
+        Bytes::from(out)
+    }
+
+    fn put(&mut self, at: i64, partition: Option<i32>, key: &str, value: Bytes) {
+        self.rows.push((at, self.rows.len(), partition, key.to_owned(), value));
+    }
+
+    fn event(&mut self, arrives: i64, message: &serde_json::Value) -> Bytes {
+        let agent = message["agent_id"].as_str().unwrap().to_owned();
+        let payload = Bytes::from(message.to_string());
+        let mut mint = || "minted".to_owned();
+        let context = Context {
+            topic_agent: &agent,
+            topic_event_type: None,
+            received_at: arrives,
+            sent_at: None,
+            mint: &mut mint,
+        };
+        let row = self.translator.message(&payload, context).remove(0).map_err(|r| r.reason.to_string()).unwrap();
+        let value = self.frame(RecordKind::Family(row.family), &row.datum);
+        self.put(arrives, None, &agent, value.clone());
+        value
+    }
+
+    fn clock(&mut self, at: i64) {
+        let clock = Clock {
+            bridge_id: "b".into(),
+            bridge_time: at,
+            sequence: at,
+            mqtt_connected: true,
+            goodbye: false,
+        };
+        let value = self.frame(RecordKind::Clock, &self.translator.clock(&clock));
+        for partition in 0..PARTITIONS {
+            self.put(at, Some(partition), "", value.clone());
+        }
+    }
+
+    fn rejected(&mut self, at: i64, agent: &str, seq: i64) {
+        let identity = Identity { agent_id: agent.into(), session: START, lane: Lane::Normal, seq };
+        let rejected = Rejected { identity, reason: "broken".into(), received_at: at };
+        let value = self.frame(RecordKind::Rejected, &self.translator.rejected(&rejected));
+        self.put(at, None, agent, value);
+    }
+}
+
+/// Several agents over nine minutes: duplicates, disorder, holes, poison, an agent that falls silent and returns.
+fn script(seed: u64, ids: SchemaIds) -> Vec<(i64, Option<i32>, String, Bytes)> {
+    let mut script = Script::new(ids);
+    let mut chance = Chance::new(seed);
+    for number in 0..5_i64 {
+        let agent = format!("agent-{number}");
+        let mut seq = 0;
+        for at in (0..540).step_by(15) {
+            let time = START + at * SECOND + number;
+            seq += 1;
+            if chance.one_in(25) {
+                // Never arrives as such: the bridge could not read it.
+                script.rejected(time + SECOND, &agent, seq);
+                continue;
+            }
+            let mut arrives = time + chance.below(4_000) as i64 * 1_000;
+            if number == 3 && (150..400).contains(&at) {
+                // Its network was gone; the outbox drains afterwards.
+                arrives = START + 400 * SECOND + at * 10_000;
+            }
+            let busy = number == 1;
+            let cpu = if busy { 95.0 } else { chance.below(160) as f64 / 2.0 };
+            let message = match chance.below(6) {
+                0 => json!({"agent_id": agent, "session": START, "lane": "normal", "seq": seq, "event_time": time,
+                    "event_type": "process_started", "source": "process/poll", "host": "pc", "user": "eve",
+                    "payload": {"pid": seq, "name": "x.exe", "path": "C:\\Users\\eve\\AppData\\Local\\Temp\\x.exe"}}),
+                _ => json!({"agent_id": agent, "session": START, "lane": "normal", "seq": seq, "event_time": time,
+                    "event_type": "cpu_usage", "source": "system/procfs", "host": "pc",
+                    "payload": {"cpu_percent": cpu, "mem_used_bytes": 1024 * seq}}),
+            };
+            let value = script.event(arrives, &message);
+            if chance.one_in(4) {
+                script.put(arrives + chance.below(20_000) as i64 * 1_000, None, &agent, value.clone());
+            }
+            if chance.one_in(20) {
+                let cut = value.slice(..value.len() / 2);
+                script.put(arrives, None, &agent, cut);
+            }
+        }
+    }
+    let foreign = json!({"agent_id": "foreign", "event_time": START, "event_type": "door_opened", "source": "door",
+        "event_id": "1", "payload": {"door": 7}});
+    script.event(START + SECOND, &foreign);
+    script.event(START + 30 * SECOND, &foreign);
+    for at in (0..640).step_by(5) {
+        script.clock(START + at * SECOND);
+    }
+    script.rows.sort_by_key(|row| (row.0, row.1));
+    script.rows.into_iter().map(|(at, _, partition, key, value)| (at, partition, key, value)).collect()
+}
+
+fn worker_settings(batch: usize, commit_ms: u64) -> WorkerSettings {
+    let topics = Topics::default();
+    WorkerSettings {
+        input: topics.raw(),
+        state: topics.state("core"),
+        max_batch_rows: batch,
+        commit_interval: Duration::from_millis(commit_ms),
+        ..settings(0)
+    }
+}
+
+type Outputs = BTreeMap<(String, Bytes, Bytes, String), usize>;
+
+fn outputs(log: &MemoryLog) -> Outputs {
+    let topics = Topics::default();
+    let mut names: Vec<Arc<str>> = Family::ALL.iter().map(|family| topics.events(*family)).collect();
+    names.extend([topics.features("1m"), topics.alerts(), topics.alerts_ocsf(), topics.late(), topics.dlq()]);
+    let mut found = Outputs::new();
+    for topic in names {
+        for record in log.records(&topic) {
+            let headers = format!("{:?}", record.headers);
+            let row = (topic.to_string(), record.key.unwrap_or_default(), record.value.unwrap_or_default(), headers);
+            *found.entry(row).or_default() += 1;
+        }
+    }
+    found
+}
+
+struct Run {
+    workers: usize,
+    batch: usize,
+    commit_ms: u64,
+    chaos: Option<u64>,
+}
+
+fn run(rows: &[(i64, Option<i32>, String, Bytes)], run: &Run) -> Outputs {
+    let (job, _) = shared();
+    let topics = Topics::default();
+    let log = MemoryLog::new();
+    for spec in topics.all() {
+        log.create(&spec.name, PARTITIONS);
+    }
+    let writer = log.handle().appender(Box::new(|_, _| {})).unwrap();
+    let mut rows = rows.iter();
+    let (batch, commit_ms) = (run.batch, run.commit_ms);
+    let make = Box::new(move || job.clone());
+    let settings = Box::new(move |slot| WorkerSettings {
+        transactional_id: format!("core-{slot}"),
+        ..worker_settings(batch, commit_ms)
+    });
+    let mut fleet = Fleet::new(log, run.workers, make, settings, None);
+    let mut chance = Chance::new(run.chaos.unwrap_or(0));
+    for _ in 0..60_000 {
+        fleet.ticker.advance(10);
+        let mut left = false;
+        let burst = if run.chaos.is_some() { 1 + chance.below(20) } else { u64::MAX };
+        for (at, partition, key, value) in rows.by_ref().take(burst as usize) {
+            left = true;
+            fleet.log.set_time(at / 1_000);
+            let record = NewRecord::keyed(topics.raw(), key.clone(), value.clone());
+            let record = partition.map_or(record.clone(), |partition| record.to_partition(partition));
+            writer.append(record, 0).unwrap();
+        }
+        if run.chaos.is_some() && left && chance.one_in(8) {
+            fleet.disturb(&mut chance);
+        }
+        if !left || chance.one_in(12) {
+            fleet.settle();
+        }
+        for slot in 0..run.workers {
+            fleet.step(slot).unwrap();
+        }
+        if !left && fleet.is_done() {
+            return outputs(&fleet.log);
+        }
+    }
+    panic!("the workers did not finish");
+}
+
+fn compare(found: &Outputs, expected: &Outputs, what: &str) {
+    let show = |one: &Outputs, other: &Outputs| -> Vec<String> {
+        let only = one.iter().filter(|(row, count)| other.get(*row) != Some(count));
+        only.take(5).map(|((topic, key, value, _), count)| format!("{topic} {key:?} ×{count} {value:?}")).collect()
+    };
+    assert!(found == expected, "{what}\nfound {:#?}\nexpected {:#?}", show(found, expected), show(expected, found));
+}
+
+fn count(outputs: &Outputs, topic: &str) -> usize {
+    outputs.iter().filter(|((name, ..), _)| name == topic).map(|(_, count)| count).sum()
+}
+
+const CALM: Run = Run { workers: 1, batch: 4_000, commit_ms: 50, chaos: None };
+
+#[test]
+fn outputs_do_not_depend_on_how_the_log_is_cut() {
+    let (_, ids) = shared();
+    let rows = script(1, ids);
+    let expected = run(&rows, &CALM);
+    let topics = Topics::default();
+    assert!(expected.values().all(|count| *count == 1), "an output came twice");
+    assert!(count(&expected, "varta.features.1m") >= 40, "{}", count(&expected, "varta.features.1m"));
+    assert!(count(&expected, &topics.alerts()) > 3);
+    assert_eq!(count(&expected, &topics.alerts()), count(&expected, &topics.alerts_ocsf()));
+    assert!(count(&expected, &topics.dlq()) > 3);
+    assert_eq!(count(&expected, &topics.events(Family::CustomEvent)), 1);
+    assert_eq!(count(&expected, &topics.late()), 0, "nothing of an outage is late");
+    for (batch, commit_ms) in [(1, 50), (7, 20), (4_000, 500)] {
+        let found = run(&rows, &Run { batch, commit_ms, ..CALM });
+        compare(&found, &expected, &format!("batches of {batch}"));
+    }
+}
+
+#[test]
+fn disturbances_change_nothing() {
+    let (_, ids) = shared();
+    for seed in 0..4 {
+        let rows = script(seed, ids.clone());
+        let expected = run(&rows, &CALM);
+        let chaos = Run { workers: 2, batch: 40, commit_ms: 30, chaos: Some(seed) };
+        compare(&run(&rows, &chaos), &expected, &format!("seed {seed}"));
+    }
+}

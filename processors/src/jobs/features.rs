@@ -1,0 +1,154 @@
+//! From results of windows to rows of `Feature1m`, and the state of the threshold rules as an operator.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+    UInt8Array, UInt32Array,
+};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, SchemaRef};
+use arrow::error::ArrowError;
+
+use crate::engine::operator::{
+    Op, Operator, StateError, arrow_error, column, definition_hash, ops, schema_text, state_schema,
+};
+use crate::event_time::Tracker;
+use crate::rules::{ConsecutiveKey, ConsecutiveState, Run};
+
+use super::scan::{micros, text};
+
+/// One minute, µs.
+pub(super) const MINUTE: i64 = 60_000_000;
+
+/// Completes results of windows with the columns that the engine knows. A window that was emitted before gets
+/// the next revision; `is_partial` says whether it stays open.
+pub(super) fn rows(
+    results: &RecordBatch,
+    schema: &SchemaRef,
+    tracker: &mut Tracker,
+    is_partial: bool,
+) -> Result<RecordBatch, ArrowError> {
+    let starts = micros(results, "window_start")?;
+    let agents = text(results, "agent_id")?;
+    let mut revisions = Vec::with_capacity(starts.len());
+    for (row, start) in starts.iter().enumerate() {
+        let number = tracker.intern(agents.value(row));
+        let before = tracker.agent(number).revisions.iter().position(|(window, _)| window == start);
+        let revision = before.map_or(0, |at| tracker.agent(number).revisions[at].1);
+        match (before, is_partial) {
+            (Some(at), true) => tracker.agent_mut(number).revisions[at].1 += 1,
+            (None, true) => tracker.agent_mut(number).revisions.push((*start, 1)),
+            (Some(at), false) => {
+                tracker.agent_mut(number).revisions.remove(at);
+            }
+            (None, false) => {}
+        }
+        revisions.push(revision);
+    }
+    let columns = schema.fields().iter().map(|field| -> Result<ArrayRef, ArrowError> {
+        Ok(match field.name().as_str() {
+            "window_end" => {
+                let ends: Vec<i64> = starts.iter().map(|start| start + MINUTE).collect();
+                Arc::new(TimestampMicrosecondArray::from(ends).with_timezone("+00:00"))
+            }
+            "revision" => Arc::new(Int32Array::from(revisions.clone())),
+            "is_partial" => Arc::new(BooleanArray::from(vec![is_partial; starts.len()])),
+            name => {
+                let found = results.column_by_name(name);
+                let found = found.ok_or_else(|| ArrowError::SchemaError(format!("the query has no column {name}")))?;
+                cast(found, field.data_type())?
+            }
+        })
+    });
+    RecordBatch::try_new(Arc::clone(schema), columns.collect::<Result<_, _>>()?)
+}
+
+const NAME: &str = "consecutive";
+
+/// Windows in a row for which threshold rules held.
+#[derive(Debug)]
+pub(super) struct Consecutive {
+    pub(super) state: ConsecutiveState,
+    schema: SchemaRef,
+}
+
+impl Default for Consecutive {
+    fn default() -> Self {
+        let schema = state_schema([
+            Field::new("agent_id", DataType::Utf8, false),
+            Field::new("rule_id", DataType::Utf8, false),
+            Field::new("count", DataType::UInt32, false),
+            Field::new("first_start", DataType::Int64, false),
+            Field::new("last_end", DataType::Int64, false),
+        ]);
+        Self { state: ConsecutiveState::new(), schema }
+    }
+}
+
+impl Consecutive {
+    fn batch(&self, rows: &[(ConsecutiveKey, Option<Run>)]) -> Result<RecordBatch, StateError> {
+        let op = |run: &Option<Run>| if run.is_some() { Op::Put as u8 } else { Op::Delete as u8 };
+        let run = |run: &Option<Run>| run.unwrap_or(Run { count: 0, first_start: 0, last_end: 0 });
+        RecordBatch::try_new(
+            Arc::clone(&self.schema),
+            vec![
+                Arc::new(rows.iter().map(|row| Some(op(&row.1))).collect::<UInt8Array>()),
+                Arc::new(rows.iter().map(|row| Some(&*row.0.agent_id)).collect::<StringArray>()),
+                Arc::new(rows.iter().map(|row| Some(&*row.0.rule_id)).collect::<StringArray>()),
+                Arc::new(rows.iter().map(|row| Some(run(&row.1).count)).collect::<UInt32Array>()),
+                Arc::new(rows.iter().map(|row| Some(run(&row.1).first_start)).collect::<Int64Array>()),
+                Arc::new(rows.iter().map(|row| Some(run(&row.1).last_end)).collect::<Int64Array>()),
+            ],
+        )
+        .map_err(arrow_error(NAME))
+    }
+}
+
+impl Operator for Consecutive {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn definition_hash(&self) -> u64 {
+        definition_hash(&[NAME, "1", &schema_text(&self.schema)])
+    }
+
+    fn state_schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn restore(&mut self, rows: &RecordBatch) -> Result<(), StateError> {
+        let agents = column::<StringArray>(NAME, rows, 1)?;
+        let rules = column::<StringArray>(NAME, rows, 2)?;
+        let counts = column::<UInt32Array>(NAME, rows, 3)?;
+        let firsts = column::<Int64Array>(NAME, rows, 4)?;
+        let lasts = column::<Int64Array>(NAME, rows, 5)?;
+        for (row, op) in ops(NAME, rows)?.values().iter().enumerate() {
+            let key =
+                ConsecutiveKey { agent_id: Arc::from(agents.value(row)), rule_id: Arc::from(rules.value(row)) };
+            let run = (Op::of(*op) != Some(Op::Delete)).then(|| Run {
+                count: counts.value(row),
+                first_start: firsts.value(row),
+                last_end: lasts.value(row),
+            });
+            self.state.put(key, run);
+        }
+        Ok(())
+    }
+
+    fn drain_changes(&mut self) -> Result<Option<RecordBatch>, StateError> {
+        let changes = self.state.take_changes();
+        if changes.is_empty() { Ok(None) } else { self.batch(&changes).map(Some) }
+    }
+
+    fn snapshot(&mut self) -> Result<RecordBatch, StateError> {
+        self.state.take_changes();
+        let rows: Vec<_> = self.state.rows().map(|(key, run)| (key.clone(), Some(*run))).collect();
+        self.batch(&rows)
+    }
+
+    fn live_rows(&self) -> usize {
+        self.state.len()
+    }
+}

@@ -1,0 +1,204 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use schemas::family::Family;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::format::{Surroundings, rules_of};
+use super::rule::{Condition, Rule};
+use super::shipped;
+use crate::functions::{Functions, List, Lists};
+
+/// One thing wrong with a rule file or a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleProblem {
+    /// The file.
+    pub file: String,
+    /// The line, from 1.
+    pub line: usize,
+    /// What is wrong, and where it helps, what would be right.
+    pub what: String,
+}
+
+impl fmt::Display for RuleProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: {}", self.file, self.line, self.what)
+    }
+}
+
+/// All rules that are in force together, with their lists. Every rule in it has been planned once.
+#[derive(Debug, Clone)]
+pub struct RuleSet {
+    rules: Vec<Arc<Rule>>,
+    lists: Arc<Lists>,
+    hash: Arc<str>,
+}
+
+impl RuleSet {
+    /// Reads `*.yaml` and `lists/*.txt` of a directory. On any problem nothing is used, and all problems are told.
+    pub fn load(directory: &Path) -> Result<Self, Vec<RuleProblem>> {
+        let mut problems = Vec::new();
+        let files = read_all(directory, "yaml", &mut problems);
+        let lists_directory = directory.join("lists");
+        let lists = if lists_directory.is_dir() {
+            read_all(&lists_directory, "txt", &mut problems)
+        } else {
+            Vec::new()
+        };
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let lists = lists.iter().map(|(path, text)| (stem(path), text.as_str()));
+        Self::parse(
+            files.iter().map(|(path, text)| (path.as_str(), text.as_str())),
+            lists,
+        )
+    }
+
+    /// The rules that ship with the program.
+    pub fn shipped() -> Result<Self, Vec<RuleProblem>> {
+        Self::parse(shipped::RULES.iter().copied(), shipped::LISTS.iter().copied())
+    }
+
+    /// Makes a set from texts: rule files by their name in messages, lists by the name that rules use.
+    pub fn parse<'a>(
+        files: impl IntoIterator<Item = (&'a str, &'a str)>,
+        lists: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Self, Vec<RuleProblem>> {
+        let mut named = Lists::default();
+        for (name, text) in lists {
+            named.insert(name, List::parse(text));
+        }
+        let lists = Arc::new(named);
+        let functions = Functions::with_lists(&lists);
+        let (mut rules, mut problems) = (Vec::new(), Vec::new());
+        for (file, text) in files {
+            let (some, wrong) = rules_of(
+                file,
+                text,
+                &Surroundings {
+                    lists: &lists,
+                    functions: &functions,
+                },
+            );
+            rules.extend(some);
+            problems.extend(wrong);
+        }
+        rules.sort_by(|a, b| a.id.cmp(&b.id));
+        for pair in rules.windows(2).filter(|pair| pair[0].id == pair[1].id) {
+            let [first, second] = pair else { continue };
+            let what = format!("the id `{}` is taken by {}", second.id, first.origin);
+            problems.push(RuleProblem {
+                file: second.origin.file.clone(),
+                line: second.origin.line,
+                what,
+            });
+        }
+        if !problems.is_empty() {
+            problems.sort_by(|a, b| (&a.file, a.line, &a.what).cmp(&(&b.file, b.line, &b.what)));
+            return Err(problems);
+        }
+        let hash = hash(&rules, &lists).into();
+        Ok(Self {
+            rules: rules.into_iter().map(Arc::new).collect(),
+            lists,
+            hash,
+        })
+    }
+
+    /// The rules, sorted by id.
+    pub fn rules(&self) -> &[Arc<Rule>] {
+        &self.rules
+    }
+
+    /// The rule of this id.
+    pub fn get(&self, id: &str) -> Option<&Arc<Rule>> {
+        self.rules.iter().find(|rule| rule.id == id)
+    }
+
+    /// SHA-256 over what the rules and lists mean, in hexadecimal: it does not change with comments, the order of
+    /// keys, or the files that rules stand in.
+    pub fn hash(&self) -> &Arc<str> {
+        &self.hash
+    }
+
+    /// The SQL functions with the lists of this set.
+    pub fn functions(&self) -> Functions {
+        Functions::with_lists(&self.lists)
+    }
+
+    /// Match rules over one family, sorted by id.
+    pub(super) fn matching(&self, family: Family) -> Vec<Arc<Rule>> {
+        let reads =
+            |rule: &&Arc<Rule>| matches!(rule.condition, Condition::Match { family: of, .. } if of == family);
+        self.rules.iter().filter(reads).cloned().collect()
+    }
+
+    /// Threshold rules, sorted by id.
+    pub(super) fn thresholds(&self) -> Vec<Arc<Rule>> {
+        let threshold = |rule: &&Arc<Rule>| matches!(rule.condition, Condition::Threshold { .. });
+        self.rules.iter().filter(threshold).cloned().collect()
+    }
+}
+
+fn hash(rules: &[Rule], lists: &Lists) -> String {
+    #[derive(Serialize)]
+    struct Canonical<'a> {
+        rules: &'a [Rule],
+        lists: BTreeMap<&'a str, Vec<&'a str>>,
+    }
+    let lists = lists
+        .iter()
+        .map(|(name, list)| (name, list.entries().collect()))
+        .collect();
+    // structs serialise in the order of their fields, maps here are sorted; none of it can fail
+    let canonical = serde_json::to_vec(&Canonical { rules, lists }).unwrap_or_default();
+    Sha256::digest(canonical)
+        .iter()
+        .fold(String::with_capacity(64), |mut text, byte| {
+            text.push_str(&format!("{byte:02x}"));
+            text
+        })
+}
+
+fn read_all(directory: &Path, extension: &str, problems: &mut Vec<RuleProblem>) -> Vec<(String, String)> {
+    let mut problem = |path: &Path, error: std::io::Error| {
+        problems.push(RuleProblem {
+            file: path.display().to_string(),
+            line: 1,
+            what: error.to_string(),
+        });
+    };
+    let entries = match fs_err::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) => {
+            problem(directory, error);
+            return Vec::new();
+        }
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        match entry {
+            Ok(entry) if entry.path().extension().is_some_and(|found| found == extension) => {
+                match fs_err::read_to_string(entry.path()) {
+                    Ok(text) => files.push((entry.path().display().to_string(), text)),
+                    Err(error) => problem(&entry.path(), error),
+                }
+            }
+            Ok(_) => {}
+            Err(error) => problem(directory, error),
+        }
+    }
+    files.sort();
+    files
+}
+
+fn stem(path: &str) -> &str {
+    Path::new(path)
+        .file_stem()
+        .and_then(|stem| stem.to_str())
+        .unwrap_or(path)
+}

@@ -1,0 +1,168 @@
+//! Starts the workers of a job and waits for them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use eventlog::Log;
+use eventlog::registry::{RegistryError, SchemaIds, SchemaRegistry, register_all};
+use runtime::backoff::Backoff;
+use runtime::fate::Fate;
+use runtime::health::Health;
+use runtime::shutdown::Shutdown;
+use schemas::topics::Topics;
+use thiserror::Error;
+
+use crate::config::ProcessConfig;
+use crate::engine::{JobError, Monotonic, Worker, WorkerError, WorkerSettings};
+use crate::event_time::Lateness;
+use crate::jobs::{CoreJob, CoreSetup};
+use crate::rules::{RuleProblem, RuleSet};
+
+/// Why the jobs stopped.
+#[derive(Debug, Error)]
+pub enum ProcessError {
+    /// The rules cannot be used; nothing was started.
+    #[error("rules: {}", list(.0))]
+    Rules(Vec<RuleProblem>),
+    /// The registry refuses our schemas.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The job cannot be planned.
+    #[error(transparent)]
+    Job(#[from] JobError),
+    /// A worker stopped for good.
+    #[error("worker {slot}: {source}")]
+    Worker {
+        /// Which.
+        slot: usize,
+        /// Why.
+        source: WorkerError,
+    },
+    /// A worker thread could not be started, or died.
+    #[error("worker {slot}: {what}")]
+    Thread {
+        /// Which.
+        slot: usize,
+        /// What happened.
+        what: String,
+    },
+}
+
+fn list(problems: &[RuleProblem]) -> String {
+    let lines = problems.iter().map(|problem| format!("{}:{}: {}", problem.file, problem.line, problem.what));
+    lines.collect::<Vec<_>>().join("; ")
+}
+
+/// Runs the job `core` until shutdown is requested or a worker stops for good; then all workers commit what
+/// they have and leave. Waits for the registry as long as it takes.
+pub async fn run<L: Log>(
+    config: ProcessConfig,
+    log: L,
+    registry: Arc<dyn SchemaRegistry>,
+    topics: Topics,
+    health: Health,
+    shutdown: Shutdown,
+) -> Result<(), ProcessError> {
+    let rules = match &config.rules {
+        Some(folder) => RuleSet::load(folder),
+        None => RuleSet::shipped(),
+    }
+    .map_err(ProcessError::Rules)?;
+    let Some(ids) = ids(&registry, &health, &shutdown).await? else { return Ok(()) };
+    let lateness = Lateness(config.lateness.as_micros() as i64);
+    let setup = CoreSetup { registry, ids, topics: topics.clone(), rules, lateness };
+    let mut threads = Vec::new();
+    for slot in 0..config.workers {
+        let job = CoreJob::new(setup.clone())?;
+        let component = health.component(format!("{}-{slot}", config.job));
+        component.waiting("joining the group");
+        let settings = settings(&config, &topics, slot);
+        let worker = Worker::new(log.clone(), job, settings, Arc::new(Monotonic::start()), Some(component.clone()));
+        let stop = shutdown.clone();
+        let thread = std::thread::Builder::new().name(format!("{}-{slot}", config.job));
+        let spawned = thread.spawn(move || {
+            let ended = worker.run(&stop);
+            if let Err(error) = &ended {
+                component.failed(error.to_string());
+            }
+            ended
+        });
+        threads.push(spawned.map_err(|error| ProcessError::Thread { slot, what: error.to_string() })?);
+    }
+    // A worker that stops for good takes the others with it.
+    let failed = async {
+        loop {
+            if threads.iter().any(std::thread::JoinHandle::is_finished) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::select! {
+        () = shutdown.wait() => {}
+        () = failed => shutdown.request(),
+    }
+    let mut result = Ok(());
+    for (slot, thread) in threads.into_iter().enumerate() {
+        let ended = match tokio::task::spawn_blocking(move || thread.join()).await {
+            Ok(Ok(Ok(()))) => Ok(()),
+            Ok(Ok(Err(source))) => Err(ProcessError::Worker { slot, source }),
+            _ => Err(ProcessError::Thread { slot, what: "the thread panicked".into() }),
+        };
+        if result.is_ok() {
+            result = ended;
+        }
+    }
+    result
+}
+
+fn settings(config: &ProcessConfig, topics: &Topics, slot: usize) -> WorkerSettings {
+    let id = config.worker_id(slot);
+    WorkerSettings {
+        group: config.group(),
+        instance: config.static_membership.then(|| id.clone()),
+        transactional_id: id,
+        input: topics.raw(),
+        state: topics.state(&config.job),
+        commit_interval: config.commit_interval,
+        urgent_commit_interval: config.alert_commit_interval,
+        max_commit_rows: config.max_commit_rows,
+        max_commit_bytes: config.max_commit_bytes.0 as usize,
+        max_batch_rows: config.max_batch_rows,
+        linger: config.linger,
+        restore_deadline: config.restore_deadline,
+        on_state_mismatch: config.on_state_mismatch,
+    }
+}
+
+async fn ids(
+    registry: &Arc<dyn SchemaRegistry>,
+    health: &Health,
+    shutdown: &Shutdown,
+) -> Result<Option<SchemaIds>, ProcessError> {
+    let component = health.component("schema registry of the jobs");
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+    loop {
+        if shutdown.is_requested() {
+            return Ok(None);
+        }
+        let asked = Arc::clone(registry);
+        let registered = tokio::task::spawn_blocking(move || register_all(&*asked)).await;
+        match registered {
+            Ok(Ok(ids)) => {
+                component.ready();
+                return Ok(Some(ids));
+            }
+            Ok(Err(error)) if error.fate() == Fate::Fatal => return Err(error.into()),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "waiting for the schema registry");
+                component.waiting(error.to_string());
+            }
+            Err(error) => return Err(ProcessError::Thread { slot: 0, what: error.to_string() }),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(backoff.next_delay()) => {}
+            () = shutdown.wait() => {}
+        }
+    }
+}

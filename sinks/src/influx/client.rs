@@ -1,0 +1,169 @@
+//! The write APIs over HTTP, and what their answers mean.
+
+use std::{io::Write as _, time::Duration};
+
+use flate2::{Compression, write::GzEncoder};
+use reqwest::{StatusCode, Url, header};
+
+use super::config::{InfluxConfig, WriteApi};
+use crate::SinkError;
+
+/// What the server said to a request.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// It has the lines.
+    Written,
+    /// Something in the request is wrong for good; other lines of it may have been stored.
+    Refused(String),
+    /// More at once than it takes.
+    TooLarge,
+    /// Not now: away, busy, or not set up (yet).
+    Later { reason: String, retry_after: Option<Duration> },
+}
+
+/// One server.
+pub(super) struct Client {
+    http: reqwest::Client,
+    write: Url,
+    config: InfluxConfig,
+}
+
+impl Client {
+    /// No connection is made yet.
+    pub(super) fn new(config: &InfluxConfig) -> Result<Self, SinkError> {
+        runtime::tls::install_crypto();
+        let wrong = |error: &dyn std::fmt::Display| SinkError::Fatal(format!("influx: {error}"));
+        let http = reqwest::Client::builder()
+            .timeout(config.timeout)
+            .connect_timeout(config.timeout.min(Duration::from_secs(5)))
+            .build()
+            .map_err(|error| wrong(&error))?;
+        let mut write = Url::parse(&config.url).map_err(|error| wrong(&error))?;
+        let base = write.path().trim_end_matches('/').to_owned();
+        {
+            let (path, pairs) = match config.api {
+                WriteApi::V2 => ("/api/v2/write", vec![("org", &config.org), ("bucket", &config.bucket)]),
+                WriteApi::V1 => {
+                    let mut pairs = vec![("db", &config.bucket)];
+                    pairs.extend(config.retention_policy.iter().map(|policy| ("rp", policy)));
+                    ("/write", pairs)
+                }
+            };
+            write.set_path(&format!("{base}{path}"));
+            write.query_pairs_mut().extend_pairs(pairs).append_pair("precision", "ns");
+        }
+        Ok(Self { http, write, config: config.clone() })
+    }
+
+    /// Writes lines. Never fails: every failure is an [`Answer`].
+    pub(super) async fn write(&self, lines: &[u8]) -> Answer {
+        let mut request = self.http.post(self.write.clone()).header(header::CONTENT_TYPE, "text/plain; charset=utf-8");
+        match self.config.api {
+            WriteApi::V2 => {
+                if let Some(token) = &self.config.token {
+                    request = request.header(header::AUTHORIZATION, format!("Token {}", token.expose()));
+                }
+            }
+            WriteApi::V1 => {
+                if let Some(user) = &self.config.username {
+                    request = request.basic_auth(user, self.config.password.as_ref().map(|p| p.expose().to_owned()));
+                }
+            }
+        }
+        let compressed = if self.config.gzip { gzip(lines) } else { None };
+        request = match compressed {
+            Some(body) => request.header(header::CONTENT_ENCODING, "gzip").body(body),
+            None => request.body(lines.to_vec()),
+        };
+        match request.send().await {
+            Ok(response) => {
+                let status = response.status();
+                let retry_after = retry_after(response.headers());
+                let text = response.text().await.unwrap_or_default();
+                judge(status, retry_after, &text)
+            }
+            Err(error) => Answer::Later { reason: chain(&error), retry_after: None },
+        }
+    }
+}
+
+/// The whole chain of causes; reqwest's own text says little.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+fn gzip(lines: &[u8]) -> Option<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(lines.len() / 4), Compression::fast());
+    encoder.write_all(lines).ok()?;
+    encoder.finish().ok()
+}
+
+/// Seconds; the other form, a date, is not used by these servers.
+fn retry_after(headers: &header::HeaderMap) -> Option<Duration> {
+    let seconds: u64 = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds.min(300)))
+}
+
+/// What an answer means. An answer that speaks of the server or of its set-up (no bucket yet, no right) is waited out: the
+/// lines are innocent. What is left of the 4xx is about the lines.
+fn judge(status: StatusCode, retry_after: Option<Duration>, text: &str) -> Answer {
+    if status.is_success() {
+        return Answer::Written;
+    }
+    let message = message(text);
+    match status.as_u16() {
+        413 => Answer::TooLarge,
+        401 | 403 | 404 | 408 | 429 | 500..=599 => {
+            Answer::Later { reason: format!("{}: {message}", status.as_u16()), retry_after }
+        }
+        400..=499 => Answer::Refused(message),
+        code => Answer::Later { reason: format!("unexpected answer {code}: {message}"), retry_after },
+    }
+}
+
+/// The server's words, at most 500 characters of them.
+fn message(text: &str) -> String {
+    let json: Option<serde_json::Value> = serde_json::from_str(text).ok();
+    let field = |name: &str| json.as_ref().and_then(|json| json.get(name)?.as_str().map(str::to_owned));
+    let message = field("message").or_else(|| field("error")).unwrap_or_else(|| text.trim().to_owned());
+    message.chars().take(500).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_about_the_server_are_waited_out_and_those_about_lines_are_not() {
+        let later = |code| matches!(judge(StatusCode::from_u16(code).unwrap(), None, ""), Answer::Later { .. });
+        for code in [401, 403, 404, 429, 500, 502, 503, 302] {
+            assert!(later(code), "{code}");
+        }
+        let text = r#"{"code":"invalid","message":"unable to parse 'x': missing fields"}"#;
+        let refused = Answer::Refused("unable to parse 'x': missing fields".to_owned());
+        assert_eq!(judge(StatusCode::BAD_REQUEST, None, text), refused);
+        let text = r#"{"error":"partial write: field type conflict"}"#;
+        assert_eq!(
+            judge(StatusCode::UNPROCESSABLE_ENTITY, None, text),
+            Answer::Refused("partial write: field type conflict".to_owned())
+        );
+        assert_eq!(judge(StatusCode::NO_CONTENT, None, ""), Answer::Written);
+        assert_eq!(judge(StatusCode::PAYLOAD_TOO_LARGE, None, ""), Answer::TooLarge);
+    }
+
+    #[test]
+    fn the_wait_asked_for_is_read_and_bounded() {
+        let mut headers = header::HeaderMap::new();
+        headers.insert(header::RETRY_AFTER, header::HeaderValue::from_static("7"));
+        assert_eq!(retry_after(&headers), Some(Duration::from_secs(7)));
+        headers.insert(header::RETRY_AFTER, header::HeaderValue::from_static("100000"));
+        assert_eq!(retry_after(&headers), Some(Duration::from_secs(300)));
+    }
+}

@@ -1,0 +1,105 @@
+//! What may be set for the lake.
+
+use std::time::Duration;
+
+use runtime::config::{ByteSize, Check, Problems, key};
+use serde::Deserialize;
+
+/// The Delta lake.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LakeConfig {
+    /// Whether this process runs the sink.
+    pub enabled: bool,
+    /// Folder, or URL of a store, under which each table has a folder of its own.
+    pub root: String,
+    /// Options of the store behind an URL, as `object_store` names them (`aws_region`, …).
+    pub options: std::collections::BTreeMap<String, String>,
+    /// Consumer group; processes of one group share the partitions.
+    pub group: String,
+    /// Static membership name of this process in the group.
+    pub instance: Option<String>,
+    /// First part of the application id that each table keeps its offsets under,
+    /// `<app>:<topic>:<partition>`. Never change it for tables that exist: everything would be written again.
+    pub app: String,
+    /// A table is committed when it holds this many rows …
+    pub commit_rows: usize,
+    /// … or this many bytes in memory …
+    pub commit_bytes: ByteSize,
+    /// … or rows of this age.
+    #[serde(with = "humantime_serde")]
+    pub commit_age: Duration,
+    /// Bytes held in memory over all tables; above it the fullest table is committed first.
+    pub memory: ByteSize,
+    /// Rows in one poll at most.
+    pub poll_rows: usize,
+    /// Bytes that one poll aims at.
+    pub poll_bytes: ByteSize,
+    /// Rows of a Parquet row group.
+    pub row_group_rows: usize,
+    /// zstd level of Parquet pages, 1 to 22.
+    pub zstd_level: i32,
+    /// A checkpoint of a table's log is written at each version that this number divides.
+    pub checkpoint_every: u64,
+    /// An event time this much older than its arrival is not believed: the row goes into the partition of its
+    /// arrival and is marked `dt_by_arrival`.
+    #[serde(with = "humantime_serde")]
+    pub oldest: Duration,
+    /// An event time this much after its arrival is not believed.
+    #[serde(with = "humantime_serde")]
+    pub ahead: Duration,
+    /// How long a stop may take to commit what is held.
+    #[serde(with = "humantime_serde")]
+    pub drain: Duration,
+}
+
+impl Default for LakeConfig {
+    fn default() -> Self {
+        const DAY: Duration = Duration::from_secs(86_400);
+        Self {
+            enabled: true,
+            root: ".varta/lake".to_owned(),
+            options: std::collections::BTreeMap::new(),
+            group: "varta-lake".to_owned(),
+            instance: None,
+            app: "varta".to_owned(),
+            commit_rows: 500_000,
+            commit_bytes: ByteSize::mib(128),
+            commit_age: Duration::from_secs(60),
+            memory: ByteSize::mib(256),
+            poll_rows: 4096,
+            poll_bytes: ByteSize::mib(4),
+            row_group_rows: 128 * 1024,
+            zstd_level: 3,
+            checkpoint_every: 100,
+            oldest: 400 * DAY,
+            ahead: 2 * DAY,
+            drain: Duration::from_secs(20),
+        }
+    }
+}
+
+impl Check for LakeConfig {
+    fn check(&self, at: &str, problems: &mut Problems) {
+        let mut positive = |name: &str, value: u64| {
+            if value == 0 {
+                problems.add(key(at, name), "must be greater than nothing", None);
+            }
+        };
+        positive("commit_rows", self.commit_rows as u64);
+        positive("commit_bytes", self.commit_bytes.bytes());
+        positive("memory", self.memory.bytes());
+        positive("poll_rows", self.poll_rows as u64);
+        positive("poll_bytes", self.poll_bytes.bytes());
+        positive("row_group_rows", self.row_group_rows as u64);
+        positive("checkpoint_every", self.checkpoint_every);
+        for (name, value) in [("root", &self.root), ("group", &self.group), ("app", &self.app)] {
+            if value.is_empty() {
+                problems.add(key(at, name), "must not be empty", None);
+            }
+        }
+        if !(1..=22).contains(&self.zstd_level) {
+            problems.add(key(at, "zstd_level"), "must be between 1 and 22", Some("3".to_owned()));
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! The connection: migrations, transactions, offsets, and what PostgreSQL's errors mean.
+
+use std::{collections::HashMap, str::FromStr as _, sync::Arc};
+
+use eventlog::TopicPartition;
+use sqlx::{
+    AssertSqlSafe, Connection as _, Executor as _, PgConnection, Postgres, Row as _, SqlSafeStr as _,
+    Transaction,
+    migrate::{Migration, MigrationType, Migrator},
+    postgres::PgConnectOptions,
+};
+
+use super::{
+    config::PostgresConfig,
+    copy::{HEADER, TRAILER},
+    tables::{Staged, TABLES, Table},
+};
+use crate::{SinkError, batch::Place};
+
+const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "spine", include_str!("../../migrations/0001_spine.sql"))];
+
+/// Opens a connection, applies what migrations are missing, and makes the staging tables.
+pub(super) async fn connect(config: &PostgresConfig) -> Result<PgConnection, SinkError> {
+    let options = PgConnectOptions::from_str(config.url.expose())
+        .map_err(|_| SinkError::Fatal("postgres: the URL cannot be used".to_owned()))?
+        .application_name("varta-sink-postgres")
+        .options([
+            ("statement_timeout", config.timeout.as_millis().to_string()),
+            ("idle_in_transaction_session_timeout", (config.timeout * 2).as_millis().to_string()),
+        ]);
+    let connecting = PgConnection::connect_with(&options);
+    let connected = tokio::time::timeout(config.timeout, connecting).await;
+    let mut connection =
+        connected.map_err(|_| SinkError::unavailable("postgres", "no answer"))?.map_err(failed)?;
+    migrate(&mut connection).await?;
+    for number in 0..TABLES.len() {
+        connection.execute(TABLES[number].stage).await.map_err(failed)?;
+    }
+    Ok(connection)
+}
+
+async fn migrate(connection: &mut PgConnection) -> Result<(), SinkError> {
+    let migration = |(version, name, sql): (i64, &'static str, &'static str)| {
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    let mut migrator = Migrator::with_migrations(MIGRATIONS.map(migration).to_vec());
+    // A newer version may have been here before a downgrade; its additions do not disturb this one.
+    migrator.set_ignore_missing(true);
+    migrator.run_direct(None, connection, false).await.map_err(|error| match error {
+        sqlx::migrate::MigrateError::Execute(error) => failed(error),
+        sqlx::migrate::MigrateError::VersionMismatch(_) | sqlx::migrate::MigrateError::Dirty(_) => {
+            SinkError::Fatal(format!("postgres: {error}"))
+        }
+        other => SinkError::unavailable("postgres", other),
+    })
+}
+
+/// The offset to go on from, of each partition that the store has seen.
+pub(super) async fn offsets(
+    connection: &mut PgConnection,
+    sink: &str,
+) -> Result<HashMap<TopicPartition, i64>, SinkError> {
+    let rows = sqlx::query("select topic, partition, next_offset from offsets where sink = $1")
+        .bind(sink)
+        .fetch_all(connection)
+        .await
+        .map_err(failed)?;
+    let mut offsets = HashMap::new();
+    for row in rows {
+        let topic: String = row.try_get(0).map_err(failed)?;
+        let of = TopicPartition { topic: Arc::from(topic), partition: row.try_get(1).map_err(failed)? };
+        offsets.insert(of, row.try_get(2).map_err(failed)?);
+    }
+    Ok(offsets)
+}
+
+/// A transaction on the connection.
+pub(super) async fn begin(connection: &mut PgConnection) -> Result<Transaction<'_, Postgres>, SinkError> {
+    connection.begin().await.map_err(failed)
+}
+
+/// Moves one offset if it is where this process believes; otherwise the process is stale. The row stays locked
+/// until the transaction ends, so of two processes one waits and then fails.
+pub(super) async fn move_offset(
+    transaction: &mut Transaction<'_, Postgres>,
+    sink: &str,
+    of: &TopicPartition,
+    from: Option<i64>,
+    to: i64,
+) -> Result<(), SinkError> {
+    let query = match from {
+        Some(from) => sqlx::query(
+            "update offsets set next_offset = $4, moved_at = now() \
+             where sink = $1 and topic = $2 and partition = $3 and next_offset = $5",
+        )
+        .bind(sink)
+        .bind(&*of.topic)
+        .bind(of.partition)
+        .bind(to)
+        .bind(from),
+        None => sqlx::query(
+            "insert into offsets (sink, topic, partition, next_offset) values ($1, $2, $3, $4) on conflict do nothing",
+        )
+        .bind(sink)
+        .bind(&*of.topic)
+        .bind(of.partition)
+        .bind(to),
+    };
+    let moved = query.execute(&mut **transaction).await.map_err(failed)?;
+    if moved.rows_affected() == 1 {
+        return Ok(());
+    }
+    Err(SinkError::Stale(format!("the offset of {}-{} is no longer {from:?}", of.topic, of.partition)))
+}
+
+/// Stores rows of one table. Rows that PostgreSQL refuses are found by halving and returned with its words; all
+/// others are stored.
+pub(super) async fn store(
+    transaction: &mut Transaction<'_, Postgres>,
+    table: &Table,
+    rows: &[Staged],
+) -> Result<Vec<(usize, String)>, SinkError> {
+    let mut refused = Vec::new();
+    let mut parts = if rows.is_empty() { vec![] } else { vec![(0, rows.len())] };
+    while let Some((from, to)) = parts.pop() {
+        let mut savepoint = (&mut **transaction).begin().await.map_err(failed)?;
+        match attempt(&mut savepoint, table, &rows[from..to]).await {
+            Ok(()) => savepoint.commit().await.map_err(failed)?,
+            Err(error) if is_about_rows(&error) => {
+                savepoint.rollback().await.map_err(failed)?;
+                if to - from == 1 {
+                    refused.push((from, error.to_string()));
+                } else {
+                    let middle = from + (to - from) / 2;
+                    parts.push((middle, to));
+                    parts.push((from, middle));
+                }
+            }
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Ok(refused)
+}
+
+async fn attempt(
+    transaction: &mut Transaction<'_, Postgres>,
+    table: &Table,
+    rows: &[Staged],
+) -> Result<(), sqlx::Error> {
+    let mut copy = transaction.copy_in_raw(table.copy).await?;
+    let mut bytes = HEADER.to_vec();
+    for row in rows {
+        bytes.extend_from_slice(&row.tuple);
+    }
+    bytes.extend_from_slice(TRAILER);
+    copy.send(bytes).await?;
+    copy.finish().await?;
+    sqlx::query(AssertSqlSafe(table.merge)).execute(&mut **transaction).await?;
+    transaction.execute(table.clear).await?;
+    Ok(())
+}
+
+/// Classes 22 (data), 23 (constraints), 54 (limits): the fault is in a row, not in the server.
+fn is_about_rows(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class)))
+}
+
+/// What to do about an error. Only a missing table or column and the like need a person: the schema is not ours
+/// any more. A wrong password or a missing database may be set up later, so they are waited for.
+pub(super) fn failed(error: sqlx::Error) -> SinkError {
+    let code = error.as_database_error().and_then(|error| error.code().map(std::borrow::Cow::into_owned));
+    match code {
+        Some(code) if code.starts_with("42") && code != "42501" => SinkError::Fatal(format!("postgres: {error}")),
+        _ => SinkError::unavailable("postgres", error),
+    }
+}
+
+/// Where a staged row came from, for its dead letter.
+pub(super) fn origin_of(topic: &str, place: Place) -> String {
+    crate::dead_letters::origin(topic, place.partition, place.offset)
+}

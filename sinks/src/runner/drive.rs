@@ -1,0 +1,338 @@
+//! The sink's side of the queue.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use eventlog::{Log, Position, TopicPartition, registry::SchemaRegistry};
+use runtime::{
+    backoff::Backoff,
+    fate::Fate,
+    health::{Component, Health},
+    shutdown::Shutdown,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    Feed,
+    reader::{Command, Event, Reader},
+};
+use crate::{Flush, Sink, SinkError, batch::Batch};
+
+/// Batches between thread and sink.
+const QUEUE: usize = 4;
+
+/// Stops the reading thread however the task ends.
+struct StopReading(Arc<AtomicBool>);
+
+impl Drop for StopReading {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// What to do after an error that passes.
+enum Next {
+    Again,
+    Stop,
+}
+
+pub(super) struct Drive<S> {
+    sink: S,
+    feed: Feed,
+    component: Component,
+    shutdown: Shutdown,
+    backoff: Backoff,
+    /// Partitions that were assigned and not revoked.
+    owned: Vec<TopicPartition>,
+    /// Records are dropped until the thread has begun again from the store's offsets.
+    restarting: bool,
+    /// Positions that the log has not yet stored.
+    unstored: Vec<Position>,
+}
+
+impl<S: Sink> Drive<S> {
+    pub(super) fn new(sink: S, feed: Feed, health: &Health, shutdown: Shutdown) -> Self {
+        let component = health.component(format!("sink.{}", sink.name()));
+        component.waiting("starting");
+        Self {
+            sink,
+            feed,
+            component,
+            shutdown,
+            backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(15)),
+            owned: Vec::new(),
+            restarting: false,
+            unstored: Vec::new(),
+        }
+    }
+
+    pub(super) async fn run<L: Log>(
+        mut self,
+        log: L,
+        registry: Arc<dyn SchemaRegistry>,
+        health: Health,
+    ) -> Result<(), SinkError> {
+        let name = self.sink.name();
+        while let Err(error) = self.sink.open().await {
+            if let Next::Stop = self.wait("open the store", error).await? {
+                return Ok(());
+            }
+        }
+        self.backoff.reset();
+        self.component.waiting("no partitions assigned yet");
+        tracing::info!(sink = name, group = %self.feed.group, "store is there, reading begins");
+
+        let stop = StopReading(Arc::new(AtomicBool::new(false)));
+        let (events, mut inbox) = mpsc::channel(QUEUE);
+        let (commands, orders) = std::sync::mpsc::channel();
+        let reader = Reader::new(
+            name,
+            self.feed.clone(),
+            events,
+            orders,
+            Arc::clone(&stop.0),
+            health.component(format!("sink.{name}.log")),
+        );
+        let thread = std::thread::Builder::new()
+            .name(format!("sink-{name}"))
+            .spawn(move || reader.run(&log, registry))
+            .map_err(|error| SinkError::Fatal(format!("no thread for reading the log: {error}")))?;
+
+        let outcome = self.serve(&mut inbox, &commands).await;
+        let drained = match outcome {
+            Ok(()) => self.drain(&commands).await,
+            Err(error) => {
+                self.component.failed(error.to_string());
+                Err(error)
+            }
+        };
+        drop(stop);
+        drop(inbox);
+        let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+        if !matches!(joined, Ok(Ok(()))) {
+            return drained.and(Err(SinkError::Fatal("the reading thread panicked".to_owned())));
+        }
+        drained
+    }
+
+    /// Handles events until a stop is asked for.
+    async fn serve(
+        &mut self,
+        inbox: &mut mpsc::Receiver<Event>,
+        commands: &std::sync::mpsc::Sender<Command>,
+    ) -> Result<(), SinkError> {
+        let shutdown = self.shutdown.clone();
+        loop {
+            let due = self.sink.due();
+            let wake = due.map_or_else(|| Instant::now() + Duration::from_secs(3600), |at| at);
+            tokio::select! {
+                biased;
+                () = shutdown.wait() => return Ok(()),
+                () = tokio::time::sleep_until(wake.into()), if due.is_some() => {
+                    self.flush(Flush::Due, commands).await?;
+                }
+                event = inbox.recv() => match event {
+                    Some(event) => self.handle(event, commands).await?,
+                    None => return Err(SinkError::Fatal("the reading thread ended".to_owned())),
+                },
+            }
+        }
+    }
+
+    async fn handle(
+        &mut self,
+        event: Event,
+        commands: &std::sync::mpsc::Sender<Command>,
+    ) -> Result<(), SinkError> {
+        match event {
+            Event::Batch(batch) if self.restarting => drop(batch),
+            Event::Batch(batch) => {
+                self.count(&batch);
+                self.sink.accept(batch).await?;
+            }
+            Event::Assigned { partitions, again } => {
+                if again {
+                    self.restarting = false;
+                }
+                self.start(partitions, commands).await?;
+            }
+            Event::Revoked { partitions, lost, done } => {
+                if !lost {
+                    self.give_back(commands).await;
+                }
+                self.sink.discard(&partitions);
+                self.owned.retain(|owned| !partitions.contains(owned));
+                self.unstored.retain(|at| {
+                    !partitions.iter().any(|p| p.topic == at.topic && p.partition == at.partition)
+                });
+                // The thread may have stopped waiting; then the partitions are gone already.
+                let _ = done.send(());
+            }
+            Event::Failed(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Tells the thread where to begin, as soon as the store says so.
+    async fn start(
+        &mut self,
+        partitions: Vec<TopicPartition>,
+        commands: &std::sync::mpsc::Sender<Command>,
+    ) -> Result<(), SinkError> {
+        self.sink.discard(&partitions);
+        let starts = loop {
+            match self.sink.starts(&partitions).await {
+                Ok(starts) => break starts,
+                Err(error) => {
+                    if let Next::Stop = self.wait("ask for the offsets it holds", error).await? {
+                        return Ok(());
+                    }
+                }
+            }
+        };
+        self.recovered();
+        for partition in &partitions {
+            if !self.owned.contains(partition) {
+                self.owned.push(partition.clone());
+            }
+        }
+        tracing::info!(
+            sink = self.sink.name(), assigned = partitions.len(), owned = self.owned.len(), "partitions assigned"
+        );
+        let _ = commands.send(Command::Start(partitions.into_iter().zip(starts).collect()));
+        Ok(())
+    }
+
+    /// Flushes until the store has it.
+    async fn flush(
+        &mut self,
+        how: Flush,
+        commands: &std::sync::mpsc::Sender<Command>,
+    ) -> Result<(), SinkError> {
+        loop {
+            let began = Instant::now();
+            match self.sink.flush(how).await {
+                Ok(positions) => {
+                    metrics::histogram!("varta_sinks_flush_seconds", "sink" => self.sink.name())
+                        .record(began.elapsed().as_secs_f64());
+                    self.recovered();
+                    self.store_positions(positions, commands).await;
+                    return Ok(());
+                }
+                Err(SinkError::Stale(reason)) => {
+                    tracing::warn!(sink = self.sink.name(), %reason, "begins again from the store's offsets");
+                    self.sink.discard(&self.owned.clone());
+                    self.restarting = true;
+                    let _ = commands.send(Command::Restart);
+                    return Ok(());
+                }
+                Err(error) => {
+                    if let Next::Stop = self.wait("write", error).await? {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// One attempt to make everything durable before partitions are given back. What it does not
+    /// manage is read again by the next owner.
+    async fn give_back(&mut self, commands: &std::sync::mpsc::Sender<Command>) {
+        match tokio::time::timeout(self.feed.drain, self.sink.flush(Flush::All)).await {
+            Ok(Ok(positions)) => self.store_positions(positions, commands).await,
+            Ok(Err(error)) => {
+                tracing::info!(sink = self.sink.name(), %error, "partitions are given back unflushed");
+            }
+            Err(_) => tracing::info!(sink = self.sink.name(), "partitions are given back unflushed: too slow"),
+        }
+    }
+
+    /// The last flush of a clean stop: attempts until the deadline.
+    async fn drain(&mut self, commands: &std::sync::mpsc::Sender<Command>) -> Result<(), SinkError> {
+        let deadline = Instant::now() + self.feed.drain;
+        while Instant::now() < deadline && !self.restarting {
+            match tokio::time::timeout_at(deadline.into(), self.sink.flush(Flush::All)).await {
+                Ok(Ok(positions)) => {
+                    self.store_positions(positions, commands).await;
+                    tracing::info!(sink = self.sink.name(), "drained");
+                    return Ok(());
+                }
+                Ok(Err(error)) if error.fate() == Fate::Fatal => return Err(error),
+                Ok(Err(SinkError::Stale(_))) | Err(_) => break,
+                Ok(Err(error)) => {
+                    tracing::warn!(sink = self.sink.name(), %error, "cannot drain yet");
+                    tokio::time::sleep(self.backoff.next_delay().min(Duration::from_secs(1))).await;
+                }
+            }
+        }
+        tracing::warn!(sink = self.sink.name(), "stopped before all was durable; it is read again at the next start");
+        Ok(())
+    }
+
+    /// Hands positions to the log's group and waits for its answer. A failure only means that more is
+    /// read again after a restart, so the next flush carries the positions along.
+    async fn store_positions(
+        &mut self,
+        positions: Vec<Position>,
+        commands: &std::sync::mpsc::Sender<Command>,
+    ) {
+        for position in positions {
+            self.unstored.retain(|at| at.topic != position.topic || at.partition != position.partition);
+            self.unstored.push(position);
+        }
+        if self.unstored.is_empty() {
+            return;
+        }
+        let (answer, answered) = oneshot::channel();
+        let _ = commands.send(Command::Store { at: self.unstored.clone(), answer });
+        match tokio::time::timeout(Duration::from_secs(10), answered).await {
+            Ok(Ok(Ok(()))) => {
+                self.unstored.clear();
+                self.sink.positions_stored();
+            }
+            Ok(Ok(Err(error))) => {
+                tracing::warn!(sink = self.sink.name(), %error, "offsets not stored, tried again with the next");
+            }
+            Ok(Err(_)) | Err(_) => {
+                tracing::warn!(sink = self.sink.name(), "offsets not stored in time, tried again with the next");
+            }
+        }
+    }
+
+    fn recovered(&mut self) {
+        if self.backoff.attempts() > 0 {
+            tracing::info!(sink = self.sink.name(), "the store is back");
+        }
+        self.backoff.reset();
+        self.component.ready();
+    }
+
+    /// Waits as an error asks for; a fatal one is returned.
+    async fn wait(&mut self, step: &str, error: SinkError) -> Result<Next, SinkError> {
+        let name = self.sink.name();
+        metrics::counter!("varta_sinks_errors_total", "sink" => name).increment(1);
+        if error.fate() == Fate::Fatal {
+            return Err(error);
+        }
+        let delay = self.backoff.next_delay().max(error.retry_after().unwrap_or_default());
+        tracing::warn!(sink = name, %error, step, wait_ms = delay.as_millis() as u64, "waiting for the store");
+        self.component.waiting(format!("{step}: {error}"));
+        tokio::select! {
+            () = self.shutdown.wait() => Ok(Next::Stop),
+            () = tokio::time::sleep(delay) => Ok(Next::Again),
+        }
+    }
+
+    fn count(&self, batch: &Batch) {
+        let rows: usize = batch.rows.iter().map(|rows| rows.places.len()).sum();
+        let read = metrics::counter!(
+            "varta_sinks_rows_total", "sink" => self.sink.name(), "topic" => batch.topic.to_string()
+        );
+        read.increment((rows + batch.plain.len() + batch.poison.len()) as u64);
+    }
+}

@@ -1,0 +1,494 @@
+//! The log's side of the queue: a plain thread, because the log's client and the registry block.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::Receiver,
+    },
+    time::{Duration, Instant},
+};
+
+use eventlog::{
+    Consumer, Log, LogError, Polled, Position, Record, StartAt, TopicPartition, batches::BatchDecoder,
+    registry::SchemaRegistry,
+};
+use runtime::{backoff::Backoff, fate::Fate, health::Component};
+use tokio::sync::{mpsc, oneshot};
+
+use super::Feed;
+use crate::{
+    SinkError, Start,
+    batch::{Batch, Place, Poison, Rows, Span},
+};
+
+/// What the thread tells the sink, in order.
+pub(super) enum Event {
+    /// Ask the store where to begin. `again`: as asked for by [`Command::Restart`].
+    Assigned { partitions: Vec<TopicPartition>, again: bool },
+    /// Partitions go; `done` when nothing of them is held any more.
+    Revoked { partitions: Vec<TopicPartition>, lost: bool, done: oneshot::Sender<()> },
+    /// Rows.
+    Batch(Batch),
+    /// The thread cannot go on.
+    Failed(SinkError),
+}
+
+/// What the sink tells the thread.
+pub(super) enum Command {
+    /// Begin here.
+    Start(Vec<(TopicPartition, Start)>),
+    /// Forget what was read and ask for the offsets again.
+    Restart,
+    /// Store these positions in the group.
+    Store { at: Vec<Position>, answer: oneshot::Sender<Result<(), LogError>> },
+}
+
+/// How long a full queue is waited for before the partitions are paused, which throws away what the
+/// client has fetched ahead.
+const PATIENCE: Duration = Duration::from_secs(2);
+const POLL_WAIT: Duration = Duration::from_millis(50);
+const STEP: Duration = Duration::from_millis(2);
+
+pub(super) struct Reader {
+    name: &'static str,
+    feed: Feed,
+    events: mpsc::Sender<Event>,
+    commands: Receiver<Command>,
+    stop: Arc<AtomicBool>,
+    component: Component,
+    /// Not yet taken by the sink, oldest first. Nothing is read while it is not empty.
+    waiting: VecDeque<Event>,
+    /// Next offset to read, of each partition that was started.
+    next: HashMap<TopicPartition, i64>,
+    owned: HashSet<TopicPartition>,
+    paused: bool,
+    /// Running mean of a value's size, to bound a poll in bytes.
+    value_bytes: usize,
+}
+
+impl Reader {
+    pub(super) fn new(
+        name: &'static str,
+        feed: Feed,
+        events: mpsc::Sender<Event>,
+        commands: Receiver<Command>,
+        stop: Arc<AtomicBool>,
+        component: Component,
+    ) -> Self {
+        Self {
+            name,
+            feed,
+            events,
+            commands,
+            stop,
+            component,
+            waiting: VecDeque::new(),
+            next: HashMap::new(),
+            owned: HashSet::new(),
+            paused: false,
+            value_bytes: 256,
+        }
+    }
+
+    /// Reads until told to stop.
+    pub(super) fn run<L: Log>(mut self, log: &L, registry: Arc<dyn SchemaRegistry>) {
+        if let Err(error) = self.read(log, registry) {
+            self.component.failed(error.to_string());
+            // Only a task that is gone does not hear it.
+            let _ = self.events.blocking_send(Event::Failed(error));
+        }
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire) || self.events.is_closed()
+    }
+
+    fn read<L: Log>(&mut self, log: &L, registry: Arc<dyn SchemaRegistry>) -> Result<(), SinkError> {
+        let Some(mut consumer) = self.join_group(log)? else { return Ok(()) };
+        let mut decoder = BatchDecoder::new(registry);
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        self.component.ready();
+        while !self.stopped() {
+            self.obey(&mut consumer)?;
+            self.hand_over(&mut consumer);
+            let wait = if self.waiting.is_empty() { POLL_WAIT } else { STEP };
+            match consumer.poll(self.poll_rows(), wait) {
+                Ok(polled) => {
+                    if backoff.attempts() > 0 {
+                        backoff.reset();
+                        self.component.ready();
+                    }
+                    self.take(polled, &mut consumer, &mut decoder)?;
+                }
+                Err(error) if error.fate() == Fate::Fatal => return Err(error.into()),
+                Err(error) => self.back_off(&mut backoff, "read the log", &error),
+            }
+        }
+        // Positions of the last flush may still be on their way.
+        while let Ok(command) = self.commands.try_recv() {
+            if let Command::Store { at, answer } = command {
+                let _ = answer.send(self.store(&mut consumer, &at));
+            }
+        }
+        Ok(())
+    }
+
+    fn join_group<L: Log>(&mut self, log: &L) -> Result<Option<L::Consumer>, SinkError> {
+        let topics: Vec<&str> = self.feed.decoded.iter().chain(&self.feed.plain).map(String::as_str).collect();
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        while !self.stopped() {
+            let joined =
+                log.consumer(&self.feed.group, &topics, self.feed.instance.as_deref(), StartAt::Earliest);
+            match joined {
+                Ok(consumer) => return Ok(Some(consumer)),
+                Err(error) if error.fate() == Fate::Fatal => return Err(error.into()),
+                Err(error) => self.back_off(&mut backoff, "join the group", &error),
+            }
+        }
+        Ok(None)
+    }
+
+    fn back_off(&self, backoff: &mut Backoff, step: &str, error: &dyn std::fmt::Display) {
+        let delay = backoff.next_delay();
+        tracing::warn!(sink = self.name, %error, step, wait_ms = delay.as_millis() as u64, "waiting for the log");
+        self.component.waiting(format!("{step}: {error}"));
+        self.sleep(delay);
+    }
+
+    fn sleep(&self, delay: Duration) {
+        let until = Instant::now() + delay;
+        while Instant::now() < until && !self.stopped() {
+            std::thread::sleep(STEP.max(Duration::from_millis(10)).min(delay));
+        }
+    }
+
+    fn poll_rows(&self) -> usize {
+        (self.feed.poll_bytes / self.value_bytes.max(1)).clamp(1, self.feed.poll_rows)
+    }
+
+    /// Gives waiting events to the sink; pauses the partitions when it has no room for long.
+    fn hand_over<C: Consumer>(&mut self, consumer: &mut C) {
+        let patience = Instant::now() + PATIENCE;
+        while let Some(event) = self.waiting.pop_front() {
+            match self.events.try_send(event) {
+                Ok(()) => {}
+                Err(mpsc::error::TrySendError::Closed(_)) => return,
+                Err(mpsc::error::TrySendError::Full(event)) => {
+                    self.waiting.push_front(event);
+                    if self.paused || Instant::now() > patience || self.stopped() {
+                        break;
+                    }
+                    std::thread::sleep(STEP);
+                }
+            }
+        }
+        let full = !self.waiting.is_empty();
+        if full != self.paused {
+            let started: Vec<TopicPartition> = self.next.keys().cloned().collect();
+            if full { consumer.pause(&started) } else { consumer.resume(&started) }
+            self.paused = full;
+        }
+    }
+
+    fn obey<C: Consumer>(&mut self, consumer: &mut C) -> Result<(), SinkError> {
+        while let Ok(command) = self.commands.try_recv() {
+            self.obey_one(command, consumer)?;
+        }
+        Ok(())
+    }
+
+    fn obey_one<C: Consumer>(&mut self, command: Command, consumer: &mut C) -> Result<(), SinkError> {
+        match command {
+            Command::Start(starts) => self.start(starts, consumer),
+            Command::Restart => {
+                let partitions: Vec<TopicPartition> = self.owned.iter().cloned().collect();
+                self.waiting.retain(|event| !matches!(event, Event::Batch(_)));
+                consumer.pause(&partitions);
+                self.next.clear();
+                self.waiting.push_back(Event::Assigned { partitions, again: true });
+                Ok(())
+            }
+            Command::Store { at, answer } => {
+                let _ = answer.send(self.store(consumer, &at));
+                Ok(())
+            }
+        }
+    }
+
+    /// Stores positions of partitions that are still ours: those of others would go backwards.
+    fn store<C: Consumer>(&self, consumer: &mut C, at: &[Position]) -> Result<(), LogError> {
+        let ours = |p: &&Position| {
+            self.owned.contains(&TopicPartition { topic: Arc::clone(&p.topic), partition: p.partition })
+        };
+        let at: Vec<Position> = at.iter().filter(ours).cloned().collect();
+        if at.is_empty() { Ok(()) } else { consumer.commit(&at) }
+    }
+
+    fn start<C: Consumer>(
+        &mut self,
+        starts: Vec<(TopicPartition, Start)>,
+        consumer: &mut C,
+    ) -> Result<(), SinkError> {
+        let starts: Vec<_> = starts.into_iter().filter(|(of, _)| self.owned.contains(of)).collect();
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        while !self.stopped() && !starts.is_empty() {
+            match self.try_start(&starts, consumer) {
+                Ok(()) => {
+                    self.component.ready();
+                    return Ok(());
+                }
+                Err(error) if error.fate() == Fate::Fatal => return Err(error),
+                Err(error) => self.back_off(&mut backoff, "find the offsets to begin at", &error),
+            }
+        }
+        Ok(())
+    }
+
+    fn try_start<C: Consumer>(
+        &mut self,
+        starts: &[(TopicPartition, Start)],
+        consumer: &mut C,
+    ) -> Result<(), SinkError> {
+        let partitions: Vec<TopicPartition> = starts.iter().map(|(of, _)| of.clone()).collect();
+        let committed = if starts.iter().any(|(_, start)| *start == Start::Committed) {
+            consumer.committed(&partitions)?
+        } else {
+            vec![None; partitions.len()]
+        };
+        let mut positions = Vec::with_capacity(starts.len());
+        for ((of, start), committed) in starts.iter().zip(committed) {
+            let bounds = consumer.bounds(of)?;
+            let wanted = match start {
+                Start::At(offset) => Some(*offset),
+                Start::Beginning => None,
+                Start::Committed => committed,
+            };
+            let offset = begin(of, wanted, bounds)?;
+            positions.push(Position { topic: Arc::clone(&of.topic), partition: of.partition, offset });
+        }
+        consumer.start(&positions)?;
+        for (of, position) in partitions.iter().zip(&positions) {
+            self.next.insert(of.clone(), position.offset);
+        }
+        if self.paused {
+            consumer.pause(&partitions);
+        } else {
+            consumer.resume(&partitions);
+        }
+        Ok(())
+    }
+
+    fn take<C: Consumer>(
+        &mut self,
+        polled: Polled,
+        consumer: &mut C,
+        decoder: &mut BatchDecoder,
+    ) -> Result<(), SinkError> {
+        match polled {
+            // A log that answers at once must not make this thread spin.
+            Polled::Records(records) if records.is_empty() => std::thread::sleep(Duration::from_millis(1)),
+            Polled::Records(records) => self.take_records(records, consumer, decoder)?,
+            Polled::Assigned(partitions) => {
+                self.owned.extend(partitions.iter().cloned());
+                self.waiting.push_back(Event::Assigned { partitions, again: false });
+            }
+            Polled::Revoked { partitions, lost } => {
+                self.give_back(partitions, lost, consumer)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits, within the deadline, until the sink holds nothing of the partitions that go. The sink may
+    /// store positions meanwhile.
+    fn give_back<C: Consumer>(
+        &mut self,
+        partitions: Vec<TopicPartition>,
+        lost: bool,
+        consumer: &mut C,
+    ) -> Result<(), SinkError> {
+        let (done, mut finished) = oneshot::channel();
+        let gone = partitions.clone();
+        if lost {
+            self.forget(&gone);
+        }
+        self.waiting.push_back(Event::Revoked { partitions, lost, done });
+        let deadline = Instant::now() + self.feed.drain + Duration::from_secs(1);
+        while Instant::now() < deadline && !self.stopped() {
+            while let Some(event) = self.waiting.pop_front() {
+                if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event) {
+                    self.waiting.push_front(event);
+                    break;
+                }
+            }
+            while let Ok(command) = self.commands.try_recv() {
+                self.obey_one(command, consumer)?;
+            }
+            match finished.try_recv() {
+                Err(oneshot::error::TryRecvError::Empty) => std::thread::sleep(STEP),
+                Ok(()) | Err(oneshot::error::TryRecvError::Closed) => break,
+            }
+        }
+        self.forget(&gone);
+        Ok(())
+    }
+
+    fn forget(&mut self, partitions: &[TopicPartition]) {
+        for partition in partitions {
+            self.owned.remove(partition);
+            self.next.remove(partition);
+        }
+    }
+
+    /// Decodes a poll. While the registry is away the records are let go and read again.
+    fn take_records<C: Consumer>(
+        &mut self,
+        records: Vec<Record>,
+        consumer: &mut C,
+        decoder: &mut BatchDecoder,
+    ) -> Result<(), SinkError> {
+        let bytes: usize = records.iter().filter_map(|r| r.value.as_ref()).map(bytes::Bytes::len).sum();
+        self.value_bytes = (self.value_bytes * 3 + bytes / records.len()) / 4;
+        let mut by_topic: Vec<(Arc<str>, Vec<Record>)> = Vec::new();
+        for record in records {
+            // A partition that was not started, or that is about to begin again, is not ours to read.
+            if !self.expected(&record) {
+                continue;
+            }
+            match by_topic.iter_mut().find(|(topic, _)| *topic == record.topic) {
+                Some((_, records)) => records.push(record),
+                None => by_topic.push((Arc::clone(&record.topic), vec![record])),
+            }
+        }
+        let mut failed: Option<String> = None;
+        let mut again: Vec<Position> = Vec::new();
+        for (topic, records) in by_topic {
+            let spans = self.spans(&topic, &records);
+            let decoded = if failed.is_some() {
+                None
+            } else if self.feed.plain.iter().any(|plain| **plain == *topic) {
+                Some(Batch { topic: Arc::clone(&topic), spans: spans.clone(), rows: vec![], poison: vec![], plain: records })
+            } else {
+                match decode(&topic, &records, &spans, decoder) {
+                    Ok(batch) => Some(batch),
+                    Err(error) => {
+                        failed = Some(error);
+                        None
+                    }
+                }
+            };
+            if let Some(batch) = decoded {
+                for span in &spans {
+                    let of = TopicPartition { topic: Arc::clone(&topic), partition: span.partition };
+                    self.next.insert(of, span.to);
+                }
+                self.waiting.push_back(Event::Batch(batch));
+            } else {
+                again.extend(spans.iter().map(|span| Position {
+                    topic: Arc::clone(&topic),
+                    partition: span.partition,
+                    offset: span.from,
+                }));
+            }
+        }
+        if let Some(error) = failed {
+            self.read_again(&again, &error, consumer)?;
+        }
+        Ok(())
+    }
+
+    fn expected(&self, record: &Record) -> bool {
+        let of = TopicPartition { topic: Arc::clone(&record.topic), partition: record.partition };
+        self.next.get(&of).is_some_and(|next| record.offset >= *next)
+    }
+
+    fn spans(&self, topic: &Arc<str>, records: &[Record]) -> Vec<Span> {
+        let mut spans: Vec<Span> = Vec::new();
+        for record in records {
+            match spans.iter_mut().find(|span| span.partition == record.partition) {
+                Some(span) => span.to = record.offset + 1,
+                None => {
+                    let of = TopicPartition { topic: Arc::clone(topic), partition: record.partition };
+                    let from = self.next.get(&of).copied().unwrap_or(record.offset);
+                    spans.push(Span { partition: record.partition, from, to: record.offset + 1 });
+                }
+            }
+        }
+        spans
+    }
+
+    fn read_again<C: Consumer>(
+        &mut self,
+        at: &[Position],
+        error: &str,
+        consumer: &mut C,
+    ) -> Result<(), SinkError> {
+        tracing::warn!(sink = self.name, error, "waiting for the schema registry");
+        self.component.waiting(format!("decode: {error}"));
+        self.sleep(Duration::from_secs(1));
+        match consumer.start(at) {
+            Ok(()) => {
+                self.component.ready();
+                Ok(())
+            }
+            Err(error) if error.fate() == Fate::Fatal => Err(error.into()),
+            Err(error) => {
+                // Not even the seek worked: begin again from what the store has.
+                tracing::warn!(sink = self.name, %error, "cannot go back, begins again");
+                self.obey_one(Command::Restart, consumer)
+            }
+        }
+    }
+}
+
+/// Where reading begins, or why it cannot: never silently somewhere else.
+fn begin(of: &TopicPartition, wanted: Option<i64>, (earliest, end): (i64, i64)) -> Result<i64, SinkError> {
+    let at = format!("{}-{}", of.topic, of.partition);
+    match wanted {
+        None => Ok(earliest),
+        Some(offset) if offset < earliest => Err(SinkError::Fatal(format!(
+            "{at}: offsets {offset}..{earliest} were removed by retention before this sink had read them"
+        ))),
+        Some(offset) if offset > end => Err(SinkError::Fatal(format!(
+            "{at}: the store has everything before offset {offset}, but the topic ends at {end}: was it made anew?"
+        ))),
+        Some(offset) => Ok(offset),
+    }
+}
+
+fn decode(
+    topic: &Arc<str>,
+    records: &[Record],
+    spans: &[Span],
+    decoder: &mut BatchDecoder,
+) -> Result<Batch, String> {
+    let decoded = decoder.decode(records).map_err(|error| error.to_string())?;
+    let place = |row: u32| {
+        let record = &records[row as usize];
+        Place { partition: record.partition, offset: record.offset, timestamp: record.timestamp }
+    };
+    let rows = decoded.groups.into_iter().map(|group| Rows {
+        kind: Some(group.kind),
+        places: group.rows.iter().map(|row| place(*row)).collect(),
+        batch: group.batch,
+    });
+    let poison = decoded.poison.into_iter().map(|(row, reason)| {
+        let record = &records[row as usize];
+        Poison {
+            place: place(row),
+            reason,
+            key: record.key.clone(),
+            original: record.value.clone().unwrap_or_default(),
+            headers: record.headers.clone(),
+        }
+    });
+    Ok(Batch {
+        topic: Arc::clone(topic),
+        spans: spans.to_vec(),
+        rows: rows.collect(),
+        poison: poison.collect(),
+        plain: Vec::new(),
+    })
+}

@@ -1,0 +1,81 @@
+//! Feeds a bridge over MQTT: several agents, each on a connection of its own, with or without arrays.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use rumqttc::mqttbytes::v5::Packet;
+use rumqttc::{AsyncClient, Event as MqttEvent, MqttOptions, PublishOptions};
+use schemas::mqtt;
+
+use super::fill::{Fill, agent_id};
+use crate::servers::variable;
+
+/// Publishes the load and waits until the broker has acknowledged all of it. Events of one message: `together`.
+pub async fn publish(fill: Fill, together: usize) -> anyhow::Result<()> {
+    let mut seqs = vec![[0_i64; 3]; usize::try_from(fill.agents)?];
+    let mut messages: Vec<Vec<(String, Bytes)>> = vec![Vec::new(); seqs.len()];
+    let mut open: Vec<Vec<Vec<u8>>> = vec![Vec::new(); seqs.len()];
+    for n in 0..fill.events {
+        let event = fill.event(n, &mut seqs)?;
+        let at = usize::try_from(n % fill.agents)?;
+        let json = serde_json::to_vec(&event)?;
+        if together <= 1 {
+            messages[at].push((mqtt::event_topic(&event.agent_id, &event.event_type), json.into()));
+            continue;
+        }
+        open[at].push(json);
+        if open[at].len() >= together {
+            messages[at].push((mqtt::batch_topic(&event.agent_id), array(&mut open[at])));
+        }
+    }
+    for (at, rest) in open.iter_mut().enumerate().filter(|(_, rest)| !rest.is_empty()) {
+        messages[at].push((mqtt::batch_topic(&agent_id(at as u64)), array(rest)));
+    }
+    let mut senders = tokio::task::JoinSet::new();
+    for (at, messages) in messages.into_iter().enumerate() {
+        senders.spawn(connection(agent_id(at as u64), messages));
+    }
+    while let Some(done) = senders.join_next().await {
+        done??;
+    }
+    Ok(())
+}
+
+fn array(events: &mut Vec<Vec<u8>>) -> Bytes {
+    let mut text = vec![b'['];
+    text.extend(events.join(&b','));
+    text.push(b']');
+    events.clear();
+    text.into()
+}
+
+async fn connection(agent: String, messages: Vec<(String, Bytes)>) -> anyhow::Result<()> {
+    let mut options = MqttOptions::new(&agent, (variable("VARTA_MQTT_HOST")?, variable("VARTA_MQTT_PORT")?.parse::<u16>()?));
+    options.set_credentials(variable("VARTA_MQTT_USER_AGENT")?, variable("VARTA_MQTT_PASSWORD_AGENT")?);
+    options.set_keep_alive(30).set_clean_start(true).set_outgoing_inflight_upper_limit(500);
+    let (client, mut events) = AsyncClient::builder(options).capacity(1000).build();
+    let expected = messages.len();
+    let feeder = {
+        let client = client.clone();
+        tokio::spawn(async move {
+            for (topic, payload) in messages {
+                client.publish(topic, payload, PublishOptions::at_least_once()).await?;
+            }
+            anyhow::Ok(())
+        })
+    };
+    let mut acknowledged = 0;
+    while acknowledged < expected {
+        let event = tokio::time::timeout(Duration::from_secs(60), events.poll())
+            .await
+            .with_context(|| format!("{acknowledged} of {expected} messages acknowledged, then nothing for 60 s"))??;
+        if matches!(event, MqttEvent::Incoming(Packet::PubAck(_))) {
+            acknowledged += 1;
+        }
+    }
+    feeder.await??;
+    client.disconnect().await.ok();
+    let _ = tokio::time::timeout(Duration::from_millis(300), events.poll()).await;
+    Ok(())
+}

@@ -69,6 +69,8 @@ fn run(config: AgentConfig) -> anyhow::Result<()> {
     runtime.block_on(async {
         let shutdown = Shutdown::new();
         on_signals(&shutdown);
+        // The task that listens must have begun before anything is opened.
+        tokio::task::yield_now().await;
         edge_agent::run(config, shutdown).await
     })?;
     Ok(())

@@ -14,9 +14,9 @@ use eventlog::{
 use parking_lot::Mutex;
 use schemas::{
     family::Family,
+    record::RecordKind,
     topics::Topics,
     translate::{Clock, Context, Translator},
-    record::RecordKind,
     wire,
 };
 
@@ -39,7 +39,13 @@ impl World {
         let (log, topics) = (MemoryLog::new(), Topics::default());
         log.create_topics(&topics.all(), partitions).unwrap();
         log.set_time(NOW / 1000);
-        Self { log, registry, ids, topics, translator: Translator::new() }
+        Self {
+            log,
+            registry,
+            ids,
+            topics,
+            translator: Translator::new(),
+        }
     }
 
     /// The framed Avro of an event of host_metrics.
@@ -54,14 +60,17 @@ impl World {
     /// The framed Avro of any event.
     pub(crate) fn event(&self, json: &str) -> Bytes {
         let mut mint = || "minted".to_owned();
+        let parsed: serde_json::Value = serde_json::from_str(json).unwrap();
         let context = Context {
-            topic_agent: serde_json::from_str::<serde_json::Value>(json).unwrap()["agent_id"].as_str().unwrap(),
+            topic_agent: parsed["agent_id"].as_str().unwrap(),
             topic_event_type: None,
             received_at: NOW + 1_000_000,
             sent_at: None,
             mint: &mut mint,
         };
-        let rows = self.translator.message(&Bytes::copy_from_slice(json.as_bytes()), context);
+        let rows = self
+            .translator
+            .message(&Bytes::copy_from_slice(json.as_bytes()), context);
         let row = rows.into_iter().next().unwrap().unwrap();
         self.framed(RecordKind::Family(row.family), &row.datum)
     }
@@ -85,18 +94,28 @@ impl World {
 
     /// Appends a record to a partition.
     pub(crate) fn send(&self, topic: &str, partition: i32, value: Bytes) {
-        let appender = self.log.appender(Box::new(|_, outcome| assert!(outcome.is_ok()))).unwrap();
-        appender.append(NewRecord::keyed(topic, "key", value).to_partition(partition), 0).unwrap();
+        let appender = self
+            .log
+            .appender(Box::new(|_, outcome| assert!(outcome.is_ok())))
+            .unwrap();
+        appender
+            .append(NewRecord::keyed(topic, "key", value).to_partition(partition), 0)
+            .unwrap();
         appender.flush(Duration::from_secs(1)).unwrap();
     }
 
     /// `count` events of agent `a<partition>` to the topic of host metrics, `seq` from `from`.
     pub(crate) fn send_metrics(&self, partition: i32, from: i64, count: i64) {
         let topic = self.topics.events(Family::HostMetrics);
-        let appender = self.log.appender(Box::new(|_, outcome| assert!(outcome.is_ok()))).unwrap();
+        let appender = self
+            .log
+            .appender(Box::new(|_, outcome| assert!(outcome.is_ok())))
+            .unwrap();
         for seq in from..from + count {
             let value = self.metric(&format!("a{partition}"), seq, NOW + seq * 1000);
-            appender.append(NewRecord::keyed(&*topic, "key", value).to_partition(partition), 0).unwrap();
+            appender
+                .append(NewRecord::keyed(&*topic, "key", value).to_partition(partition), 0)
+                .unwrap();
         }
         appender.flush(Duration::from_secs(5)).unwrap();
     }

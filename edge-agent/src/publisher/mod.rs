@@ -102,6 +102,7 @@ pub struct Publisher {
     /// Confirmed ranges that the outbox could not remove; tried again with the next.
     unremoved: Vec<LaneRange>,
     lost_at: Option<Instant>,
+    leaving: bool,
 }
 
 enum Ended {
@@ -125,6 +126,7 @@ impl Publisher {
             packets: HashMap::new(),
             unremoved: Vec::new(),
             lost_at: Some(Instant::now()),
+            leaving: false,
             parts,
         }
     }
@@ -147,6 +149,10 @@ impl Publisher {
                 }
             };
             let Ended::Lost(why) = ended else { return Ok(()) };
+            if self.leaving {
+                // The connection ends because we said goodbye.
+                return Ok(());
+            }
             self.disconnected(&why, attempts);
             if shutdown.is_requested() {
                 tracing::warn!(%why, queued_rows = self.parts.outbox.stats().all_rows(), "stopping without a broker, events stay in the outbox");
@@ -435,6 +441,7 @@ impl Publisher {
         let left = self.parts.outbox.stats().all_rows();
         tracing::info!(unconfirmed_rows = self.window.open_rows(), queued_rows = left, "stopping, what is queued stays in the outbox");
         self.publish_status(client, Status::Stopped, connection).await;
+        self.leaving = true;
         if let Err(error) = client.disconnect().await {
             tracing::warn!(%error, "cannot say goodbye to the broker");
             return Ended::Settled;

@@ -7,11 +7,13 @@ use bridge::BridgeConfig;
 use eventlog::kafka::KafkaConfig;
 use eventlog::registry::RegistryConfig;
 use processors::ProcessConfig;
-use runtime::config::{Check, Problems};
+use runtime::config::{Check, Problems, key};
 use runtime::logging::LogConfig;
 use schemas::topics::Topics;
 use serde::Deserialize;
-use sinks::SinksConfig;
+use sinks::influx::InfluxConfig;
+use sinks::lake::LakeConfig;
+use sinks::postgres::PostgresConfig;
 
 /// Everything that `varta` can be told; each section is described in the reference of its crate.
 #[derive(Debug, Default, Deserialize)]
@@ -35,6 +37,26 @@ pub struct Config {
     pub log: LogConfig,
     /// How a process ends.
     pub shutdown: ShutdownConfig,
+}
+
+/// Destinations, a section each.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SinksConfig {
+    /// Delta tables of Parquet files.
+    pub lake: LakeConfig,
+    /// Time series.
+    pub influx: InfluxConfig,
+    /// Tables.
+    pub postgres: PostgresConfig,
+}
+
+impl Check for SinksConfig {
+    fn check(&self, at: &str, problems: &mut Problems) {
+        self.lake.check(&key(at, "lake"), problems);
+        self.influx.check(&key(at, "influx"), problems);
+        self.postgres.check(&key(at, "postgres"), problems);
+    }
 }
 
 /// Names and sizes of the topics.
@@ -91,22 +113,21 @@ impl Config {
 
 impl Check for Config {
     fn check(&self, at: &str, problems: &mut Problems) {
-        let path = |section: &str| if at.is_empty() { section.to_owned() } else { format!("{at}.{section}") };
-        self.kafka.check(&path("kafka"), problems);
-        self.registry.check(&path("registry"), problems);
-        self.bridge.check(&path("bridge"), problems);
-        self.process.check(&path("process"), problems);
-        self.sinks.check(&path("sinks"), problems);
+        self.kafka.check(&key(at, "kafka"), problems);
+        self.registry.check(&key(at, "registry"), problems);
+        self.bridge.check(&key(at, "bridge"), problems);
+        self.process.check(&key(at, "process"), problems);
+        self.sinks.check(&key(at, "sinks"), problems);
         if self.topics.partitions < 1 {
             problems.add(
-                &path("topics.partitions"),
+                &key(at, "topics.partitions"),
                 format!("{} partitions", self.topics.partitions),
                 Some("at least 1".into()),
             );
         }
         if !self.http.listen.is_empty() && self.http.listen.parse::<std::net::SocketAddr>().is_err() {
             problems.add(
-                &path("http.listen"),
+                &key(at, "http.listen"),
                 format!("{:?} is not an address with a port", self.http.listen),
                 Some("for example 127.0.0.1:9464, or empty for none".into()),
             );

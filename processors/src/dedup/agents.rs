@@ -17,7 +17,7 @@ pub const MAX_SESSIONS: usize = 16;
 
 const NAME: &str = "agents";
 /// Lanes that have sequences: critical, normal, bulk.
-pub const LANES: usize = 3;
+pub(super) const LANES: usize = 3;
 
 /// One run of an agent.
 #[derive(Clone, Debug, PartialEq, Eq)]

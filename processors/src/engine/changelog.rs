@@ -34,24 +34,24 @@ pub enum ChangelogError {
 
 /// Where one operator's changelog stands.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Standing {
+pub(crate) struct Standing {
     /// Current generation.
-    pub generation: u32,
+    pub(crate) generation: u32,
     /// Number of the next chunk in it.
-    pub next_number: u32,
+    pub(crate) next_number: u32,
     /// Bytes written in this generation after its snapshot.
-    pub delta_bytes: usize,
+    pub(crate) delta_bytes: usize,
     /// Bytes of all rows in this generation, less what each chunk costs by itself.
-    pub row_bytes: usize,
+    pub(crate) row_bytes: usize,
     /// Rows in this generation.
-    pub rows: usize,
+    pub(crate) rows: usize,
     /// Older chunks that are still to be tombstoned: generation and how many numbers it used.
-    pub stale: Vec<(u32, u32)>,
+    pub(crate) stale: Vec<(u32, u32)>,
 }
 
 /// The changelog writer of one partition.
 #[derive(Debug)]
-pub struct Changelog {
+pub(crate) struct Changelog {
     topic: Arc<str>,
     partition: i32,
     standings: BTreeMap<String, Standing>,
@@ -60,7 +60,7 @@ pub struct Changelog {
 
 impl Changelog {
     /// A writer that goes on from `standings` (empty for a new partition).
-    pub fn new(topic: Arc<str>, partition: i32, standings: BTreeMap<String, Standing>) -> Self {
+    pub(crate) fn new(topic: Arc<str>, partition: i32, standings: BTreeMap<String, Standing>) -> Self {
         Self { topic, partition, standings, small: SMALL }
     }
 
@@ -71,7 +71,7 @@ impl Changelog {
     }
 
     /// The records of one commit: changes of each operator, then the note of the next input offset.
-    pub fn commit(
+    pub(crate) fn commit(
         &mut self,
         operators: Vec<&mut dyn Operator>,
         next_offset: i64,

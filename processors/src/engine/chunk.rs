@@ -22,7 +22,7 @@ const FIXED: usize = 2 + 1 + 1 + 8 + 8 + 2;
 pub const MAX_CHUNK_BYTES: usize = 512 * 1024;
 
 /// Name under which each commit notes the next input offset; not an operator.
-pub const OFFSET: &str = "_offset";
+pub(crate) const OFFSET: &str = "_offset";
 
 /// A chunk that cannot be read or written.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -80,12 +80,12 @@ impl Header {
 }
 
 /// Key of a chunk: `operator/generation/number`.
-pub fn key(operator: &str, generation: u32, number: u32) -> Bytes {
+pub(crate) fn key(operator: &str, generation: u32, number: u32) -> Bytes {
     Bytes::from(format!("{operator}/{generation}/{number}"))
 }
 
 /// Reads a key back; needed for tombstones, which have nothing but their key.
-pub fn parse_key(key: &[u8]) -> Option<(&str, u32, u32)> {
+pub(crate) fn parse_key(key: &[u8]) -> Option<(&str, u32, u32)> {
     let mut parts = std::str::from_utf8(key).ok()?.rsplitn(3, '/');
     let number = parts.next()?.parse().ok()?;
     let generation = parts.next()?.parse().ok()?;
@@ -93,12 +93,12 @@ pub fn parse_key(key: &[u8]) -> Option<(&str, u32, u32)> {
 }
 
 /// A header without rows.
-pub fn encode_header(header: &Header) -> Bytes {
+pub(crate) fn encode_header(header: &Header) -> Bytes {
     Bytes::from(header.write())
 }
 
 /// Header and rows.
-pub fn encode(header: &Header, rows: &RecordBatch) -> Result<Bytes, ChunkError> {
+pub(crate) fn encode(header: &Header, rows: &RecordBatch) -> Result<Bytes, ChunkError> {
     let mut writer =
         StreamWriter::try_new(header.write(), &rows.schema()).map_err(|error| ChunkError::Rows(error.to_string()))?;
     writer.write(rows).map_err(|error| ChunkError::Rows(error.to_string()))?;
@@ -132,7 +132,7 @@ pub fn decode(value: &Bytes) -> Result<(Header, Bytes), ChunkError> {
 }
 
 /// Reads the rows of a chunk.
-pub fn rows(bytes: &Bytes) -> Result<Vec<RecordBatch>, ChunkError> {
+pub(crate) fn rows(bytes: &Bytes) -> Result<Vec<RecordBatch>, ChunkError> {
     if bytes.is_empty() {
         return Ok(Vec::new());
     }

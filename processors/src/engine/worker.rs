@@ -509,7 +509,8 @@ impl<L: Log, J: Job> Worker<L, J> {
             Polled::Revoked { partitions, lost } => {
                 tracing::info!(partitions = partitions.len(), lost, "partitions revoked");
                 // Until the next poll they are still ours, unless lost: finish what is ready, or take it back.
-                if !lost && !keep_open && self.commit().is_err() || lost {
+                let finished = !lost && (keep_open || self.commit().is_ok());
+                if !finished {
                     self.abort()?;
                 }
                 if let Some(session) = &mut self.session

@@ -7,7 +7,7 @@ use arrow::array::BooleanArray;
 use arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
 use datafusion::logical_expr::{
-    ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDFImpl, Signature, TypeSignature, Volatility,
 };
 
 use super::lists::Lists;
@@ -35,10 +35,11 @@ impl Hash for InList {
 
 impl InList {
     pub(super) fn new(lists: Arc<Lists>) -> Self {
-        Self {
-            signature: Signature::string(2, Volatility::Immutable),
-            lists,
-        }
+        // the list stays the literal that it is: a coerced one would be a cast, which is no literal at planning
+        let texts = [DataType::Utf8, DataType::Utf8View, DataType::LargeUtf8];
+        let signatures = texts.map(|text| TypeSignature::Exact(vec![text, DataType::Utf8]));
+        let signature = Signature::one_of(signatures.to_vec(), Volatility::Immutable);
+        Self { signature, lists }
     }
 }
 

@@ -101,10 +101,10 @@ impl FamilyPlan {
             match role {
                 Role::Column(at) => columns[*at] = Arc::clone(column),
                 Role::Flag(name) if column.as_boolean().has_true() => {
-                    raised.push((name, column.as_boolean()))
+                    raised.push((name, column.as_boolean()));
                 }
                 Role::Drop(rule) if column.as_boolean().has_true() => {
-                    dropping.push((rule, column.as_boolean()))
+                    dropping.push((rule, column.as_boolean()));
                 }
                 Role::Flag(_) | Role::Drop(_) => {}
             }
@@ -138,13 +138,14 @@ fn is_true(column: &BooleanArray, row: usize) -> bool {
 /// Which rows go, and how many by the first rule that drops each.
 fn decide(rows: usize, dropping: &[(&String, &BooleanArray)]) -> (BooleanArray, Vec<(String, u64)>) {
     let mut counts = vec![0_u64; dropping.len()];
-    let drop = BooleanArray::from_iter((0..rows).map(|row| {
+    let verdicts = (0..rows).map(|row| {
         let by = dropping.iter().position(|(_, column)| is_true(column, row));
         if let Some(rule) = by {
             counts[rule] += 1;
         }
         Some(by.is_some())
-    }));
+    });
+    let drop = verdicts.collect::<BooleanArray>();
     let counted = dropping.iter().zip(counts).filter(|(_, count)| *count > 0);
     (
         drop,
@@ -176,9 +177,9 @@ fn with_flags(before: &ArrayRef, raised: &[(&String, &BooleanArray)]) -> ArrayRe
             }
         }
         if flags.is_empty() {
-            result.append_null()
+            result.append_null();
         } else {
-            result.append_value(flags.join(","))
+            result.append_value(flags.join(","));
         }
     }
     Arc::new(result.finish())

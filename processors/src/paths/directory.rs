@@ -38,22 +38,19 @@ impl Directory {
     }
 
     fn leads_to(&self, path: &Path<'_>) -> bool {
-        let posix = match (self.root, path.root()) {
-            (Root::Posix, Root::Posix) => true,
-            (Root::Drive(own), Root::Drive(other)) if own == other => false,
-            (Root::AnyDrive, Root::Drive(b'C') | Root::AnyDrive) | (Root::Drive(b'C'), Root::AnyDrive) => {
-                false
-            }
-            (Root::Share, Root::Share) | (Root::Removable, Root::Removable) => false,
-            _ => return false,
+        let same_root = match (self.root, path.root()) {
+            (Root::AnyDrive, Root::Drive(letter)) | (Root::Drive(letter), Root::AnyDrive) => letter == b'C',
+            (own, other) => own == other,
         };
-        self.segments.iter().zip(path.segments()).all(|(own, other)| {
-            own == "*"
-                || if posix {
-                    own == other
-                } else {
-                    same_name(own, other)
-                }
-        })
+        let posix = self.root == Root::Posix;
+        same_root
+            && self.segments.iter().zip(path.segments()).all(|(own, other)| {
+                own == "*"
+                    || if posix {
+                        own == other
+                    } else {
+                        same_name(own, other)
+                    }
+            })
     }
 }

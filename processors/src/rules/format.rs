@@ -16,7 +16,7 @@ use super::template::Template;
 use crate::functions::{Functions, Lists};
 
 /// The only windows and groups that there are so far.
-const WINDOW: Duration = Duration::from_secs(60);
+const WINDOW: Duration = Duration::from_mins(1);
 const GROUP_BY: &str = "agent_id";
 
 /// What rules may refer to.

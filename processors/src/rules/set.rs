@@ -156,12 +156,12 @@ fn hash(rules: &[Rule], lists: &Lists) -> String {
         .collect();
     // structs serialise in the order of their fields, maps here are sorted; none of it can fail
     let canonical = serde_json::to_vec(&Canonical { rules, lists }).unwrap_or_default();
-    Sha256::digest(canonical)
+    let digest = Sha256::digest(canonical);
+    digest
         .iter()
-        .fold(String::with_capacity(64), |mut text, byte| {
-            text.push_str(&format!("{byte:02x}"));
-            text
-        })
+        .map(|byte| format!("{byte:02x}"))
+        .collect::<Vec<_>>()
+        .concat()
 }
 
 fn read_all(directory: &Path, extension: &str, problems: &mut Vec<RuleProblem>) -> Vec<(String, String)> {

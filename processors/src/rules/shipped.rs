@@ -3,6 +3,10 @@
 /// Rule files by name.
 pub(super) const RULES: &[(&str, &str)] = &[
     (
+        "agent-identity.yaml",
+        include_str!("../../rules/agent-identity.yaml"),
+    ),
+    (
         "cpu-sustained.yaml",
         include_str!("../../rules/cpu-sustained.yaml"),
     ),

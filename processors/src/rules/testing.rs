@@ -208,10 +208,6 @@ pub fn rows_of(kind: RecordKind, rows: &[Value]) -> Result<RecordBatch, ArrowErr
     Ok(decoder.flush()?.unwrap_or_else(|| RecordBatch::new_empty(schema)))
 }
 
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "it is used as the function of map_err"
-)]
 fn text_of(error: impl fmt::Display) -> String {
     error.to_string()
 }

@@ -1,6 +1,7 @@
 //! What several tests need.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::LazyLock;
 
 use apache_avro::Schema;
 use apache_avro::reader::datum::GenericDatumReader;
@@ -13,6 +14,14 @@ use schemas::translate::{Context, Refused, Row, Translator};
 use serde_json::{Map, Value, json};
 
 pub(crate) const RECEIVED_AT: i64 = 1_732_147_202_000_000;
+
+static TRANSLATOR: LazyLock<Translator> = LazyLock::new(Translator::new);
+static SCHEMAS: LazyLock<HashMap<RecordKind, Schema>> = LazyLock::new(|| {
+    RecordKind::ALL
+        .into_iter()
+        .map(|kind| (kind, Schema::parse_str(kind.avsc()).unwrap()))
+        .collect()
+});
 
 pub(crate) fn translate(payload: &[u8]) -> Vec<Result<Row, Refused>> {
     let mut minted = 0;
@@ -27,7 +36,7 @@ pub(crate) fn translate(payload: &[u8]) -> Vec<Result<Row, Refused>> {
         sent_at: Some(RECEIVED_AT - 1),
         mint: &mut mint,
     };
-    Translator::new().message(&Bytes::copy_from_slice(payload), ctx)
+    TRANSLATOR.message(&Bytes::copy_from_slice(payload), ctx)
 }
 
 pub(crate) fn translate_sample(sample: Sample, payload: &[u8]) -> Vec<Result<Row, Refused>> {
@@ -43,9 +52,10 @@ pub(crate) fn translate_sample(sample: Sample, payload: &[u8]) -> Vec<Result<Row
         sent_at: None,
         mint: &mut mint,
     };
-    Translator::new().sample(sample, &Bytes::copy_from_slice(payload), ctx)
+    TRANSLATOR.sample(sample, &Bytes::copy_from_slice(payload), ctx)
 }
 
+#[expect(clippy::result_large_err, reason = "what the translator returns")]
 pub(crate) fn one(payload: &str) -> Result<Row, Refused> {
     let mut results = translate(payload.as_bytes());
     assert_eq!(results.len(), 1);
@@ -77,8 +87,7 @@ pub(crate) fn sound_without(names: &[&str]) -> String {
 
 /// Decodes by apache-avro, and demands that nothing is left over.
 pub(crate) fn decode(kind: RecordKind, datum: &[u8]) -> BTreeMap<String, Avro> {
-    let schema = Schema::parse_str(kind.avsc()).unwrap();
-    let reader = GenericDatumReader::builder(&schema).build().unwrap();
+    let reader = GenericDatumReader::builder(&SCHEMAS[&kind]).build().unwrap();
     let mut rest = datum;
     let Avro::Record(fields) = reader.read_value(&mut rest).unwrap() else {
         panic!("a record")
@@ -96,7 +105,7 @@ pub(crate) fn decode_row(row: &Row) -> BTreeMap<String, Avro> {
 
 fn flat(value: Avro) -> Avro {
     match value {
-        Avro::Union(_, inner) => *inner,
+        Avro::Union(_, inner) => flat(*inner),
         Avro::TimestampMicros(micros) => Avro::Long(micros),
         other => other,
     }

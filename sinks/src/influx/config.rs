@@ -66,7 +66,16 @@ pub struct InfluxConfig {
 
 impl Default for InfluxConfig {
     fn default() -> Self {
-        let skip = ["extra", "command_line", "parameters", "title", "url", "document", "payload", "pids"];
+        let skip = [
+            "extra",
+            "command_line",
+            "parameters",
+            "title",
+            "url",
+            "document",
+            "payload",
+            "pids",
+        ];
         Self {
             enabled: true,
             url: "http://127.0.0.1:8086".to_owned(),

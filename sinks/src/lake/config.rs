@@ -55,7 +55,7 @@ pub struct LakeConfig {
 
 impl Default for LakeConfig {
     fn default() -> Self {
-        const DAY: Duration = Duration::from_secs(86_400);
+        const DAY: Duration = Duration::from_hours(24);
         Self {
             enabled: true,
             root: ".varta/lake".to_owned(),
@@ -65,7 +65,7 @@ impl Default for LakeConfig {
             app: "varta".to_owned(),
             commit_rows: 500_000,
             commit_bytes: ByteSize::mib(128),
-            commit_age: Duration::from_secs(60),
+            commit_age: Duration::from_mins(1),
             memory: ByteSize::mib(256),
             poll_rows: 4096,
             poll_bytes: ByteSize::mib(4),
@@ -99,7 +99,11 @@ impl Check for LakeConfig {
             }
         }
         if !(1..=22).contains(&self.zstd_level) {
-            problems.add(key(at, "zstd_level"), "must be between 1 and 22", Some("3".to_owned()));
+            problems.add(
+                key(at, "zstd_level"),
+                "must be between 1 and 22",
+                Some("3".to_owned()),
+            );
         }
     }
 }

@@ -18,7 +18,10 @@ pub(super) struct Believable {
 impl Believable {
     pub(super) fn new(oldest: Duration, ahead: Duration) -> Self {
         let micros = |limit: Duration| i64::try_from(limit.as_micros()).unwrap_or(i64::MAX);
-        Self { oldest: micros(oldest), ahead: micros(ahead) }
+        Self {
+            oldest: micros(oldest),
+            ahead: micros(ahead),
+        }
     }
 
     /// Days since 1970-01-01 (UTC) of a row's partition, and whether its arrival decided because the
@@ -46,7 +49,7 @@ mod tests {
     const NOW: i64 = 1_763_683_200_000_000; // 2025-11-21T00:00:00Z
 
     fn limits() -> Believable {
-        Believable::new(Duration::from_secs(400 * 86_400), Duration::from_secs(2 * 86_400))
+        Believable::new(400 * Duration::from_hours(24), Duration::from_hours(48))
     }
 
     #[test]

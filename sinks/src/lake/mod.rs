@@ -53,9 +53,11 @@ pub async fn run<L: Log>(
         return Ok(());
     }
     let tables = tables(&topics);
-    let (plain, decoded): (Vec<_>, Vec<_>) =
-        tables.iter().partition(|(_, _, content)| *content == Content::Records);
-    let names = |of: Vec<&(String, Arc<str>, Content)>| of.iter().map(|(_, topic, _)| topic.to_string()).collect();
+    let (plain, decoded): (Vec<_>, Vec<_>) = tables
+        .iter()
+        .partition(|(_, _, content)| *content == Content::Records);
+    let names =
+        |of: Vec<&(String, Arc<str>, Content)>| of.iter().map(|(_, topic, _)| topic.to_string()).collect();
     let feed = Feed {
         group: config.group.clone(),
         instance: config.instance.clone(),
@@ -66,21 +68,33 @@ pub async fn run<L: Log>(
         drain: config.drain,
     };
     let letters = DeadLetters::open(&log, &topics, "lake")?;
-    runner::run(LakeSink::new(config, tables, letters)?, feed, log, registry, health, shutdown).await
+    runner::run(
+        LakeSink::new(config, tables, letters)?,
+        feed,
+        log,
+        registry,
+        health,
+        shutdown,
+    )
+    .await
 }
 
 /// Every table with its topic.
 fn tables(topics: &Topics) -> Vec<(String, Arc<str>, Content)> {
-    let mut tables = vec![("raw".to_owned(), Arc::from(topics.raw()), Content::Raw)];
+    let mut tables = vec![("raw".to_owned(), topics.raw(), Content::Raw)];
     for family in Family::ALL {
         let content = Content::Kind(RecordKind::Family(family));
-        tables.push((family.name().to_owned(), Arc::from(topics.events(family)), content));
+        tables.push((family.name().to_owned(), topics.events(family), content));
     }
     let content = Content::Kind(RecordKind::Feature1m);
-    tables.push(("features_1m".to_owned(), Arc::from(topics.features("1m")), content));
-    tables.push(("alerts".to_owned(), Arc::from(topics.alerts()), Content::Kind(RecordKind::Alert)));
-    tables.push(("late".to_owned(), Arc::from(topics.late()), Content::Records));
-    tables.push(("dead_letters".to_owned(), Arc::from(topics.dlq()), Content::Records));
+    tables.push(("features_1m".to_owned(), topics.features("1m"), content));
+    tables.push((
+        "alerts".to_owned(),
+        topics.alerts(),
+        Content::Kind(RecordKind::Alert),
+    ));
+    tables.push(("late".to_owned(), topics.late(), Content::Records));
+    tables.push(("dead_letters".to_owned(), topics.dlq(), Content::Records));
     tables
 }
 
@@ -108,12 +122,23 @@ impl LakeSink {
             let writer = TableWriter::new(name, Arc::clone(&topic), &config.app, content, writing.clone())?;
             writers.insert(topic, writer);
         }
-        let root = Root { location: config.root.clone(), options: config.options.clone() };
-        Ok(Self { config, root, letters, tables: writers })
+        let root = Root {
+            location: config.root.clone(),
+            options: config.options.clone(),
+        };
+        Ok(Self {
+            config,
+            root,
+            letters,
+            tables: writers,
+        })
     }
 
     fn memory(&self) -> u64 {
-        self.tables.values().map(|table| table.held().bytes() as u64).sum()
+        self.tables
+            .values()
+            .map(|table| table.held().bytes() as u64)
+            .sum()
     }
 
     fn is_full(&self, table: &TableWriter) -> bool {
@@ -145,7 +170,10 @@ impl Sink for LakeSink {
     async fn starts(&mut self, of: &[TopicPartition]) -> Result<Vec<Start>, SinkError> {
         let mut partitions: BTreeMap<Arc<str>, Vec<i32>> = BTreeMap::new();
         for of in of {
-            partitions.entry(Arc::clone(&of.topic)).or_default().push(of.partition);
+            partitions
+                .entry(Arc::clone(&of.topic))
+                .or_default()
+                .push(of.partition);
         }
         let mut found: BTreeMap<(Arc<str>, i32), Start> = BTreeMap::new();
         for (topic, partitions) in partitions {
@@ -157,7 +185,10 @@ impl Sink for LakeSink {
             }
         }
         let start = |of: &TopicPartition| found.get(&(Arc::clone(&of.topic), of.partition)).copied();
-        Ok(of.iter().map(|of| start(of).unwrap_or(Start::Beginning)).collect())
+        Ok(of
+            .iter()
+            .map(|of| start(of).unwrap_or(Start::Beginning))
+            .collect())
     }
 
     async fn accept(&mut self, mut batch: Batch) -> Result<(), SinkError> {
@@ -172,10 +203,15 @@ impl Sink for LakeSink {
 
     fn due(&self) -> Option<Instant> {
         let now = Instant::now();
-        if self.memory() > self.config.memory.bytes() || self.tables.values().any(|table| self.is_full(table)) {
+        if self.memory() > self.config.memory.bytes() || self.tables.values().any(|table| self.is_full(table))
+        {
             return Some(now);
         }
-        self.tables.values().filter_map(|table| table.held().since()).min().map(|at| at + self.config.commit_age)
+        self.tables
+            .values()
+            .filter_map(|table| table.held().since())
+            .min()
+            .map(|at| at + self.config.commit_age)
     }
 
     async fn flush(&mut self, how: Flush) -> Result<Vec<Position>, SinkError> {
@@ -193,7 +229,9 @@ impl Sink for LakeSink {
         }
         while self.memory() > self.config.memory.bytes() {
             let fullest = self.tables.values_mut().max_by_key(|table| table.held().bytes());
-            let Some(table) = fullest.filter(|table| !table.held().is_empty()) else { break };
+            let Some(table) = fullest.filter(|table| !table.held().is_empty()) else {
+                break;
+            };
             table.commit(&self.letters).await?;
         }
         metrics::gauge!("varta_sinks_held_bytes", "sink" => "lake").set(self.memory() as f64);
@@ -202,8 +240,11 @@ impl Sink for LakeSink {
 
     fn discard(&mut self, of: &[TopicPartition]) {
         for (topic, table) in &mut self.tables {
-            let partitions: Vec<i32> =
-                of.iter().filter(|of| of.topic == *topic).map(|of| of.partition).collect();
+            let partitions: Vec<i32> = of
+                .iter()
+                .filter(|of| of.topic == *topic)
+                .map(|of| of.partition)
+                .collect();
             if !partitions.is_empty() {
                 table.discard(&partitions);
             }
@@ -212,4 +253,4 @@ impl Sink for LakeSink {
 }
 
 /// How long an upload may take before it is tried again.
-const UPLOAD: Duration = Duration::from_secs(120);
+const UPLOAD: Duration = Duration::from_mins(2);

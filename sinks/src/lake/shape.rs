@@ -59,8 +59,12 @@ impl Shape {
         let (fields, agent, time, tie) = match content {
             Content::Raw => {
                 let schema = arrow_schema(RecordKind::Family(Family::CustomEvent));
-                let mut fields: Vec<Field> =
-                    schema.fields().iter().take(envelope_len(&schema)?).map(|field| nullable(field)).collect();
+                let mut fields: Vec<Field> = schema
+                    .fields()
+                    .iter()
+                    .take(envelope_len(&schema)?)
+                    .map(|field| nullable(field))
+                    .collect();
                 fields.push(Field::new("family", DataType::Utf8, true));
                 fields.push(Field::new("body", DataType::Utf8, true));
                 (fields, "agent_id", "event_time", "seq")
@@ -77,7 +81,9 @@ impl Shape {
         };
         let schema = Schema::new(fields);
         let index = |name: &str| {
-            schema.index_of(name).map_err(|_| SinkError::Fatal(format!("no column `{name}` to sort by")))
+            schema
+                .index_of(name)
+                .map_err(|_| SinkError::Fatal(format!("no column `{name}` to sort by")))
         };
         Ok(Self {
             content,
@@ -148,8 +154,11 @@ impl Shape {
         }
         let text = |bytes: &bytes::Bytes| String::from_utf8_lossy(bytes).into_owned();
         let headers = |record: &Record| {
-            let pairs: Vec<(&str, String)> =
-                record.headers.iter().map(|(name, value)| (name.as_str(), text(value))).collect();
+            let pairs: Vec<(&str, String)> = record
+                .headers
+                .iter()
+                .map(|(name, value)| (name.as_str(), text(value)))
+                .collect();
             serde_json::to_string(&pairs).unwrap_or_default()
         };
         let columns: Vec<ArrayRef> = vec![
@@ -162,21 +171,34 @@ impl Shape {
                 )
                 .with_timezone("UTC"),
             ),
-            Arc::new(records.iter().map(|r| r.key.as_ref().map(text)).collect::<StringArray>()),
+            Arc::new(
+                records
+                    .iter()
+                    .map(|r| r.key.as_ref().map(text))
+                    .collect::<StringArray>(),
+            ),
             Arc::new(values.finish()),
             Arc::new(StringArray::from_iter_values(records.iter().map(headers))),
         ];
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns)
             .map_err(|error| SinkError::Fatal(format!("records do not fit their table: {error}")))?;
-        let place =
-            |r: &Record| Place { partition: r.partition, offset: r.offset, timestamp: r.timestamp };
-        Ok(Rows { kind: None, batch, places: records.iter().map(place).collect() })
+        let place = |r: &Record| Place {
+            partition: r.partition,
+            offset: r.offset,
+            timestamp: r.timestamp,
+        };
+        Ok(Rows {
+            kind: None,
+            batch,
+            places: records.iter().map(place).collect(),
+        })
     }
 }
 
 fn envelope_len(schema: &Schema) -> Result<usize, SinkError> {
     let end = schema.index_of(ENVELOPE_END);
-    end.map(|end| end + 1).map_err(|_| SinkError::Fatal(format!("no column `{ENVELOPE_END}` in an event")))
+    end.map(|end| end + 1)
+        .map_err(|_| SinkError::Fatal(format!("no column `{ENVELOPE_END}` in an event")))
 }
 
 fn nullable(field: &Field) -> Field {

@@ -25,7 +25,7 @@ use schemas::{family::Family, topics::Topics};
 use sqlx::PgConnection;
 
 pub use self::config::{Exclude, PostgresConfig};
-use self::tables::{Staged, TABLES};
+use self::tables::{ForTable, Staged, TABLES};
 use crate::{
     DeadLetters, Flush, Sink, SinkError, Start,
     batch::{Batch, Place},
@@ -62,7 +62,15 @@ pub async fn run<L: Log>(
         drain: config.drain,
     };
     let letters = DeadLetters::open(&log, &topics, "postgres")?;
-    runner::run(PostgresSink::new(config, letters), feed, log, registry, health, shutdown).await
+    runner::run(
+        PostgresSink::new(config, letters),
+        feed,
+        log,
+        registry,
+        health,
+        shutdown,
+    )
+    .await
 }
 
 /// A staged row with its topic.
@@ -144,7 +152,10 @@ impl PostgresSink {
     async fn transact(&mut self, connection: &mut PgConnection) -> Result<(), SinkError> {
         let mut transaction = store::begin(connection).await?;
         for ((topic, partition), span) in &self.spans {
-            let of = TopicPartition { topic: Arc::clone(topic), partition: *partition };
+            let of = TopicPartition {
+                topic: Arc::clone(topic),
+                partition: *partition,
+            };
             let from = match self.stored.get(&of) {
                 Some(None) => None,
                 _ => Some(span.start),
@@ -152,13 +163,18 @@ impl PostgresSink {
             store::move_offset(&mut transaction, &self.config.sink, &of, from, span.end).await?;
         }
         let mut letters: Vec<DeadLetter> = self.letters.iter().map(|(_, _, letter)| letter.clone()).collect();
-        for number in 0..tables::COUNT {
-            let (table, rows) = (&TABLES[number], &self.rows[number]);
+        let tables: [&'static tables::Table; tables::COUNT] = TABLES.each_ref();
+        for (table, rows) in tables.into_iter().zip(&self.rows) {
             let staged: Vec<Staged> = rows.iter().map(|(_, staged)| staged.clone()).collect();
             for (refused, reason) in store::store(&mut transaction, table, &staged).await? {
                 let (topic, row) = &rows[refused];
                 let original = row_json::row(&row.source, row.row as usize);
-                letters.push(Self::letter(topic, row.place, format!("{}: {reason}", table.name), original));
+                letters.push(Self::letter(
+                    topic,
+                    row.place,
+                    format!("{}: {reason}", table.name),
+                    original,
+                ));
             }
         }
         self.dead.deliver(letters).await?;
@@ -209,11 +225,22 @@ impl Sink for PostgresSink {
         }
         let topic = Arc::clone(&batch.topic);
         for (partition, offset, letter) in self.dead.take_poison(&mut batch) {
-            let place = Place { partition, offset, timestamp: 0 };
+            let place = Place {
+                partition,
+                offset,
+                timestamp: 0,
+            };
             self.letters.push((Arc::clone(&topic), place, letter));
         }
         for rows in &batch.rows {
-            let Some((table, staged, refused)) = tables::stage(rows, &self.config.exclude)? else { continue };
+            let Some(ForTable {
+                table,
+                staged,
+                refused,
+            }) = tables::stage(rows, &self.config.exclude)?
+            else {
+                continue;
+            };
             for (row, reason) in refused {
                 let place = rows.places[row];
                 let letter = Self::letter(&topic, place, reason, row_json::row(&rows.batch, row));
@@ -232,7 +259,13 @@ impl Sink for PostgresSink {
         let full = self.gap.is_some()
             || self.held_rows() >= self.config.batch_rows
             || self.bytes as u64 >= self.config.batch_bytes.bytes();
-        self.since.map(|since| if full { since } else { since + self.config.batch_age })
+        self.since.map(|since| {
+            if full {
+                since
+            } else {
+                since + self.config.batch_age
+            }
+        })
     }
 
     async fn flush(&mut self, _: Flush) -> Result<Vec<Position>, SinkError> {
@@ -248,7 +281,10 @@ impl Sink for PostgresSink {
         self.transact(&mut connection).await?;
         self.connection = Some(connection);
         for ((topic, partition), span) in &self.spans {
-            let of = TopicPartition { topic: Arc::clone(topic), partition: *partition };
+            let of = TopicPartition {
+                topic: Arc::clone(topic),
+                partition: *partition,
+            };
             self.stored.insert(of, Some(span.end));
         }
         tracing::debug!(rows = self.held_rows(), partitions = self.spans.len(), "stored");
@@ -258,14 +294,17 @@ impl Sink for PostgresSink {
 
     fn discard(&mut self, of: &[TopicPartition]) {
         let gone = |topic: &Arc<str>, partition: i32| {
-            of.iter().any(|of| of.topic == *topic && of.partition == partition)
+            of.iter()
+                .any(|of| of.topic == *topic && of.partition == partition)
         };
         self.gap = None;
-        self.spans.retain(|(topic, partition), _| !gone(topic, *partition));
+        self.spans
+            .retain(|(topic, partition), _| !gone(topic, *partition));
         for rows in &mut self.rows {
             rows.retain(|(topic, row)| !gone(topic, row.place.partition));
         }
-        self.letters.retain(|(topic, place, _)| !gone(topic, place.partition));
+        self.letters
+            .retain(|(topic, place, _)| !gone(topic, place.partition));
         if self.spans.is_empty() {
             self.clear();
         }

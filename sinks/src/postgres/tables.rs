@@ -45,6 +45,14 @@ pub(super) type Refused = (usize, String);
 /// How many tables there are.
 pub(super) const COUNT: usize = 4;
 
+/// What a batch brings for one table.
+pub(super) struct ForTable {
+    /// Index into [`TABLES`].
+    pub(super) table: usize,
+    pub(super) staged: Vec<Staged>,
+    pub(super) refused: Vec<Refused>,
+}
+
 /// In the order in which a transaction fills them.
 pub(super) static TABLES: [Table; COUNT] = [
     Table {
@@ -175,11 +183,8 @@ const ALERTS: [Column; 29] = [
     ("labels", Kind::Json),
 ];
 
-/// The rows of a batch that some table takes: index into [`TABLES`], rows, and those that cannot be stored.
-pub(super) fn stage(
-    rows: &Rows,
-    exclude: &Exclude,
-) -> Result<Option<(usize, Vec<Staged>, Vec<Refused>)>, SinkError> {
+/// The rows of a batch that some table takes.
+pub(super) fn stage(rows: &Rows, exclude: &Exclude) -> Result<Option<ForTable>, SinkError> {
     let (table, tuples) = match rows.kind {
         Some(RecordKind::Family(Family::ProcessEvent)) => (0, program_starts(&rows.batch, exclude)?),
         Some(RecordKind::Family(Family::AgentStatus)) => (1, by_column(&rows.batch, &AGENTS)?),
@@ -194,12 +199,21 @@ pub(super) fn stage(
         match tuple {
             Ok(tuple) => {
                 let place = rows.places[row];
-                staged.push(Staged { tuple, place, source: Arc::clone(&source), row: row as u32 });
+                staged.push(Staged {
+                    tuple,
+                    place,
+                    source: Arc::clone(&source),
+                    row: row as u32,
+                });
             }
             Err(reason) => refused.push((row, reason)),
         }
     }
-    Ok(Some((table, staged, refused)))
+    Ok(Some(ForTable {
+        table,
+        staged,
+        refused,
+    }))
 }
 
 type Tuples = Vec<(usize, Result<Vec<u8>, String>)>;
@@ -210,11 +224,17 @@ fn by_column(batch: &RecordBatch, columns: &[Column]) -> Result<Tuples, SinkErro
 }
 
 fn program_starts(batch: &RecordBatch, exclude: &Exclude) -> Result<Tuples, SinkError> {
-    let (kind, agent) = (column::text(batch, "event_type")?, column::text(batch, "agent_id")?);
+    let (kind, agent) = (
+        column::text(batch, "event_type")?,
+        column::text(batch, "agent_id")?,
+    );
     let (user, name) = (column::text(batch, "user")?, column::text(batch, "name")?);
     let (class, lane) = (column::text(batch, "path_class")?, column::text(batch, "lane")?);
     let (session, seq) = (column::long(batch, "session")?, column::long(batch, "seq")?);
-    let (time, event_id) = (column::long(batch, "event_time")?, column::text(batch, "event_id")?);
+    let (time, event_id) = (
+        column::long(batch, "event_time")?,
+        column::text(batch, "event_id")?,
+    );
     let mut tuples = Vec::new();
     for row in 0..batch.num_rows() {
         let (user, name) = (cell(user, row), cell(name, row));
@@ -246,7 +266,10 @@ fn program_starts(batch: &RecordBatch, exclude: &Exclude) -> Result<Tuples, Sink
 
 fn is_excluded(exclude: &Exclude, name: Option<&str>, user: Option<&str>, class: Option<&str>) -> bool {
     let listed = |list: &[String], value: Option<&str>| {
-        value.is_some_and(|value| list.iter().any(|listed| listed.to_lowercase() == value.to_lowercase()))
+        value.is_some_and(|value| {
+            list.iter()
+                .any(|listed| listed.to_lowercase() == value.to_lowercase())
+        })
     };
     listed(&exclude.names, name) || listed(&exclude.users, user) || listed(&exclude.path_classes, class)
 }
@@ -274,16 +297,29 @@ mod tests {
 
     #[test]
     fn system_programs_are_excluded_only_when_asked() {
-        let exclude = Exclude { names: vec!["Svchost.EXE".to_owned()], users: vec![], path_classes: vec!["system".to_owned()] };
+        let exclude = Exclude {
+            names: vec!["Svchost.EXE".to_owned()],
+            users: vec![],
+            path_classes: vec!["system".to_owned()],
+        };
         assert!(is_excluded(&exclude, Some("svchost.exe"), None, None));
         assert!(is_excluded(&exclude, Some("x"), None, Some("system")));
         assert!(!is_excluded(&exclude, Some("x"), Some("root"), Some("home")));
-        assert!(!is_excluded(&Exclude::default(), Some("svchost.exe"), Some("SYSTEM"), Some("system")));
+        assert!(!is_excluded(
+            &Exclude::default(),
+            Some("svchost.exe"),
+            Some("SYSTEM"),
+            Some("system")
+        ));
     }
 
     #[test]
     fn staged_columns_and_copy_statements_agree() {
-        for (table, columns) in [(&TABLES[1], AGENTS.len()), (&TABLES[2], FEATURES.len()), (&TABLES[3], ALERTS.len())] {
+        for (table, columns) in [
+            (&TABLES[1], AGENTS.len()),
+            (&TABLES[2], FEATURES.len()),
+            (&TABLES[3], ALERTS.len()),
+        ] {
             let list = table.copy.split(['(', ')']).nth(1).unwrap();
             assert_eq!(list.split(',').count(), columns, "{}", table.name);
         }

@@ -4,6 +4,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc::SyncSender,
     },
     time::{Duration, Instant},
 };
@@ -25,6 +26,8 @@ use crate::{Flush, Sink, SinkError, batch::Batch};
 
 /// Batches between thread and sink.
 const QUEUE: usize = 4;
+/// Commands on their way to the thread; it takes them between two polls, so there are hardly ever two.
+const COMMANDS: usize = 256;
 
 /// Stops the reading thread however the task ends.
 struct StopReading(Arc<AtomicBool>);
@@ -89,7 +92,7 @@ impl<S: Sink> Drive<S> {
 
         let stop = StopReading(Arc::new(AtomicBool::new(false)));
         let (events, mut inbox) = mpsc::channel(QUEUE);
-        let (commands, orders) = std::sync::mpsc::channel();
+        let (commands, orders) = std::sync::mpsc::sync_channel(COMMANDS);
         let reader = Reader::new(
             name,
             self.feed.clone(),
@@ -124,12 +127,12 @@ impl<S: Sink> Drive<S> {
     async fn serve(
         &mut self,
         inbox: &mut mpsc::Receiver<Event>,
-        commands: &std::sync::mpsc::Sender<Command>,
+        commands: &SyncSender<Command>,
     ) -> Result<(), SinkError> {
         let shutdown = self.shutdown.clone();
         loop {
             let due = self.sink.due();
-            let wake = due.map_or_else(|| Instant::now() + Duration::from_secs(3600), |at| at);
+            let wake = due.unwrap_or_else(|| Instant::now() + Duration::from_hours(1));
             tokio::select! {
                 biased;
                 () = shutdown.wait() => return Ok(()),
@@ -144,11 +147,7 @@ impl<S: Sink> Drive<S> {
         }
     }
 
-    async fn handle(
-        &mut self,
-        event: Event,
-        commands: &std::sync::mpsc::Sender<Command>,
-    ) -> Result<(), SinkError> {
+    async fn handle(&mut self, event: Event, commands: &SyncSender<Command>) -> Result<(), SinkError> {
         match event {
             Event::Batch(batch) if self.restarting => drop(batch),
             Event::Batch(batch) => {
@@ -161,14 +160,20 @@ impl<S: Sink> Drive<S> {
                 }
                 self.start(partitions, commands).await?;
             }
-            Event::Revoked { partitions, lost, done } => {
+            Event::Revoked {
+                partitions,
+                lost,
+                done,
+            } => {
                 if !lost {
                     self.give_back(commands).await;
                 }
                 self.sink.discard(&partitions);
                 self.owned.retain(|owned| !partitions.contains(owned));
                 self.unstored.retain(|at| {
-                    !partitions.iter().any(|p| p.topic == at.topic && p.partition == at.partition)
+                    !partitions
+                        .iter()
+                        .any(|p| p.topic == at.topic && p.partition == at.partition)
                 });
                 // The thread may have stopped waiting; then the partitions are gone already.
                 let _ = done.send(());
@@ -182,7 +187,7 @@ impl<S: Sink> Drive<S> {
     async fn start(
         &mut self,
         partitions: Vec<TopicPartition>,
-        commands: &std::sync::mpsc::Sender<Command>,
+        commands: &SyncSender<Command>,
     ) -> Result<(), SinkError> {
         self.sink.discard(&partitions);
         let starts = loop {
@@ -202,18 +207,17 @@ impl<S: Sink> Drive<S> {
             }
         }
         tracing::info!(
-            sink = self.sink.name(), assigned = partitions.len(), owned = self.owned.len(), "partitions assigned"
+            sink = self.sink.name(),
+            assigned = partitions.len(),
+            owned = self.owned.len(),
+            "partitions assigned"
         );
         let _ = commands.send(Command::Start(partitions.into_iter().zip(starts).collect()));
         Ok(())
     }
 
     /// Flushes until the store has it.
-    async fn flush(
-        &mut self,
-        how: Flush,
-        commands: &std::sync::mpsc::Sender<Command>,
-    ) -> Result<(), SinkError> {
+    async fn flush(&mut self, how: Flush, commands: &SyncSender<Command>) -> Result<(), SinkError> {
         loop {
             let began = Instant::now();
             match self.sink.flush(how).await {
@@ -242,18 +246,21 @@ impl<S: Sink> Drive<S> {
 
     /// One attempt to make everything durable before partitions are given back. What it does not
     /// manage is read again by the next owner.
-    async fn give_back(&mut self, commands: &std::sync::mpsc::Sender<Command>) {
+    async fn give_back(&mut self, commands: &SyncSender<Command>) {
         match tokio::time::timeout(self.feed.drain, self.sink.flush(Flush::All)).await {
             Ok(Ok(positions)) => self.store_positions(positions, commands).await,
             Ok(Err(error)) => {
                 tracing::info!(sink = self.sink.name(), %error, "partitions are given back unflushed");
             }
-            Err(_) => tracing::info!(sink = self.sink.name(), "partitions are given back unflushed: too slow"),
+            Err(_) => tracing::info!(
+                sink = self.sink.name(),
+                "partitions are given back unflushed: too slow"
+            ),
         }
     }
 
     /// The last flush of a clean stop: attempts until the deadline.
-    async fn drain(&mut self, commands: &std::sync::mpsc::Sender<Command>) -> Result<(), SinkError> {
+    async fn drain(&mut self, commands: &SyncSender<Command>) -> Result<(), SinkError> {
         let deadline = Instant::now() + self.feed.drain;
         while Instant::now() < deadline && !self.restarting {
             match tokio::time::timeout_at(deadline.into(), self.sink.flush(Flush::All)).await {
@@ -270,26 +277,29 @@ impl<S: Sink> Drive<S> {
                 }
             }
         }
-        tracing::warn!(sink = self.sink.name(), "stopped before all was durable; it is read again at the next start");
+        tracing::warn!(
+            sink = self.sink.name(),
+            "stopped before all was durable; it is read again at the next start"
+        );
         Ok(())
     }
 
     /// Hands positions to the log's group and waits for its answer. A failure only means that more is
     /// read again after a restart, so the next flush carries the positions along.
-    async fn store_positions(
-        &mut self,
-        positions: Vec<Position>,
-        commands: &std::sync::mpsc::Sender<Command>,
-    ) {
+    async fn store_positions(&mut self, positions: Vec<Position>, commands: &SyncSender<Command>) {
         for position in positions {
-            self.unstored.retain(|at| at.topic != position.topic || at.partition != position.partition);
+            self.unstored
+                .retain(|at| at.topic != position.topic || at.partition != position.partition);
             self.unstored.push(position);
         }
         if self.unstored.is_empty() {
             return;
         }
         let (answer, answered) = oneshot::channel();
-        let _ = commands.send(Command::Store { at: self.unstored.clone(), answer });
+        let _ = commands.send(Command::Store {
+            at: self.unstored.clone(),
+            answer,
+        });
         match tokio::time::timeout(Duration::from_secs(10), answered).await {
             Ok(Ok(Ok(()))) => {
                 self.unstored.clear();
@@ -299,7 +309,10 @@ impl<S: Sink> Drive<S> {
                 tracing::warn!(sink = self.sink.name(), %error, "offsets not stored, tried again with the next");
             }
             Ok(Err(_)) | Err(_) => {
-                tracing::warn!(sink = self.sink.name(), "offsets not stored in time, tried again with the next");
+                tracing::warn!(
+                    sink = self.sink.name(),
+                    "offsets not stored in time, tried again with the next"
+                );
             }
         }
     }
@@ -319,7 +332,10 @@ impl<S: Sink> Drive<S> {
         if error.fate() == Fate::Fatal {
             return Err(error);
         }
-        let delay = self.backoff.next_delay().max(error.retry_after().unwrap_or_default());
+        let delay = self
+            .backoff
+            .next_delay()
+            .max(error.retry_after().unwrap_or_default());
         tracing::warn!(sink = name, %error, step, wait_ms = delay.as_millis() as u64, "waiting for the store");
         self.component.waiting(format!("{step}: {error}"));
         tokio::select! {

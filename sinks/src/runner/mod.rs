@@ -10,8 +10,10 @@
 //! that the consumer group does not take them away. Memory is bounded: the queue holds a few batches, a
 //! batch is bounded in rows and bytes, and the sink bounds what it holds.
 
+mod decode;
 mod drive;
 mod reader;
+mod starting;
 #[cfg(test)]
 mod tests;
 
@@ -51,5 +53,7 @@ pub async fn run<L: Log, S: Sink>(
     health: Health,
     shutdown: Shutdown,
 ) -> Result<(), SinkError> {
-    drive::Drive::new(sink, feed, &health, shutdown).run(log, registry, health).await
+    drive::Drive::new(sink, feed, &health, shutdown)
+        .run(log, registry, health)
+        .await
 }

@@ -17,18 +17,25 @@ use eventlog::{
 use runtime::{backoff::Backoff, fate::Fate, health::Component};
 use tokio::sync::{mpsc, oneshot};
 
-use super::Feed;
+use super::{Feed, decode::decode, starting::Starting};
 use crate::{
     SinkError, Start,
-    batch::{Batch, Place, Poison, Rows, Span},
+    batch::{Batch, Span},
 };
 
 /// What the thread tells the sink, in order.
 pub(super) enum Event {
     /// Ask the store where to begin. `again`: as asked for by [`Command::Restart`].
-    Assigned { partitions: Vec<TopicPartition>, again: bool },
+    Assigned {
+        partitions: Vec<TopicPartition>,
+        again: bool,
+    },
     /// Partitions go; `done` when nothing of them is held any more.
-    Revoked { partitions: Vec<TopicPartition>, lost: bool, done: oneshot::Sender<()> },
+    Revoked {
+        partitions: Vec<TopicPartition>,
+        lost: bool,
+        done: oneshot::Sender<()>,
+    },
     /// Rows.
     Batch(Batch),
     /// The thread cannot go on.
@@ -42,7 +49,10 @@ pub(super) enum Command {
     /// Forget what was read and ask for the offsets again.
     Restart,
     /// Store these positions in the group.
-    Store { at: Vec<Position>, answer: oneshot::Sender<Result<(), LogError>> },
+    Store {
+        at: Vec<Position>,
+        answer: oneshot::Sender<Result<(), LogError>>,
+    },
 }
 
 /// How long a full queue is waited for before the partitions are paused, which throws away what the
@@ -63,6 +73,9 @@ pub(super) struct Reader {
     /// Next offset to read, of each partition that was started.
     next: HashMap<TopicPartition, i64>,
     owned: HashSet<TopicPartition>,
+    /// Being given back: nothing of them is read, but positions may still be stored.
+    leaving: HashSet<TopicPartition>,
+    starting: Starting,
     paused: bool,
     /// Running mean of a value's size, to bound a poll in bytes.
     value_bytes: usize,
@@ -87,6 +100,8 @@ impl Reader {
             waiting: VecDeque::new(),
             next: HashMap::new(),
             owned: HashSet::new(),
+            leaving: HashSet::new(),
+            starting: Starting::new(),
             paused: false,
             value_bytes: 256,
         }
@@ -106,12 +121,15 @@ impl Reader {
     }
 
     fn read<L: Log>(&mut self, log: &L, registry: Arc<dyn SchemaRegistry>) -> Result<(), SinkError> {
-        let Some(mut consumer) = self.join_group(log)? else { return Ok(()) };
+        let Some(mut consumer) = self.join_group(log)? else {
+            return Ok(());
+        };
         let mut decoder = BatchDecoder::new(registry);
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         self.component.ready();
         while !self.stopped() {
-            self.obey(&mut consumer)?;
+            self.obey(&mut consumer);
+            self.start_pending(&mut consumer)?;
             self.hand_over(&mut consumer);
             let wait = if self.waiting.is_empty() { POLL_WAIT } else { STEP };
             match consumer.poll(self.poll_rows(), wait) {
@@ -136,11 +154,21 @@ impl Reader {
     }
 
     fn join_group<L: Log>(&mut self, log: &L) -> Result<Option<L::Consumer>, SinkError> {
-        let topics: Vec<&str> = self.feed.decoded.iter().chain(&self.feed.plain).map(String::as_str).collect();
+        let topics: Vec<&str> = self
+            .feed
+            .decoded
+            .iter()
+            .chain(&self.feed.plain)
+            .map(String::as_str)
+            .collect();
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         while !self.stopped() {
-            let joined =
-                log.consumer(&self.feed.group, &topics, self.feed.instance.as_deref(), StartAt::Earliest);
+            let joined = log.consumer(
+                &self.feed.group,
+                &topics,
+                self.feed.instance.as_deref(),
+                StartAt::Earliest,
+            );
             match joined {
                 Ok(consumer) => return Ok(Some(consumer)),
                 Err(error) if error.fate() == Fate::Fatal => return Err(error.into()),
@@ -187,95 +215,76 @@ impl Reader {
         let full = !self.waiting.is_empty();
         if full != self.paused {
             let started: Vec<TopicPartition> = self.next.keys().cloned().collect();
-            if full { consumer.pause(&started) } else { consumer.resume(&started) }
+            if full {
+                consumer.pause(&started);
+            } else {
+                consumer.resume(&started);
+            }
             self.paused = full;
         }
     }
 
-    fn obey<C: Consumer>(&mut self, consumer: &mut C) -> Result<(), SinkError> {
+    fn obey<C: Consumer>(&mut self, consumer: &mut C) {
         while let Ok(command) = self.commands.try_recv() {
-            self.obey_one(command, consumer)?;
+            match command {
+                Command::Start(starts) => self.starting.add(starts),
+                Command::Restart => self.restart(consumer),
+                Command::Store { at, answer } => {
+                    // Only a task that is gone does not hear it.
+                    let _ = answer.send(self.store(consumer, &at));
+                }
+            }
         }
-        Ok(())
     }
 
-    fn obey_one<C: Consumer>(&mut self, command: Command, consumer: &mut C) -> Result<(), SinkError> {
-        match command {
-            Command::Start(starts) => self.start(starts, consumer),
-            Command::Restart => {
-                let partitions: Vec<TopicPartition> = self.owned.iter().cloned().collect();
-                self.waiting.retain(|event| !matches!(event, Event::Batch(_)));
-                consumer.pause(&partitions);
-                self.next.clear();
-                self.waiting.push_back(Event::Assigned { partitions, again: true });
-                Ok(())
-            }
-            Command::Store { at, answer } => {
-                let _ = answer.send(self.store(consumer, &at));
-                Ok(())
-            }
-        }
+    /// Lets go what was read and asks the store again where to begin.
+    fn restart<C: Consumer>(&mut self, consumer: &mut C) {
+        let partitions: Vec<TopicPartition> = self.owned.iter().cloned().collect();
+        self.waiting.retain(|event| !matches!(event, Event::Batch(_)));
+        consumer.pause(&partitions);
+        self.next.clear();
+        self.starting.clear();
+        self.waiting.push_back(Event::Assigned {
+            partitions,
+            again: true,
+        });
     }
 
     /// Stores positions of partitions that are still ours: those of others would go backwards.
     fn store<C: Consumer>(&self, consumer: &mut C, at: &[Position]) -> Result<(), LogError> {
-        let ours = |p: &&Position| {
-            self.owned.contains(&TopicPartition { topic: Arc::clone(&p.topic), partition: p.partition })
+        let ours = |at: &&Position| {
+            let of = at.topic_partition();
+            self.owned.contains(&of) || self.leaving.contains(&of)
         };
         let at: Vec<Position> = at.iter().filter(ours).cloned().collect();
-        if at.is_empty() { Ok(()) } else { consumer.commit(&at) }
+        if at.is_empty() {
+            Ok(())
+        } else {
+            consumer.commit(&at)
+        }
     }
 
-    fn start<C: Consumer>(
-        &mut self,
-        starts: Vec<(TopicPartition, Start)>,
-        consumer: &mut C,
-    ) -> Result<(), SinkError> {
-        let starts: Vec<_> = starts.into_iter().filter(|(of, _)| self.owned.contains(of)).collect();
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-        while !self.stopped() && !starts.is_empty() {
-            match self.try_start(&starts, consumer) {
-                Ok(()) => {
-                    self.component.ready();
-                    return Ok(());
+    /// Begins where the store said, as soon as the log answers. The group is polled between two attempts.
+    fn start_pending<C: Consumer>(&mut self, consumer: &mut C) -> Result<(), SinkError> {
+        match self.starting.attempt(&self.owned, consumer) {
+            Ok(started) if started.is_empty() => {}
+            Ok(started) => {
+                let partitions: Vec<TopicPartition> = started.iter().map(Position::topic_partition).collect();
+                self.next
+                    .extend(started.iter().map(|at| (at.topic_partition(), at.offset)));
+                if self.paused {
+                    consumer.pause(&partitions);
+                } else {
+                    consumer.resume(&partitions);
                 }
-                Err(error) if error.fate() == Fate::Fatal => return Err(error),
-                Err(error) => self.back_off(&mut backoff, "find the offsets to begin at", &error),
+                self.component.ready();
             }
-        }
-        Ok(())
-    }
-
-    fn try_start<C: Consumer>(
-        &mut self,
-        starts: &[(TopicPartition, Start)],
-        consumer: &mut C,
-    ) -> Result<(), SinkError> {
-        let partitions: Vec<TopicPartition> = starts.iter().map(|(of, _)| of.clone()).collect();
-        let committed = if starts.iter().any(|(_, start)| *start == Start::Committed) {
-            consumer.committed(&partitions)?
-        } else {
-            vec![None; partitions.len()]
-        };
-        let mut positions = Vec::with_capacity(starts.len());
-        for ((of, start), committed) in starts.iter().zip(committed) {
-            let bounds = consumer.bounds(of)?;
-            let wanted = match start {
-                Start::At(offset) => Some(*offset),
-                Start::Beginning => None,
-                Start::Committed => committed,
-            };
-            let offset = begin(of, wanted, bounds)?;
-            positions.push(Position { topic: Arc::clone(&of.topic), partition: of.partition, offset });
-        }
-        consumer.start(&positions)?;
-        for (of, position) in partitions.iter().zip(&positions) {
-            self.next.insert(of.clone(), position.offset);
-        }
-        if self.paused {
-            consumer.pause(&partitions);
-        } else {
-            consumer.resume(&partitions);
+            Err(error) if error.fate() == Fate::Fatal => return Err(error),
+            Err(error) => {
+                tracing::warn!(sink = self.name, %error, "waiting for the offsets to begin at");
+                self.component
+                    .waiting(format!("find the offsets to begin at: {error}"));
+            }
         }
         Ok(())
     }
@@ -292,10 +301,13 @@ impl Reader {
             Polled::Records(records) => self.take_records(records, consumer, decoder)?,
             Polled::Assigned(partitions) => {
                 self.owned.extend(partitions.iter().cloned());
-                self.waiting.push_back(Event::Assigned { partitions, again: false });
+                self.waiting.push_back(Event::Assigned {
+                    partitions,
+                    again: false,
+                });
             }
             Polled::Revoked { partitions, lost } => {
-                self.give_back(partitions, lost, consumer)?;
+                self.give_back(partitions, lost, consumer);
             }
         }
         Ok(())
@@ -303,18 +315,20 @@ impl Reader {
 
     /// Waits, within the deadline, until the sink holds nothing of the partitions that go. The sink may
     /// store positions meanwhile.
-    fn give_back<C: Consumer>(
-        &mut self,
-        partitions: Vec<TopicPartition>,
-        lost: bool,
-        consumer: &mut C,
-    ) -> Result<(), SinkError> {
+    fn give_back<C: Consumer>(&mut self, partitions: Vec<TopicPartition>, lost: bool, consumer: &mut C) {
         let (done, mut finished) = oneshot::channel();
-        let gone = partitions.clone();
-        if lost {
-            self.forget(&gone);
+        for partition in &partitions {
+            self.owned.remove(partition);
+            self.next.remove(partition);
         }
-        self.waiting.push_back(Event::Revoked { partitions, lost, done });
+        if !lost {
+            self.leaving.extend(partitions.iter().cloned());
+        }
+        self.waiting.push_back(Event::Revoked {
+            partitions,
+            lost,
+            done,
+        });
         let deadline = Instant::now() + self.feed.drain + Duration::from_secs(1);
         while Instant::now() < deadline && !self.stopped() {
             while let Some(event) = self.waiting.pop_front() {
@@ -323,23 +337,13 @@ impl Reader {
                     break;
                 }
             }
-            while let Ok(command) = self.commands.try_recv() {
-                self.obey_one(command, consumer)?;
-            }
+            self.obey(consumer);
             match finished.try_recv() {
                 Err(oneshot::error::TryRecvError::Empty) => std::thread::sleep(STEP),
                 Ok(()) | Err(oneshot::error::TryRecvError::Closed) => break,
             }
         }
-        self.forget(&gone);
-        Ok(())
-    }
-
-    fn forget(&mut self, partitions: &[TopicPartition]) {
-        for partition in partitions {
-            self.owned.remove(partition);
-            self.next.remove(partition);
-        }
+        self.leaving.clear();
     }
 
     /// Decodes a poll. While the registry is away the records are let go and read again.
@@ -349,7 +353,11 @@ impl Reader {
         consumer: &mut C,
         decoder: &mut BatchDecoder,
     ) -> Result<(), SinkError> {
-        let bytes: usize = records.iter().filter_map(|r| r.value.as_ref()).map(bytes::Bytes::len).sum();
+        let bytes: usize = records
+            .iter()
+            .filter_map(|r| r.value.as_ref())
+            .map(bytes::Bytes::len)
+            .sum();
         self.value_bytes = (self.value_bytes * 3 + bytes / records.len()) / 4;
         let mut by_topic: Vec<(Arc<str>, Vec<Record>)> = Vec::new();
         for record in records {
@@ -369,7 +377,13 @@ impl Reader {
             let decoded = if failed.is_some() {
                 None
             } else if self.feed.plain.iter().any(|plain| **plain == *topic) {
-                Some(Batch { topic: Arc::clone(&topic), spans: spans.clone(), rows: vec![], poison: vec![], plain: records })
+                Some(Batch {
+                    topic: Arc::clone(&topic),
+                    spans: spans.clone(),
+                    rows: vec![],
+                    poison: vec![],
+                    plain: records,
+                })
             } else {
                 match decode(&topic, &records, &spans, decoder) {
                     Ok(batch) => Some(batch),
@@ -381,7 +395,10 @@ impl Reader {
             };
             if let Some(batch) = decoded {
                 for span in &spans {
-                    let of = TopicPartition { topic: Arc::clone(&topic), partition: span.partition };
+                    let of = TopicPartition {
+                        topic: Arc::clone(&topic),
+                        partition: span.partition,
+                    };
                     self.next.insert(of, span.to);
                 }
                 self.waiting.push_back(Event::Batch(batch));
@@ -400,20 +417,30 @@ impl Reader {
     }
 
     fn expected(&self, record: &Record) -> bool {
-        let of = TopicPartition { topic: Arc::clone(&record.topic), partition: record.partition };
+        let of = TopicPartition {
+            topic: Arc::clone(&record.topic),
+            partition: record.partition,
+        };
         self.next.get(&of).is_some_and(|next| record.offset >= *next)
     }
 
     fn spans(&self, topic: &Arc<str>, records: &[Record]) -> Vec<Span> {
         let mut spans: Vec<Span> = Vec::new();
         for record in records {
-            match spans.iter_mut().find(|span| span.partition == record.partition) {
-                Some(span) => span.to = record.offset + 1,
-                None => {
-                    let of = TopicPartition { topic: Arc::clone(topic), partition: record.partition };
-                    let from = self.next.get(&of).copied().unwrap_or(record.offset);
-                    spans.push(Span { partition: record.partition, from, to: record.offset + 1 });
-                }
+            let to = record.offset + 1;
+            if let Some(span) = spans.iter_mut().find(|span| span.partition == record.partition) {
+                span.to = to;
+            } else {
+                let of = TopicPartition {
+                    topic: Arc::clone(topic),
+                    partition: record.partition,
+                };
+                let from = self.next.get(&of).copied().unwrap_or(record.offset);
+                spans.push(Span {
+                    partition: record.partition,
+                    from,
+                    to,
+                });
             }
         }
         spans
@@ -437,58 +464,9 @@ impl Reader {
             Err(error) => {
                 // Not even the seek worked: begin again from what the store has.
                 tracing::warn!(sink = self.name, %error, "cannot go back, begins again");
-                self.obey_one(Command::Restart, consumer)
+                self.restart(consumer);
+                Ok(())
             }
         }
     }
-}
-
-/// Where reading begins, or why it cannot: never silently somewhere else.
-fn begin(of: &TopicPartition, wanted: Option<i64>, (earliest, end): (i64, i64)) -> Result<i64, SinkError> {
-    let at = format!("{}-{}", of.topic, of.partition);
-    match wanted {
-        None => Ok(earliest),
-        Some(offset) if offset < earliest => Err(SinkError::Fatal(format!(
-            "{at}: offsets {offset}..{earliest} were removed by retention before this sink had read them"
-        ))),
-        Some(offset) if offset > end => Err(SinkError::Fatal(format!(
-            "{at}: the store has everything before offset {offset}, but the topic ends at {end}: was it made anew?"
-        ))),
-        Some(offset) => Ok(offset),
-    }
-}
-
-fn decode(
-    topic: &Arc<str>,
-    records: &[Record],
-    spans: &[Span],
-    decoder: &mut BatchDecoder,
-) -> Result<Batch, String> {
-    let decoded = decoder.decode(records).map_err(|error| error.to_string())?;
-    let place = |row: u32| {
-        let record = &records[row as usize];
-        Place { partition: record.partition, offset: record.offset, timestamp: record.timestamp }
-    };
-    let rows = decoded.groups.into_iter().map(|group| Rows {
-        kind: Some(group.kind),
-        places: group.rows.iter().map(|row| place(*row)).collect(),
-        batch: group.batch,
-    });
-    let poison = decoded.poison.into_iter().map(|(row, reason)| {
-        let record = &records[row as usize];
-        Poison {
-            place: place(row),
-            reason,
-            key: record.key.clone(),
-            original: record.value.clone().unwrap_or_default(),
-            headers: record.headers.clone(),
-        }
-    });
-    Ok(Batch {
-        topic: Arc::clone(topic),
-        spans: spans.to_vec(),
-        rows: rows.collect(),
-        poison: poison.collect(),
-        plain: Vec::new(),
-    })
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use eventlog::kafka::KafkaLog;
@@ -107,7 +108,7 @@ async fn prepare(
 ) -> anyhow::Result<bool> {
     let component = health.component("kafka");
     let specs = config.topic_names().all();
-    let mut backoff = runtime::backoff::Backoff::default();
+    let mut backoff = runtime::backoff::Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     let mut told = false;
     loop {
         let (log, registry, specs) = (log.clone(), Arc::clone(registry), specs.clone());

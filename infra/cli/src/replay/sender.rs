@@ -130,7 +130,7 @@ async fn connect(
     agent_id: &str,
     give_up: Duration,
 ) -> anyhow::Result<()> {
-    let mut backoff = runtime::backoff::Backoff::default();
+    let mut backoff = runtime::backoff::Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     let deadline = Instant::now() + give_up;
     let mut asked = false;
     loop {

@@ -60,7 +60,7 @@ impl BatchDecoder {
     pub fn new(registry: Arc<dyn SchemaRegistry>) -> Self {
         static LIMIT: Once = Once::new();
         LIMIT.call_once(|| {
-            apache_avro::max_allocation_bytes(MAX_FIELD);
+            apache_avro::util::max_allocation_bytes(MAX_FIELD);
         });
         Self { registry, versions: HashMap::new() }
     }

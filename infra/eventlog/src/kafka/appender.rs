@@ -26,7 +26,7 @@ struct Context {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.voice.log(level, facility, message);
+        super::voice::log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

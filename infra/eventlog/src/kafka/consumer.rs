@@ -35,7 +35,7 @@ struct GroupContext {
 
 impl ClientContext for GroupContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.voice.log(level, facility, message);
+        super::voice::log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

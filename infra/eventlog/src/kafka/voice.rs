@@ -72,17 +72,17 @@ impl Voice {
             _ => tracing::warn!(%error, %reason, "kafka client"),
         }
     }
+}
 
-    /// librdkafka's own lines: connection attempts are told by [`Voice::error`], the rest is for debugging.
-    pub(super) fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        let is_told_elsewhere = matches!(facility, "FAIL" | "ERROR" | "REQTMOUT" | "MAXPOLL");
-        match level {
-            RDKafkaLogLevel::Debug | RDKafkaLogLevel::Info | RDKafkaLogLevel::Notice => {
-                tracing::debug!(target: "librdkafka", facility, "{message}");
-            }
-            _ if is_told_elsewhere => tracing::debug!(target: "librdkafka", facility, "{message}"),
-            _ => tracing::warn!(target: "librdkafka", facility, "{message}"),
+/// librdkafka's own lines: connection attempts are told by [`Voice::error`], the rest is for debugging.
+pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    let is_told_elsewhere = matches!(facility, "FAIL" | "ERROR" | "REQTMOUT" | "MAXPOLL");
+    match level {
+        RDKafkaLogLevel::Debug | RDKafkaLogLevel::Info | RDKafkaLogLevel::Notice => {
+            tracing::debug!(target: "librdkafka", facility, "{message}");
         }
+        _ if is_told_elsewhere => tracing::debug!(target: "librdkafka", facility, "{message}"),
+        _ => tracing::warn!(target: "librdkafka", facility, "{message}"),
     }
 }
 
@@ -91,7 +91,7 @@ pub(super) struct VoiceContext(pub(super) Arc<Voice>);
 
 impl ClientContext for VoiceContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.0.log(level, facility, message);
+        log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

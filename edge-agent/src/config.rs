@@ -62,7 +62,11 @@ impl Check for AgentConfig {
             && !schemas::mqtt::is_agent_id(id)
         {
             let hint = "1 to 128 bytes, none of / + # and no control characters".to_owned();
-            problems.add(key(at, "agent_id"), format!("`{id}` cannot be part of a topic"), Some(hint));
+            problems.add(
+                key(at, "agent_id"),
+                format!("`{id}` cannot be part of a topic"),
+                Some(hint),
+            );
         }
         if self.state_dir.as_os_str().is_empty() {
             problems.add(key(at, "state_dir"), "is empty", None);
@@ -75,8 +79,15 @@ impl Check for AgentConfig {
         self.log.check(&key(at, "log"), problems);
         let batch = self.publisher.batch_size;
         if self.outbox.max_event_size.bytes() + 1024 > schemas::mqtt::MAX_BATCH_BYTES as u64 {
-            let what = format!("{} does not fit into a message of 256 KiB", self.outbox.max_event_size);
-            problems.add(key(at, "outbox.max_event_size"), what, Some("255 KiB at most".to_owned()));
+            let what = format!(
+                "{} does not fit into a message of 256 KiB",
+                self.outbox.max_event_size
+            );
+            problems.add(
+                key(at, "outbox.max_event_size"),
+                what,
+                Some("255 KiB at most".to_owned()),
+            );
         } else if batch.bytes() > self.outbox.limit.bytes() {
             problems.add(key(at, "publisher.batch_size"), "is larger than the outbox", None);
         }
@@ -106,7 +117,9 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<AgentConfig, Problems> {
-        AgentConfig::parse(text, "agent.toml", &|name| (name == "SECRET").then(|| "hunter2".to_owned()))
+        AgentConfig::parse(text, "agent.toml", &|name| {
+            (name == "SECRET").then(|| "hunter2".to_owned())
+        })
     }
 
     #[test]
@@ -135,13 +148,30 @@ mod tests {
     fn the_documented_file_names_every_option() {
         // `Debug` names every field; each must be in the text, as an option or as a table.
         for line in format!("{:#?}", AgentConfig::default()).lines() {
-            let Some((name, _)) = line.trim().split_once(": ") else { continue };
+            let Some((name, _)) = line.trim().split_once(": ") else {
+                continue;
+            };
             let is_field = name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
             let named = [format!("{name} ="), format!("[{name}"), format!(".{name}")];
-            assert!(!is_field || named.iter().any(|text| DOCUMENTED.contains(text)), "{name} is not documented");
+            assert!(
+                !is_field || named.iter().any(|text| DOCUMENTED.contains(text)),
+                "{name} is not documented"
+            );
         }
-        for name in ["ca_file", "cert_file", "key_file", "dead_band", "heartbeat", "aggregate", "high", "clear"] {
-            assert!(DOCUMENTED.contains(&format!("{name} =")), "{name} is not documented");
+        for name in [
+            "ca_file",
+            "cert_file",
+            "key_file",
+            "dead_band",
+            "heartbeat",
+            "aggregate",
+            "high",
+            "clear",
+        ] {
+            assert!(
+                DOCUMENTED.contains(&format!("{name} =")),
+                "{name} is not documented"
+            );
         }
     }
 

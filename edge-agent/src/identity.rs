@@ -35,7 +35,9 @@ impl Identity {
         let path = state_dir.join(FILE);
         let kept: Option<Kept> = match fs_err::read_to_string(&path) {
             Ok(text) => {
-                let broken = |error| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()));
+                let broken = |error| {
+                    io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))
+                };
                 Some(serde_json::from_str(&text).map_err(broken)?)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -48,7 +50,11 @@ impl Identity {
             (None, Some(kept)) => kept.agent_id.into(),
             (None, None) => Arc::from(uuid::Uuid::new_v4().to_string()),
         };
-        let identity = Self { agent_id, last_session, path };
+        let identity = Self {
+            agent_id,
+            last_session,
+            path,
+        };
         if is_new {
             identity.write()?;
             tracing::info!(agent_id = %identity.agent_id, file = %identity.path.display(), "first start, identity made");
@@ -63,7 +69,10 @@ impl Identity {
     }
 
     fn write(&self) -> io::Result<()> {
-        let kept = Kept { agent_id: self.agent_id.to_string(), session: self.last_session };
+        let kept = Kept {
+            agent_id: self.agent_id.to_string(),
+            session: self.last_session,
+        };
         let text = serde_json::to_string(&kept).map_err(io::Error::other)?;
         let next = self.path.with_extension("json.new");
         let mut file = fs_err::File::create(&next)?;
@@ -95,7 +104,10 @@ mod tests {
     fn a_configured_id_wins_and_a_broken_file_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         Identity::open(folder.path(), None).unwrap();
-        assert_eq!(&*Identity::open(folder.path(), Some("pc001")).unwrap().agent_id, "pc001");
+        assert_eq!(
+            &*Identity::open(folder.path(), Some("pc001")).unwrap().agent_id,
+            "pc001"
+        );
         std::fs::write(folder.path().join(FILE), "{").unwrap();
         let error = Identity::open(folder.path(), None).unwrap_err();
         assert!(error.to_string().contains(FILE), "{error}");

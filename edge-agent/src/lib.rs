@@ -23,8 +23,8 @@ pub mod publisher;
 pub mod scheduler;
 
 use std::io;
-use std::sync::mpsc::sync_channel;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use runtime::shutdown::Shutdown;
@@ -73,7 +73,9 @@ pub async fn run_with(
     let mut identity = Identity::open(&config.state_dir, config.agent_id.as_deref())?;
     let host: Arc<str> = match &config.host {
         Some(host) => host.as_str().into(),
-        None => sysinfo::System::host_name().unwrap_or_else(|_| "unknown".to_owned()).into(),
+        None => sysinfo::System::host_name()
+            .unwrap_or_else(|_| "unknown".to_owned())
+            .into(),
     };
     let clock = EventClock::new();
     let owner = Owner {

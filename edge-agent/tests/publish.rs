@@ -11,10 +11,10 @@ use edge_agent::config::AgentConfig;
 use edge_agent::monitors::{Capability, Monitor};
 use edge_agent::observation::Observation;
 use edge_agent::run_with;
+use rumqttc::QoS;
 use rumqttc::mqttbytes::v5::{
     ConnAck, ConnectReturnCode, LastWill, Packet, PubAck, Publish, SubAck, SubscribeReasonCode,
 };
-use rumqttc::QoS;
 use runtime::shutdown::Shutdown;
 use schemas::confirmation::{Confirmation, LaneAck};
 use schemas::event::{Event, Payload};
@@ -54,7 +54,15 @@ impl Monitor for Source {
         let to = (self.next + 3).min(self.until);
         let numbers = self.next..to;
         self.next = to;
-        let fact = |n| Observation::new(now, self.lane, "counted", "source/test", Payload::Custom(serde_json::json!(n)));
+        let fact = |n| {
+            Observation::new(
+                now,
+                self.lane,
+                "counted",
+                "source/test",
+                Payload::Custom(serde_json::json!(n)),
+            )
+        };
         numbers.map(fact).collect()
     }
 
@@ -88,7 +96,9 @@ impl Wire {
                 Ok(Packet::PingReq) => self.send(&Packet::PingResp).await,
                 Ok(packet) => return Some(packet),
                 Err(rumqttc::mqttbytes::Error::InsufficientBytes(_)) => {
-                    let read = timeout(PATIENCE, self.stream.read_buf(&mut self.buffer)).await.unwrap();
+                    let read = timeout(PATIENCE, self.stream.read_buf(&mut self.buffer))
+                        .await
+                        .unwrap();
                     if read.unwrap_or(0) == 0 {
                         return None;
                     }
@@ -109,8 +119,16 @@ impl Wire {
     }
 
     async fn confirm(&mut self, session: i64, lane: Lane, ranges: &[(i64, i64)]) {
-        let acks = vec![LaneAck { session, lane, ranges: ranges.to_vec() }];
-        let text = serde_json::to_vec(&Confirmation { bridge: "b-1".to_owned(), acks }).unwrap();
+        let acks = vec![LaneAck {
+            session,
+            lane,
+            ranges: ranges.to_vec(),
+        }];
+        let text = serde_json::to_vec(&Confirmation {
+            bridge: "b-1".to_owned(),
+            acks,
+        })
+        .unwrap();
         self.tell(text).await;
     }
 
@@ -127,7 +145,12 @@ impl Wire {
                 Packet::Subscribe(subscribe) => {
                     assert_eq!(subscribe.filters[0].path, "agent/a-1/ack");
                     let return_codes = vec![SubscribeReasonCode::Success(QoS::AtLeastOnce)];
-                    self.send(&Packet::SubAck(SubAck { pkid: subscribe.pkid, return_codes, properties: None })).await;
+                    self.send(&Packet::SubAck(SubAck {
+                        pkid: subscribe.pkid,
+                        return_codes,
+                        properties: None,
+                    }))
+                    .await;
                 }
                 Packet::Disconnect(_) => return None,
                 other => panic!("unexpected {other:?}"),
@@ -144,12 +167,23 @@ impl Wire {
                 self.acknowledge(&publish).await;
             }
             assert_eq!(publish.qos, QoS::AtLeastOnce);
-            assert!(publish.properties.unwrap().user_properties.iter().any(|(name, _)| name == "sent_at"));
+            assert!(
+                publish
+                    .properties
+                    .unwrap()
+                    .user_properties
+                    .iter()
+                    .any(|(name, _)| name == "sent_at")
+            );
             if publish.topic.ends_with(b"/status") {
                 assert!(publish.retain);
                 continue;
             }
-            events.extend(parse(&publish.payload).into_iter().filter(|event| event.event_type == "counted"));
+            events.extend(
+                parse(&publish.payload)
+                    .into_iter()
+                    .filter(|event| event.event_type == "counted"),
+            );
         }
         events
     }
@@ -164,11 +198,25 @@ fn parse(payload: &[u8]) -> Vec<Event> {
 
 async fn greet(listener: &TcpListener) -> Greeted {
     let (stream, _) = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
-    let mut wire = Wire { stream, buffer: BytesMut::new() };
-    let Some(Packet::Connect(connect, will, _)) = wire.next().await else { panic!("no greeting") };
-    let greeting = ConnAck { session_present: false, code: ConnectReturnCode::Success, properties: None };
+    let mut wire = Wire {
+        stream,
+        buffer: BytesMut::new(),
+    };
+    let Some(Packet::Connect(connect, will, _)) = wire.next().await else {
+        panic!("no greeting")
+    };
+    let greeting = ConnAck {
+        session_present: false,
+        code: ConnectReturnCode::Success,
+        properties: None,
+    };
     wire.send(&Packet::ConnAck(greeting)).await;
-    Greeted { wire, will: will.unwrap(), clean_start: connect.clean_start, client_id: connect.client_id }
+    Greeted {
+        wire,
+        will: will.unwrap(),
+        clean_start: connect.clean_start,
+        client_id: connect.client_id,
+    }
 }
 
 async fn listener() -> TcpListener {
@@ -203,27 +251,53 @@ async fn the_brokers_acknowledgement_deletes_nothing_and_the_bridges_does() {
     let mut brief = config(folder.path(), &listener);
     brief.publisher.drain = Duration::from_millis(500);
     let (shutdown, agent) = start(brief, Lane::Normal, 6);
-    let Greeted { mut wire, will, clean_start, client_id } = greet(&listener).await;
+    let Greeted {
+        mut wire,
+        will,
+        clean_start,
+        client_id,
+    } = greet(&listener).await;
     assert_eq!((client_id.as_str(), clean_start), ("a-1", false));
     let offline: serde_json::Value = serde_json::from_slice(&will.message).unwrap();
     assert!(will.retain && will.topic.ends_with(b"agent/a-1/status"));
-    assert_eq!((&offline["event_type"], &offline["payload"]["connection"]), (&"agent_offline".into(), &1.into()));
+    assert_eq!(
+        (&offline["event_type"], &offline["payload"]["connection"]),
+        (&"agent_offline".into(), &1.into())
+    );
 
     let first = wire.counted(true, |events| events.len() >= 6).await;
     assert_eq!(seqs(&first), [0, 1, 2, 3, 4, 5], "in order");
-    assert!(first.iter().all(|event| !event.replayed && event.host.as_deref() == Some("pc001")));
+    assert!(
+        first
+            .iter()
+            .all(|event| !event.replayed && event.host.as_deref() == Some("pc001"))
+    );
     let session = first[0].session;
 
     wire.tell(b"{ this is no confirmation".to_vec()).await;
-    wire.confirm(session, Lane::Normal, &[(0, 1), (4, 2), (0, 1)]).await;
+    wire.confirm(session, Lane::Normal, &[(0, 1), (4, 2), (0, 1)])
+        .await;
     wire.confirm(session + 1, Lane::Normal, &[(0, i64::MAX)]).await;
     let wanted: BTreeSet<i64> = (2..6).collect();
     let again = wire
-        .counted(true, |events| wanted.is_subset(&events.iter().map(|event| event.seq).collect()))
+        .counted(true, |events| {
+            wanted.is_subset(&events.iter().map(|event| event.seq).collect())
+        })
         .await;
-    assert!(again.iter().all(|event| event.replayed && event.session == session));
+    assert!(
+        again
+            .iter()
+            .all(|event| event.replayed && event.session == session)
+    );
     assert!(!seqs(&again).contains(&0), "what was confirmed is not sent again");
-    let payload = |events: &[Event]| events.iter().find(|event| event.seq == 3).unwrap().payload.clone();
+    let payload = |events: &[Event]| {
+        events
+            .iter()
+            .find(|event| event.seq == 3)
+            .unwrap()
+            .payload
+            .clone()
+    };
     assert_eq!(payload(&again), payload(&first), "the same event");
 
     // Nobody confirms the critical lane: it is still there after the stop.
@@ -269,8 +343,13 @@ async fn what_the_broker_had_not_taken_comes_again_after_a_lost_connection() {
     shutdown.request();
     while let Some(publish) = wire.publish().await {
         wire.acknowledge(&publish).await;
-        for event in if publish.topic.ends_with(b"/status") { Vec::new() } else { parse(&publish.payload) } {
-            wire.confirm(event.session, event.lane, &[(event.seq, event.seq)]).await;
+        for event in if publish.topic.ends_with(b"/status") {
+            Vec::new()
+        } else {
+            parse(&publish.payload)
+        } {
+            wire.confirm(event.session, event.lane, &[(event.seq, event.seq)])
+                .await;
         }
     }
     timeout(PATIENCE, agent).await.unwrap().unwrap();
@@ -292,15 +371,28 @@ async fn a_second_run_sends_the_rest_first_and_the_source_continues() {
     let (shutdown, agent) = start(config(folder.path(), &listener), Lane::Normal, 12);
     let mut wire = greet(&listener).await.wire;
     let numbers = |events: &[Event]| {
-        let number = |event: &Event| if let Payload::Custom(n) = &event.payload { n.as_i64() } else { None };
+        let number = |event: &Event| {
+            if let Payload::Custom(n) = &event.payload {
+                n.as_i64()
+            } else {
+                None
+            }
+        };
         events.iter().filter_map(number).collect::<Vec<_>>()
     };
     let second = wire.counted(true, |events| numbers(events).contains(&11)).await;
-    assert_eq!(numbers(&second), (0..12).collect::<Vec<_>>(), "each once, old ones first");
+    assert_eq!(
+        numbers(&second),
+        (0..12).collect::<Vec<_>>(),
+        "each once, old ones first"
+    );
     assert_eq!(second[0].session, first[0].session);
     assert!(second[0].replayed);
     let newest = second.last().unwrap();
-    assert!(newest.session > first[0].session && newest.seq <= 1, "a session of its own");
+    assert!(
+        newest.session > first[0].session && newest.seq <= 1,
+        "a session of its own"
+    );
     shutdown.request();
     drop(wire);
     timeout(PATIENCE, agent).await.unwrap().unwrap();

@@ -34,6 +34,8 @@ use crate::pipeline::{Incoming, Outlet, Pipeline};
 const TICK: Duration = Duration::from_millis(20);
 /// Silence of Kafka, while something waits for it, that a person is told of.
 const KAFKA_SILENCE: Duration = Duration::from_secs(5);
+/// Ticks for which a connection must need nothing but its end: time for the last PUBACKs to leave the socket.
+const SETTLED_TICKS: u32 = 2;
 /// How long the broker may take to end a connection in order.
 const LEAVE: Duration = Duration::from_secs(2);
 
@@ -125,6 +127,7 @@ pub(crate) struct Driver<A> {
     subscription: Option<u16>,
     backoff: Backoff,
     resume_at: Option<tokio::time::Instant>,
+    settled_ticks: u32,
     mint: Mint,
 }
 
@@ -162,6 +165,7 @@ impl<A: Appender> Driver<A> {
             subscription: None,
             backoff: Backoff::new(Duration::from_millis(100), config.mqtt.max_backoff),
             resume_at: None,
+            settled_ticks: 0,
             mint: Mint {
                 process: Uuid::new_v4(),
                 message: 0,
@@ -201,7 +205,7 @@ impl<A: Appender> Driver<A> {
                     if self.phase == Phase::Done {
                         break Polled::Done;
                     }
-                    if self.pipeline.needs_new_connection() {
+                    if self.settled_ticks >= SETTLED_TICKS {
                         break Polled::Reconnect;
                     }
                 }
@@ -341,6 +345,7 @@ impl<A: Appender> Driver<A> {
         self.resume_at = Some(tokio::time::Instant::now() + delay);
         self.standing = Standing::Away;
         self.outlet.pubacks = 0;
+        self.settled_ticks = 0;
         self.pipeline.disconnected();
     }
 
@@ -350,6 +355,8 @@ impl<A: Appender> Driver<A> {
         if self.standing == Standing::Subscribed {
             self.pipeline.confirm(&mut self.outlet, now, false);
         }
+        let is_settled = self.pipeline.needs_new_connection() && self.outlet.pubacks == 0;
+        self.settled_ticks = if is_settled { self.settled_ticks + 1 } else { 0 };
         self.pipeline.gauge();
         self.tell_of_kafka(now);
         if self.phase == Phase::Running && self.clock.is_due(now) {

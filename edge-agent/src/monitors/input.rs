@@ -39,7 +39,12 @@ impl InputMonitor {
     pub(super) fn start(interval: Duration) -> Self {
         let counts = Arc::new(Counts::default());
         let missing = listen(&counts).err();
-        Self { counts, interval, missing, state: Activity::default() }
+        Self {
+            counts,
+            interval,
+            missing,
+            state: Activity::default(),
+        }
     }
 }
 
@@ -129,14 +134,12 @@ fn listen(counts: &Arc<Counts>) -> Result<(), String> {
     let counts = Arc::clone(counts);
     let listening = move || {
         let counting = Arc::clone(&counts);
-        let outcome = rdev::listen(move |event| {
-            match event.event_type {
-                KeyPress(_) => drop(counting.keyboard.fetch_add(1, Ordering::Relaxed)),
-                ButtonPress(_) | MouseMove { .. } | Wheel { .. } => {
-                    counting.mouse.fetch_add(1, Ordering::Relaxed);
-                }
-                KeyRelease(_) | ButtonRelease(_) => {}
-            };
+        let outcome = rdev::listen(move |event| match event.event_type {
+            KeyPress(_) => drop(counting.keyboard.fetch_add(1, Ordering::Relaxed)),
+            ButtonPress(_) | MouseMove { .. } | Wheel { .. } => {
+                counting.mouse.fetch_add(1, Ordering::Relaxed);
+            }
+            KeyRelease(_) | ButtonRelease(_) => {}
         });
         if let Err(error) = outcome {
             tracing::warn!(?error, "user input cannot be listened to");
@@ -144,7 +147,9 @@ fn listen(counts: &Arc<Counts>) -> Result<(), String> {
         }
     };
     // It cannot be asked to stop: it ends with the process.
-    let started = std::thread::Builder::new().name("input".to_owned()).spawn(listening);
+    let started = std::thread::Builder::new()
+        .name("input".to_owned())
+        .spawn(listening);
     started.map(drop).map_err(|error| error.to_string())
 }
 
@@ -166,7 +171,10 @@ mod tests {
         assert_eq!(at(30, 0, 0), None);
         assert_eq!(at(320, 0, 0).unwrap().idle_s, Some(310.0));
         let keys = at(330, 0, 7).unwrap();
-        assert_eq!((keys.mouse, keys.keyboard_events, keys.active_s), (Some(false), Some(7), Some(10.0)));
+        assert_eq!(
+            (keys.mouse, keys.keyboard_events, keys.active_s),
+            (Some(false), Some(7), Some(10.0))
+        );
     }
 
     #[cfg(not(feature = "input"))]

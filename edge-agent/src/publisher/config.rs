@@ -70,7 +70,11 @@ impl Check for MqttConfig {
             problems.add(key(at, "host"), "is empty", None);
         } else if self.host.contains("://") || self.host.contains('/') {
             let hint = "write the bare name; port and tls are settings of their own".to_owned();
-            problems.add(key(at, "host"), format!("`{}` is not a host name", self.host), Some(hint));
+            problems.add(
+                key(at, "host"),
+                format!("`{}` is not a host name", self.host),
+                Some(hint),
+            );
         }
         if self.port == 0 {
             problems.add(key(at, "port"), "is 0", None);
@@ -98,9 +102,11 @@ impl Check for MqttConfig {
 
 impl Check for TlsConfig {
     fn check(&self, at: &str, problems: &mut Problems) {
-        for (name, file) in
-            [("ca_file", &self.ca_file), ("cert_file", &self.cert_file), ("key_file", &self.key_file)]
-        {
+        for (name, file) in [
+            ("ca_file", &self.ca_file),
+            ("cert_file", &self.cert_file),
+            ("key_file", &self.key_file),
+        ] {
             if let Some(file) = file
                 && let Err(error) = fs_err::File::open(file)
             {
@@ -181,8 +187,14 @@ impl Default for PublisherConfig {
 
 impl Check for PublisherConfig {
     fn check(&self, at: &str, problems: &mut Problems) {
-        if self.batch_size < ByteSize::kib(1) || self.batch_size.bytes() > schemas::mqtt::MAX_BATCH_BYTES as u64 {
-            problems.add(key(at, "batch_size"), format!("{} is not between 1 KiB and 256 KiB", self.batch_size), None);
+        if self.batch_size < ByteSize::kib(1)
+            || self.batch_size.bytes() > schemas::mqtt::MAX_BATCH_BYTES as u64
+        {
+            problems.add(
+                key(at, "batch_size"),
+                format!("{} is not between 1 KiB and 256 KiB", self.batch_size),
+                None,
+            );
         }
         let zero = [
             ("batch_rows", self.batch_rows == 0),

@@ -41,12 +41,20 @@ pub(super) fn options(
     options
         .set_clean_start(false)
         .set_broker_session_resume_policy(BrokerSessionResumePolicy::AllowBrokerOnly)
-        .set_session_expiry_interval(Some(u32::try_from(mqtt.session_expiry.as_secs()).unwrap_or(u32::MAX)))
+        .set_session_expiry_interval(Some(
+            u32::try_from(mqtt.session_expiry.as_secs()).unwrap_or(u32::MAX),
+        ))
         .set_keep_alive(u16::try_from(mqtt.keep_alive.as_secs()).unwrap_or(u16::MAX))
         .set_connect_timeout(mqtt.connect_timeout)
         .set_outgoing_inflight_upper_limit(publisher.inflight)
         .set_max_packet_size(Some(mqtt::MAX_BATCH_BYTES as u32 * 2))
-        .set_last_will(LastWill::new(mqtt::status_topic(agent_id), last_will, QoS::AtLeastOnce, true, None));
+        .set_last_will(LastWill::new(
+            mqtt::status_topic(agent_id),
+            last_will,
+            QoS::AtLeastOnce,
+            true,
+            None,
+        ));
     match (&mqtt.username, &mqtt.password) {
         (Some(user), Some(password)) => {
             options.set_credentials(user, password.expose().to_owned());
@@ -71,7 +79,11 @@ fn tls_configuration(tls: &TlsConfig) -> Result<TlsConfiguration, PublishError> 
         (Some(cert), Some(key)) => Some((fs_err::read(cert)?, fs_err::read(key)?)),
         _ => None,
     };
-    Ok(TlsConfiguration::Simple { ca: fs_err::read(ca_file)?, alpn: None, client_auth })
+    Ok(TlsConfiguration::Simple {
+        ca: fs_err::read(ca_file)?,
+        alpn: None,
+        client_auth,
+    })
 }
 
 /// Polls until the connection ends and says why. It waits for nothing but the network and the
@@ -102,7 +114,10 @@ fn signal(event: Event) -> Option<Signal> {
         }
         Event::Incoming(Packet::Publish(message)) => Some(Signal::Confirmation(message.payload)),
         Event::Incoming(Packet::SubAck(ack)) => {
-            let refused = ack.return_codes.iter().find(|code| !matches!(code, rumqttc::SubscribeReasonCode::Success(_)))?;
+            let refused = ack
+                .return_codes
+                .iter()
+                .find(|code| !matches!(code, rumqttc::SubscribeReasonCode::Success(_)))?;
             Some(Signal::SubscriptionRefused(format!("{refused:?}")))
         }
         Event::Outgoing(Outgoing::Publish(packet)) => Some(Signal::Sent(packet)),

@@ -8,6 +8,7 @@
 mod compose;
 mod config;
 mod connection;
+mod sending;
 mod will;
 pub mod window;
 
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
-use rumqttc::{AsyncClient, PublishOptions, PublishProperties, QoS};
+use rumqttc::{AsyncClient, PublishOptions, QoS};
 use runtime::backoff::Backoff;
 use runtime::shutdown::Shutdown;
 use schemas::confirmation::Confirmation;
@@ -29,10 +30,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 pub use compose::{Composer, Message};
 pub use config::{Mode, MqttConfig, PublisherConfig, TlsConfig};
 
-use crate::outbox::{LaneRange, Outbox, OutboxError, Place, ReadRequest, Row, Stats};
+use crate::outbox::{LaneRange, Outbox, OutboxError, Stats};
 use connection::{SHORTEST_PAUSE, Signal};
+use sending::sent_now;
 use will::Status;
-use window::{Ask, MessageId, Window};
+use window::{MessageId, Window};
 
 /// Why the publisher gave up; a broker that is away is no reason.
 #[derive(Debug, Error)]
@@ -168,7 +170,12 @@ impl Publisher {
 
     fn client(&self, connection: i64) -> Result<(AsyncClient, rumqttc::EventLoop), PublishError> {
         let last_will = self.status(Status::Offline, connection);
-        let Parts { mqtt, publisher, agent_id, .. } = &self.parts;
+        let Parts {
+            mqtt,
+            publisher,
+            agent_id,
+            ..
+        } = &self.parts;
         let options = connection::options(agent_id, mqtt, publisher, last_will)?;
         // The window never has more messages out than `inflight`; the rest is for statuses.
         let capacity = usize::from(publisher.inflight) + 16;
@@ -180,7 +187,14 @@ impl Publisher {
 
     fn status(&self, status: Status, connection: i64) -> Vec<u8> {
         let now = runtime::clock::now_us();
-        will::status(status, &self.parts.agent_id, &self.parts.host, self.session, connection, now)
+        will::status(
+            status,
+            &self.parts.agent_id,
+            &self.parts.host,
+            self.session,
+            connection,
+            now,
+        )
     }
 
     fn disconnected(&mut self, why: &str, attempts: u64) {
@@ -199,7 +213,13 @@ impl Publisher {
             );
         } else {
             let away_s = self.lost_at.map_or(0, |at| at.elapsed().as_secs());
-            tracing::warn!(why, attempts, away_s, queued_rows = stats.all_rows(), "not connected, events wait in the outbox");
+            tracing::warn!(
+                why,
+                attempts,
+                away_s,
+                queued_rows = stats.all_rows(),
+                "not connected, events wait in the outbox"
+            );
         }
     }
 
@@ -229,7 +249,13 @@ impl Publisher {
                     return Ok(self.goodbye(&client, connection, signals).await);
                 }
             }
-            let wake = self.window.next_wake(now).map(|at| self.start + at).into_iter().chain(drain_until).min();
+            let wake = self
+                .window
+                .next_wake(now)
+                .map(|at| self.start + at)
+                .into_iter()
+                .chain(drain_until)
+                .min();
             tokio::select! {
                 signal = signals.recv() => match signal {
                     Some(signal) => self.noted(signal, backoff).await?,
@@ -275,7 +301,10 @@ impl Publisher {
         let queued_rows = self.parts.outbox.stats().all_rows();
         let broker = format!("{}:{}", self.parts.mqtt.host, self.parts.mqtt.port);
         tracing::info!(%broker, connection, session_present, away_s, queued_rows, "connected");
-        if let Err(error) = client.subscribe(mqtt::ack_topic(&self.parts.agent_id), QoS::AtLeastOnce).await {
+        if let Err(error) = client
+            .subscribe(mqtt::ack_topic(&self.parts.agent_id), QoS::AtLeastOnce)
+            .await
+        {
             tracing::error!(%error, "cannot ask for confirmations");
         }
         self.publish_status(client, Status::Online, connection).await;
@@ -283,9 +312,14 @@ impl Publisher {
     }
 
     async fn publish_status(&mut self, client: &AsyncClient, status: Status, connection: i64) {
-        let options = PublishOptions::new(QoS::AtLeastOnce).retained().properties(sent_now());
+        let options = PublishOptions::new(QoS::AtLeastOnce)
+            .retained()
+            .properties(sent_now());
         let payload = self.status(status, connection);
-        match client.publish(mqtt::status_topic(&self.parts.agent_id), payload, options).await {
+        match client
+            .publish(mqtt::status_topic(&self.parts.agent_id), payload, options)
+            .await
+        {
             Ok(()) => self.queued.push_back(None),
             Err(error) => tracing::warn!(%error, "status was not sent"),
         }
@@ -302,7 +336,11 @@ impl Publisher {
             Signal::Acknowledged(packet, refused) => {
                 backoff.reset();
                 if let Some(reason) = refused {
-                    tracing::error!(?reason, packet, "the broker refuses a message; it will be sent again later");
+                    tracing::error!(
+                        ?reason,
+                        packet,
+                        "the broker refuses a message; it will be sent again later"
+                    );
                 }
                 if let Some(message) = self.packets.remove(&packet) {
                     self.window.acknowledged(message);
@@ -328,7 +366,12 @@ impl Publisher {
         let mut ranges = std::mem::take(&mut self.unremoved);
         for ack in confirmation.acks {
             for (from, to) in ack.ranges {
-                let range = LaneRange { lane: ack.lane, session: ack.session, from, to };
+                let range = LaneRange {
+                    lane: ack.lane,
+                    session: ack.session,
+                    from,
+                    to,
+                };
                 let Some(plausible) = self.window.confirmed(range, now) else {
                     tracing::warn!(?range, bridge = %confirmation.bridge, "confirmation names what was never sent");
                     continue;
@@ -347,99 +390,19 @@ impl Publisher {
         Ok(())
     }
 
-    async fn send(&mut self, client: &AsyncClient, ask: Ask) -> Result<(), PublishError> {
-        match ask {
-            Ask::Fresh { lane, after, up_to, max_rows, array } => {
-                let request = ReadRequest { lane, after, up_to, max_rows, max_bytes: self.read_size() };
-                let Some(rows) = self.read(request).await? else { return Ok(()) };
-                if rows.is_empty() {
-                    self.window.exhausted(lane, up_to);
-                }
-                let mut left = rows.as_slice();
-                while !left.is_empty() {
-                    let message = if array {
-                        self.composer.array(lane, left, |row| self.is_replayed(row, 0))
-                    } else {
-                        self.composer.single(lane, &left[0], self.is_replayed(&left[0], 0))
-                    };
-                    let (now_sent, rest) = left.split_at(message.rows);
-                    let (Some(range), bytes) = (range_of(lane, now_sent), message.payload.len()) else { break };
-                    left = rest;
-                    let id = self.window.sent(range, bytes, self.start.elapsed());
-                    self.publish(client, message, id).await;
-                    if array {
-                        break;
-                    }
-                }
-            }
-            Ask::Again { range: asked, attempt } => {
-                let Some(before) = asked.from.checked_sub(1) else { return Ok(()) };
-                let request = ReadRequest {
-                    lane: asked.lane,
-                    after: Place { session: asked.session, seq: before },
-                    up_to: Place { session: asked.session, seq: asked.to },
-                    max_rows: self.parts.publisher.batch_rows,
-                    max_bytes: self.read_size(),
-                };
-                let Some(rows) = self.read(request).await? else { return Ok(()) };
-                if rows.is_empty() {
-                    self.window.gone(asked);
-                    return Ok(());
-                }
-                let message = match rows.as_slice() {
-                    [row] => self.composer.single(asked.lane, row, true),
-                    rows => self.composer.array(asked.lane, rows, |_| true),
-                };
-                let Some(range) = range_of(asked.lane, &rows[..message.rows]) else { return Ok(()) };
-                tracing::info!(lane = asked.lane.as_str(), session = range.session, from = range.from, to = range.to, attempt = attempt + 1, "not confirmed in time, sending again");
-                let id = self.window.sent_again(asked, range, message.payload.len(), self.start.elapsed());
-                self.publish(client, message, id).await;
-            }
-        }
-        Ok(())
-    }
-
-    fn read_size(&self) -> usize {
-        usize::try_from(self.parts.publisher.batch_size.bytes()).unwrap_or(mqtt::MAX_BATCH_BYTES)
-    }
-
-    /// `None` if the file could not be read this time.
-    async fn read(&self, request: ReadRequest) -> Result<Option<Vec<Row>>, PublishError> {
-        match self.parts.outbox.read(request).await {
-            Ok(rows) => Ok(Some(rows)),
-            Err(error) if matches!(*error, OutboxError::Closed) => Err(error.into()),
-            Err(error) => {
-                tracing::error!(%error, "cannot read the outbox, trying again");
-                sleep(Duration::from_secs(1)).await;
-                Ok(None)
-            }
-        }
-    }
-
-    fn is_replayed(&self, row: &Row, attempt: u32) -> bool {
-        let age = runtime::clock::now_us().saturating_sub(row.event_time);
-        let old = i64::try_from(self.parts.publisher.replayed_after().as_micros()).unwrap_or(i64::MAX);
-        attempt > 0 || row.place.session < self.session || age > old
-    }
-
-    async fn publish(&mut self, client: &AsyncClient, message: Message, id: MessageId) {
-        runtime::failpoint::hit("agent.publish.before");
-        let options = PublishOptions::new(QoS::AtLeastOnce).properties(sent_now());
-        let Message { topic, payload, rows } = message;
-        match client.publish(topic, payload, options).await {
-            Ok(()) => self.queued.push_back(Some(id)),
-            Err(error) => {
-                tracing::error!(%error, rows, "the client refuses a message; it will be sent again later");
-                self.window.acknowledged(id);
-            }
-        }
-        runtime::failpoint::hit("agent.publish.after");
-    }
-
     /// Says goodbye, so that the broker does not send the last will.
-    async fn goodbye(&mut self, client: &AsyncClient, connection: i64, mut signals: mpsc::Receiver<Signal>) -> Ended {
+    async fn goodbye(
+        &mut self,
+        client: &AsyncClient,
+        connection: i64,
+        mut signals: mpsc::Receiver<Signal>,
+    ) -> Ended {
         let left = self.parts.outbox.stats().all_rows();
-        tracing::info!(unconfirmed_rows = self.window.open_rows(), queued_rows = left, "stopping, what is queued stays in the outbox");
+        tracing::info!(
+            unconfirmed_rows = self.window.open_rows(),
+            queued_rows = left,
+            "stopping, what is queued stays in the outbox"
+        );
         self.publish_status(client, Status::Stopped, connection).await;
         self.leaving = true;
         if let Err(error) = client.disconnect().await {
@@ -468,16 +431,4 @@ async fn stopped_for_long(shutdown: &Shutdown, drain: Duration) {
 
 fn far_away() -> Instant {
     Instant::now() + Duration::from_hours(1)
-}
-
-fn range_of(lane: schemas::identity::Lane, rows: &[Row]) -> Option<LaneRange> {
-    let (first, last) = (rows.first()?, rows.last()?);
-    Some(LaneRange { lane, session: first.place.session, from: first.place.seq, to: last.place.seq })
-}
-
-fn sent_now() -> PublishProperties {
-    PublishProperties {
-        user_properties: vec![(mqtt::SENT_AT.to_owned(), runtime::clock::now_us().to_string())],
-        ..PublishProperties::default()
-    }
 }

@@ -45,9 +45,10 @@ impl Default for SchedulerConfig {
 
 impl Check for SchedulerConfig {
     fn check(&self, at: &str, problems: &mut Problems) {
-        for (name, interval) in
-            [("report_interval", self.report_interval), ("offline_report_interval", self.offline_report_interval)]
-        {
+        for (name, interval) in [
+            ("report_interval", self.report_interval),
+            ("offline_report_interval", self.offline_report_interval),
+        ] {
             if interval < Duration::from_secs(1) {
                 problems.add(key(at, name), "is shorter than 1s", None);
             }
@@ -73,7 +74,12 @@ impl SchedulerConfig {
                 clear: Some(75.0),
                 ..base
             },
-            event_type::MEM_USAGE => GaugeRule { dead_band: 2.0, high: Some(90.0), clear: Some(85.0), ..base },
+            event_type::MEM_USAGE => GaugeRule {
+                dead_band: 2.0,
+                high: Some(90.0),
+                clear: Some(85.0),
+                ..base
+            },
             event_type::DISK_USAGE => GaugeRule {
                 dead_band: 1.0,
                 heartbeat: Duration::from_mins(5),
@@ -81,7 +87,10 @@ impl SchedulerConfig {
                 clear: Some(88.0),
                 ..base
             },
-            event_type::NET_USAGE => GaugeRule { dead_band: 100_000.0, ..base },
+            event_type::NET_USAGE => GaugeRule {
+                dead_band: 100_000.0,
+                ..base
+            },
             _ => base,
         }
     }
@@ -134,17 +143,25 @@ impl Judge {
             self.dropped.repeated += 1;
             return None;
         }
-        let Some(gauge) = seen.gauge.take() else { return Some(seen) };
+        let Some(gauge) = seen.gauge.take() else {
+            return Some(seen);
+        };
         let max_age = i64::try_from(self.config.max_age.as_micros()).unwrap_or(i64::MAX);
         if now.saturating_sub(seen.event_time) > max_age {
             self.dropped.stale += 1;
             return None;
         }
         if !self.rules.contains_key(seen.event_type.as_ref()) {
-            self.rules.insert(seen.event_type.to_string(), self.config.rule(&seen.event_type));
+            self.rules
+                .insert(seen.event_type.to_string(), self.config.rule(&seen.event_type));
         }
         let rule = self.rules.get(seen.event_type.as_ref())?;
-        match self.gauges.judge(rule, (seen.event_type.clone(), gauge.series), gauge.value, seen.event_time) {
+        match self.gauges.judge(
+            rule,
+            (seen.event_type.clone(), gauge.series),
+            gauge.value,
+            seen.event_time,
+        ) {
             Verdict::Skip => {
                 self.dropped.unchanged += 1;
                 return None;
@@ -190,10 +207,22 @@ mod tests {
     use crate::observation::Gauge;
 
     fn cpu(at_s: i64, percent: f64) -> Observation {
-        let metrics = HostMetrics { cpu_percent: Some(percent), ..HostMetrics::default() };
-        let seen =
-            Observation::new(at_s * 1_000_000, Lane::Normal, event_type::CPU_USAGE, "cpu/test", Payload::HostMetrics(metrics));
-        seen.with_gauge(Gauge { series: "".into(), value: percent, set: |_, _| {} })
+        let metrics = HostMetrics {
+            cpu_percent: Some(percent),
+            ..HostMetrics::default()
+        };
+        let seen = Observation::new(
+            at_s * 1_000_000,
+            Lane::Normal,
+            event_type::CPU_USAGE,
+            "cpu/test",
+            Payload::HostMetrics(metrics),
+        );
+        seen.with_gauge(Gauge {
+            series: "".into(),
+            value: percent,
+            set: |_, _| {},
+        })
     }
 
     #[test]
@@ -203,8 +232,13 @@ mod tests {
         assert_eq!(calm.lane, Lane::Normal);
         let alarm = judge.judge(cpu(2, 95.0), 2_000_000).unwrap();
         assert_eq!(alarm.lane, Lane::Critical);
-        let Payload::HostMetrics(metrics) = alarm.payload else { panic!("not host metrics") };
-        assert_eq!((metrics.threshold.as_deref(), metrics.samples), (Some("reached 90"), Some(1)));
+        let Payload::HostMetrics(metrics) = alarm.payload else {
+            panic!("not host metrics")
+        };
+        assert_eq!(
+            (metrics.threshold.as_deref(), metrics.samples),
+            (Some("reached 90"), Some(1))
+        );
         assert_eq!(metrics.interval_s, Some(1.0));
         assert!(judge.judge(cpu(3, 94.0), 3_000_000).is_none());
         assert_eq!(judge.dropped.unchanged, 1);
@@ -222,7 +256,10 @@ mod tests {
 
     #[test]
     fn excluded_types_and_repeated_facts_are_dropped_and_counted() {
-        let config = SchedulerConfig { exclude: vec!["net_usage".to_owned()], ..SchedulerConfig::default() };
+        let config = SchedulerConfig {
+            exclude: vec!["net_usage".to_owned()],
+            ..SchedulerConfig::default()
+        };
         let mut judge = Judge::new(&config);
         let fact = |event_type: &'static str, unique: &str| {
             let payload = Payload::Custom(serde_json::Value::Null);
@@ -237,15 +274,24 @@ mod tests {
         for n in 0..=MEMORY {
             judge.judge(fact("other", &n.to_string()), 1);
         }
-        assert!(judge.judge(fact("other", "a"), 1).is_some(), "forgotten after enough others");
+        assert!(
+            judge.judge(fact("other", "a"), 1).is_some(),
+            "forgotten after enough others"
+        );
         assert!(judge.recent.len() <= MEMORY && judge.order.len() <= MEMORY);
     }
 
     #[test]
     fn a_configured_rule_replaces_the_built_in_one() {
-        let rule = GaugeRule { dead_band: -1.0, ..GaugeRule::default() };
+        let rule = GaugeRule {
+            dead_band: -1.0,
+            ..GaugeRule::default()
+        };
         let gauges = HashMap::from([("cpu_usage".to_owned(), rule)]);
-        let mut judge = Judge::new(&SchedulerConfig { gauges, ..SchedulerConfig::default() });
+        let mut judge = Judge::new(&SchedulerConfig {
+            gauges,
+            ..SchedulerConfig::default()
+        });
         for at in 1..5 {
             let told = judge.judge(cpu(at, 95.0), at * 1_000_000).unwrap();
             assert_eq!(told.lane, Lane::Normal, "no bound, no dead-band");

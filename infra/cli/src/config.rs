@@ -71,7 +71,10 @@ pub struct TopicsConfig {
 
 impl Default for TopicsConfig {
     fn default() -> Self {
-        Self { prefix: "varta".into(), partitions: 4 }
+        Self {
+            prefix: "varta".into(),
+            partitions: 4,
+        }
     }
 }
 
@@ -85,7 +88,9 @@ pub struct HttpConfig {
 
 impl Default for HttpConfig {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:9464".into() }
+        Self {
+            listen: "127.0.0.1:9464".into(),
+        }
     }
 }
 
@@ -100,7 +105,9 @@ pub struct ShutdownConfig {
 
 impl Default for ShutdownConfig {
     fn default() -> Self {
-        Self { drain: Duration::from_secs(20) }
+        Self {
+            drain: Duration::from_secs(20),
+        }
     }
 }
 
@@ -143,7 +150,11 @@ pub fn read(path: Option<&Path>) -> Result<Config, Problems> {
             Ok(text) => (text, path.display().to_string()),
             Err(error) => {
                 let mut problems = Problems::default();
-                problems.add("", error.to_string(), Some("name the file with --config FILE".into()));
+                problems.add(
+                    "",
+                    error.to_string(),
+                    Some("name the file with --config FILE".into()),
+                );
                 return Err(problems);
             }
         },

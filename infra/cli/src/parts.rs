@@ -33,6 +33,10 @@ pub fn all() -> Vec<Part> {
 
 /// The sinks named; all where none is named.
 pub fn sinks(names: &[SinkName]) -> Vec<Part> {
-    let names = if names.is_empty() { SinkName::value_variants() } else { names };
+    let names = if names.is_empty() {
+        SinkName::value_variants()
+    } else {
+        names
+    };
     names.iter().copied().map(Part::Sink).collect()
 }

@@ -44,10 +44,20 @@ impl Stores {
                 url: sinks.influx.url.trim_end_matches('/').to_owned(),
                 org: sinks.influx.org.clone(),
                 bucket: sinks.influx.bucket.clone(),
-                token: sinks.influx.token.as_ref().map_or_else(String::new, |token| token.expose().to_owned()),
+                token: sinks
+                    .influx
+                    .token
+                    .as_ref()
+                    .map_or_else(String::new, |token| token.expose().to_owned()),
             }),
-            postgres: sinks.postgres.enabled.then(|| (sinks.postgres.url.expose().to_owned(), None)),
-            http: reqwest::Client::builder().timeout(Duration::from_secs(3)).build().ok(),
+            postgres: sinks
+                .postgres
+                .enabled
+                .then(|| (sinks.postgres.url.expose().to_owned(), None)),
+            http: reqwest::Client::builder()
+                .timeout(Duration::from_secs(3))
+                .build()
+                .ok(),
             lake_before: None,
         }
     }
@@ -70,11 +80,16 @@ impl Stores {
             root.display(),
             bytes as f64 / f64::from(1 << 20)
         ));
-        report.stages.push(("lake (files)", files.saturating_sub(before).max(u64::from(files > 0))));
+        report.stages.push((
+            "lake (files)",
+            files.saturating_sub(before).max(u64::from(files > 0)),
+        ));
     }
 
     async fn look_at_influx(&self, report: &mut Report) {
-        let (Some(influx), Some(http)) = (&self.influx, &self.http) else { return };
+        let (Some(influx), Some(http)) = (&self.influx, &self.http) else {
+            return;
+        };
         let query = format!(
             "from(bucket: \"{}\") |> range(start: -1h) |> filter(fn: (r) => r._field == \"cpu_percent\") |> last()",
             influx.bucket
@@ -92,19 +107,27 @@ impl Stores {
             Ok(answer) => format!("answers {}", answer.status()),
             Err(_) => "is waited for".into(),
         };
-        let rows = text.lines().filter(|line| line.starts_with(",,") || line.starts_with(",_result")).count();
+        let rows = text
+            .lines()
+            .filter(|line| line.starts_with(",,") || line.starts_with(",_result"))
+            .count();
         let last = csv_last(&text).unwrap_or_else(|| text.lines().next().unwrap_or("").trim().to_owned());
         report.lines.push(format!("influx   {last}"));
         report.stages.push(("influx (series)", rows as u64));
     }
 
     async fn look_at_postgres(&mut self, report: &mut Report) {
-        let Some((url, before)) = &mut self.postgres else { return };
+        let Some((url, before)) = &mut self.postgres else {
+            return;
+        };
         match last_start(url).await {
             Ok((rows, last)) => {
                 let first = *before.get_or_insert(rows);
                 report.lines.push(format!("postgres {last}"));
-                report.stages.push(("postgres (starts)", (rows - first).max(i64::from(rows > 0)) as u64));
+                report.stages.push((
+                    "postgres (starts)",
+                    (rows - first).max(i64::from(rows > 0)) as u64,
+                ));
             }
             Err(_) => {
                 report.lines.push("postgres is waited for".into());
@@ -117,7 +140,10 @@ impl Stores {
 async fn last_start(url: &str) -> Result<(i64, String), sqlx::Error> {
     let work = async {
         let mut connection = PgConnection::connect(url).await?;
-        let rows: i64 = sqlx::query("SELECT count(*) FROM program_starts").fetch_one(&mut connection).await?.get(0);
+        let rows: i64 = sqlx::query("SELECT count(*) FROM program_starts")
+            .fetch_one(&mut connection)
+            .await?
+            .get(0);
         let last = sqlx::query(
             "SELECT to_char(\"timestamp\", 'HH24:MI:SS'), coalesce(username, '-'), process_name \
              FROM program_starts ORDER BY \"timestamp\" DESC LIMIT 1",
@@ -126,12 +152,21 @@ async fn last_start(url: &str) -> Result<(i64, String), sqlx::Error> {
         .await?;
         let last = last.map_or_else(
             || "no program starts yet".to_owned(),
-            |row| format!("{} {} started {}", row.get::<String, _>(0), row.get::<String, _>(1), row.get::<String, _>(2)),
+            |row| {
+                format!(
+                    "{} {} started {}",
+                    row.get::<String, _>(0),
+                    row.get::<String, _>(1),
+                    row.get::<String, _>(2)
+                )
+            },
         );
         connection.close().await.ok();
         Ok((rows, format!("{rows} program starts, last: {last}")))
     };
-    tokio::time::timeout(Duration::from_secs(3), work).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+    tokio::time::timeout(Duration::from_secs(3), work)
+        .await
+        .unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }
 
 /// Time, value and agent of the last point in an annotated CSV answer.
@@ -143,7 +178,12 @@ fn csv_last(text: &str) -> Option<String> {
         if cells.contains(&"_value") {
             header = cells;
         } else if !header.is_empty() && cells.len() == header.len() {
-            let cell = |name: &str| header.iter().position(|column| *column == name).map(|at| cells[at]);
+            let cell = |name: &str| {
+                header
+                    .iter()
+                    .position(|column| *column == name)
+                    .map(|at| cells[at])
+            };
             last = Some(format!(
                 "{} cpu_percent {} of agent {}",
                 cell("_time")?,
@@ -157,7 +197,9 @@ fn csv_last(text: &str) -> Option<String> {
 
 fn parquet_files(root: &std::path::Path) -> (u64, u64) {
     let (mut files, mut bytes) = (0, 0);
-    let Ok(entries) = fs_err::read_dir(root) else { return (0, 0) };
+    let Ok(entries) = fs_err::read_dir(root) else {
+        return (0, 0);
+    };
     for entry in entries.flatten() {
         let path = entry.path();
         if path.is_dir() {
@@ -210,7 +252,10 @@ mod tests {
     fn the_last_point_of_an_annotated_answer() {
         let text = ",result,table,_start,_time,_value,_field,agent_id\r\n\
                     ,_result,0,x,2026-01-01T00:00:00Z,12.5,cpu_percent,a1\r\n\r\n";
-        assert_eq!(csv_last(text).unwrap(), "2026-01-01T00:00:00Z cpu_percent 12.5 of agent a1");
+        assert_eq!(
+            csv_last(text).unwrap(),
+            "2026-01-01T00:00:00Z cpu_percent 12.5 of agent a1"
+        );
         assert!(csv_last("no answer").is_none());
     }
 }

@@ -51,7 +51,10 @@ pub struct LogError {
 impl LogError {
     /// Of a class with a message.
     pub fn new(kind: LogErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self {
+            kind,
+            message: message.into(),
+        }
     }
 
     /// Something is not to be had now.
@@ -67,11 +70,21 @@ impl LogError {
     /// Names the lost range.
     pub fn out_of_range(topic: &str, partition: i32, wanted: i64, earliest: i64) -> Self {
         let message = if wanted < earliest {
-            format!("{topic}-{partition}: offsets {wanted} to {} are gone: removed by retention", earliest - 1)
+            format!(
+                "{topic}-{partition}: offsets {wanted} to {} are gone: removed by retention",
+                earliest - 1
+            )
         } else {
-            format!("{topic}-{partition}: offset {wanted} does not exist; the log begins at {earliest} and is shorter")
+            format!(
+                "{topic}-{partition}: offset {wanted} does not exist; the log begins at {earliest} and is shorter"
+            )
         };
-        let kind = LogErrorKind::OffsetOutOfRange { topic: topic.to_owned(), partition, wanted, earliest };
+        let kind = LogErrorKind::OffsetOutOfRange {
+            topic: topic.to_owned(),
+            partition,
+            wanted,
+            earliest,
+        };
         Self { kind, message }
     }
 

@@ -26,7 +26,7 @@ pub enum Format {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
-    /// A level, or levels by module such as `info,eventlog=debug`.
+    /// A level for Varta's own modules, or levels by module such as `info,eventlog=debug`.
     pub level: String,
     /// `text` or `json`.
     pub format: Format,
@@ -40,18 +40,28 @@ pub struct LogConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { level: "info".to_owned(), format: Format::Text, file: None, max_size: ByteSize::mib(16), keep: 4 }
+        Self {
+            level: "info".to_owned(),
+            format: Format::Text,
+            file: None,
+            max_size: ByteSize::mib(16),
+            keep: 4,
+        }
     }
 }
 
 impl Check for LogConfig {
     fn check(&self, at: &str, problems: &mut Problems) {
-        if let Err(error) = EnvFilter::try_new(&self.level) {
+        if let Err(error) = filter(&self.level) {
             let hint = "a level is error, warn, info, debug or trace".to_owned();
             problems.add(format!("{at}.level"), error.to_string(), Some(hint));
         }
         if self.max_size.bytes() < 4096 {
-            problems.add(format!("{at}.max_size"), format!("{} is less than 4 KiB", self.max_size), None);
+            problems.add(
+                format!("{at}.max_size"),
+                format!("{} is less than 4 KiB", self.max_size),
+                None,
+            );
         }
     }
 }
@@ -88,13 +98,34 @@ pub fn init(config: &LogConfig) -> Result<Guard, LogSetupError> {
     Ok(Guard { _file: Some(file) })
 }
 
+/// The crates whose facts an operator asked for by naming a level.
+const OURS: [&str; 8] = [
+    "runtime",
+    "schemas",
+    "eventlog",
+    "edge_agent",
+    "bridge",
+    "processors",
+    "sinks",
+    "varta",
+];
+
+/// A plain level is about Varta's own modules; libraries then only warn. Anything with a module is taken as it is.
+fn filter(level: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
+    if level.contains(['=', ',']) || level.parse::<tracing_subscriber::filter::LevelFilter>().is_err() {
+        return EnvFilter::try_new(level);
+    }
+    let ours = OURS.map(|module| format!("{module}={level}")).join(",");
+    EnvFilter::try_new(format!("warn,{ours}"))
+}
+
 fn install<W>(config: &LogConfig, writer: W, colours: bool) -> Result<(), LogSetupError>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     use tracing_subscriber::util::SubscriberInitExt;
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_new(&config.level)?)
+        .with_env_filter(filter(&config.level)?)
         .with_writer(writer)
         .with_ansi(colours);
     match config.format {

@@ -36,7 +36,10 @@ impl Shutdown {
 /// Must be called within a tokio runtime.
 pub fn on_signals(shutdown: &Shutdown) {
     let requested = shutdown.clone();
-    #[allow(clippy::disallowed_methods, reason = "must outlive the supervisor, which is what it stops")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "must outlive the supervisor, which is what it stops"
+    )]
     tokio::spawn(async move {
         let Some(first) = next_signal().await else { return };
         tracing::info!(signal = first, "shutdown requested, draining");
@@ -51,13 +54,14 @@ pub fn on_signals(shutdown: &Shutdown) {
 #[cfg(unix)]
 async fn next_signal() -> Option<&'static str> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (mut interrupt, mut terminate) = match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
-        (Ok(interrupt), Ok(terminate)) => (interrupt, terminate),
-        (Err(error), _) | (_, Err(error)) => {
-            tracing::error!(%error, "cannot listen for signals");
-            return None;
-        }
-    };
+    let (mut interrupt, mut terminate) =
+        match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+            (Ok(interrupt), Ok(terminate)) => (interrupt, terminate),
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::error!(%error, "cannot listen for signals");
+                return None;
+            }
+        };
     tokio::select! {
         _ = interrupt.recv() => Some("SIGINT"),
         _ = terminate.recv() => Some("SIGTERM"),

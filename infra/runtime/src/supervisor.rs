@@ -47,7 +47,12 @@ impl Error for Failed {
 impl Supervisor {
     /// `drain` is how long tasks may take to end once `shutdown` is requested.
     pub fn new(shutdown: Shutdown, drain: Duration) -> Self {
-        Self { shutdown, drain, tasks: JoinSet::new(), names: HashMap::new() }
+        Self {
+            shutdown,
+            drain,
+            tasks: JoinSet::new(),
+            names: HashMap::new(),
+        }
     }
 
     /// The wish that this supervisor makes and obeys.
@@ -84,7 +89,8 @@ impl Supervisor {
         });
         self.spawn(name, async move {
             started.map_err(Cause::from)?;
-            end.await.unwrap_or_else(|_| Err("thread vanished without a result".into()))
+            end.await
+                .unwrap_or_else(|_| Err("thread vanished without a result".into()))
         });
     }
 
@@ -116,7 +122,10 @@ impl Supervisor {
             let task = left.join(", ");
             tracing::error!(%task, drain = ?self.drain, "did not drain in time");
             self.tasks.abort_all();
-            first.get_or_insert(Failed { task, error: format!("did not drain within {:?}", self.drain).into() });
+            first.get_or_insert(Failed {
+                task,
+                error: format!("did not drain within {:?}", self.drain).into(),
+            });
         }
         first.map_or(Ok(()), Err)
     }

@@ -38,7 +38,14 @@ pub struct Session {
 
 impl Session {
     fn new(session: i64, quiet: i64) -> Self {
-        Self { session, lanes: Default::default(), tails: [-1; LANES], in_use: 0, released: false, moved: quiet }
+        Self {
+            session,
+            lanes: Default::default(),
+            tails: [-1; LANES],
+            in_use: 0,
+            released: false,
+            moved: quiet,
+        }
     }
 
     /// Whether the agent told the end of each lane and everything up to it has arrived or was given up.
@@ -54,7 +61,8 @@ impl Session {
     pub fn is_complete(&self) -> bool {
         self.is_drained()
             && self.lanes.iter().zip(self.tails).all(|(lane, tail)| {
-                lane.as_ref().is_none_or(|sequence| sequence.contiguous() >= tail && sequence.has_no_holes())
+                lane.as_ref()
+                    .is_none_or(|sequence| sequence.contiguous() >= tail && sequence.has_no_holes())
             })
     }
 
@@ -119,7 +127,10 @@ impl Agent {
     pub fn session(&mut self, session: i64, quiet: i64) -> &mut Session {
         let at = match self.sessions.last() {
             Some(last) if last.session == session => self.sessions.len() - 1,
-            _ => match self.sessions.binary_search_by_key(&session, |known| known.session) {
+            _ => match self
+                .sessions
+                .binary_search_by_key(&session, |known| known.session)
+            {
                 Ok(at) => at,
                 Err(at) => self.admit(at, session, quiet),
             },
@@ -152,13 +163,27 @@ impl Agent {
 
     fn write(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(96);
-        for value in [self.forgotten, self.uncertain, self.watermark, self.foreign_time, self.backlog] {
+        for value in [
+            self.forgotten,
+            self.uncertain,
+            self.watermark,
+            self.foreign_time,
+            self.backlog,
+        ] {
             put(&mut out, value);
         }
-        for value in [self.interval, self.heard, self.last_session, i64::from(self.turns)] {
+        for value in [
+            self.interval,
+            self.heard,
+            self.last_session,
+            i64::from(self.turns),
+        ] {
             put(&mut out, value);
         }
-        put(&mut out, (self.revisions.len() as i64) << 1 | i64::from(self.silent));
+        put(
+            &mut out,
+            (self.revisions.len() as i64) << 1 | i64::from(self.silent),
+        );
         for (window, revision) in &self.revisions {
             put(&mut out, *window);
             put(&mut out, i64::from(*revision));
@@ -167,7 +192,10 @@ impl Agent {
         for session in &self.sessions {
             put(&mut out, session.session);
             session.tails.iter().for_each(|tail| put(&mut out, *tail));
-            put(&mut out, i64::from(session.in_use) << 1 | i64::from(session.released));
+            put(
+                &mut out,
+                i64::from(session.in_use) << 1 | i64::from(session.released),
+            );
             put(&mut out, session.moved);
             for lane in &session.lanes {
                 put(&mut out, i64::from(lane.is_some()));
@@ -194,7 +222,9 @@ impl Agent {
         let revisions = take(bytes)?;
         agent.silent = revisions & 1 == 1;
         for _ in 0..revisions >> 1 {
-            agent.revisions.push((take(bytes)?, i32::try_from(take(bytes)?).ok()?));
+            agent
+                .revisions
+                .push((take(bytes)?, i32::try_from(take(bytes)?).ok()?));
         }
         for _ in 0..take(bytes)? {
             let mut session = Session::new(take(bytes)?, 0);
@@ -231,7 +261,12 @@ impl Default for Agents {
             Field::new("agent_id", DataType::Utf8, false),
             Field::new("state", DataType::Binary, false),
         ]);
-        Self { list: Vec::new(), index: AHashMap::new(), dirty: Vec::new(), schema }
+        Self {
+            list: Vec::new(),
+            index: AHashMap::new(),
+            dirty: Vec::new(),
+            schema,
+        }
     }
 }
 
@@ -278,7 +313,10 @@ impl Agents {
 
     /// All agents with their numbers.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Agent)> {
-        self.list.iter().enumerate().map(|(number, agent)| (number as u32, agent))
+        self.list
+            .iter()
+            .enumerate()
+            .map(|(number, agent)| (number as u32, agent))
     }
 
     fn batch(&self, numbers: impl Iterator<Item = u32>) -> Result<RecordBatch, StateError> {
@@ -293,7 +331,11 @@ impl Agents {
         }
         RecordBatch::try_new(
             Arc::clone(&self.schema),
-            vec![Arc::new(op.finish()), Arc::new(id.finish()), Arc::new(state.finish())],
+            vec![
+                Arc::new(op.finish()),
+                Arc::new(id.finish()),
+                Arc::new(state.finish()),
+            ],
         )
         .map_err(arrow_error(NAME))
     }
@@ -325,10 +367,11 @@ impl Operator for Agents {
         let states = column::<BinaryArray>(NAME, rows, 2)?;
         for row in 0..rows.num_rows() {
             let id = ids.value(row);
-            let agent = Agent::read(Arc::from(id), states.value(row)).ok_or_else(|| StateError::Malformed {
-                operator: NAME,
-                what: format!("the row of agent {id} cannot be read"),
-            })?;
+            let agent =
+                Agent::read(Arc::from(id), states.value(row)).ok_or_else(|| StateError::Malformed {
+                    operator: NAME,
+                    what: format!("the row of agent {id} cannot be read"),
+                })?;
             if let Some(number) = self.index.get(id) {
                 self.list[*number as usize] = agent;
             } else {

@@ -36,7 +36,13 @@ impl Default for ForeignIds {
             Field::new("id", DataType::FixedSizeBinary(16), true),
             Field::new("hour", DataType::Int64, false),
         ]);
-        Self { seen: AHashMap::new(), buckets: BTreeMap::new(), added: Vec::new(), expired: Vec::new(), schema }
+        Self {
+            seen: AHashMap::new(),
+            buckets: BTreeMap::new(),
+            added: Vec::new(),
+            expired: Vec::new(),
+            schema,
+        }
     }
 }
 
@@ -95,7 +101,11 @@ impl ForeignIds {
         }
         RecordBatch::try_new(
             Arc::clone(&self.schema),
-            vec![Arc::new(op.finish()), Arc::new(id.finish()), Arc::new(hour.finish())],
+            vec![
+                Arc::new(op.finish()),
+                Arc::new(id.finish()),
+                Arc::new(hour.finish()),
+            ],
         )
         .map_err(error)
     }
@@ -146,7 +156,10 @@ impl Operator for ForeignIds {
     fn snapshot(&mut self) -> Result<RecordBatch, StateError> {
         self.added.clear();
         self.expired.clear();
-        let ids = self.buckets.iter().flat_map(|(hour, ids)| ids.iter().map(|id| (*id, *hour)));
+        let ids = self
+            .buckets
+            .iter()
+            .flat_map(|(hour, ids)| ids.iter().map(|id| (*id, *hour)));
         self.batch(ids, &[])
     }
 
@@ -174,7 +187,9 @@ mod tests {
         assert!(restored.is_fresh("a", "1", (HORIZON_HOURS + 2) * HOUR));
         let mut again = ForeignIds::default();
         again.restore(&ids.snapshot().unwrap()).unwrap();
-        again.restore(&restored.drain_changes().unwrap().unwrap()).unwrap();
+        again
+            .restore(&restored.drain_changes().unwrap().unwrap())
+            .unwrap();
         assert_eq!(again.live_rows(), 3);
     }
 }

@@ -84,7 +84,11 @@ impl Sequence {
             return seen;
         }
         if self.contains(seq) {
-            return if seq <= self.uncertain { Seen::Uncertain } else { Seen::Duplicate };
+            return if seq <= self.uncertain {
+                Seen::Uncertain
+            } else {
+                Seen::Duplicate
+            };
         }
         self.insert(seq, seq, event_time, quiet);
         Seen::Fresh
@@ -121,7 +125,9 @@ impl Sequence {
     /// Lets lane time pass holes that opened at or before `before`; returns how many numbers are missing in them.
     pub fn release(&mut self, before: i64) -> i64 {
         let mut missing = 0;
-        let start = self.intervals.partition_point(|interval| interval.to <= self.frontier);
+        let start = self
+            .intervals
+            .partition_point(|interval| interval.to <= self.frontier);
         for index in start..self.intervals.len() {
             let interval = self.intervals[index];
             if interval.from > self.frontier + 1 {
@@ -139,13 +145,19 @@ impl Sequence {
 
     /// Whether lane time waits for a hole.
     pub fn is_held(&self) -> bool {
-        self.intervals.last().is_some_and(|interval| interval.to > self.frontier)
+        self.intervals
+            .last()
+            .is_some_and(|interval| interval.to > self.frontier)
     }
 
     /// Whether the next hole that lane time waits for opened at or before `before`.
     pub fn is_due(&self, before: i64) -> bool {
-        let next = self.intervals.partition_point(|interval| interval.to <= self.frontier);
-        self.intervals.get(next).is_some_and(|interval| interval.since <= before)
+        let next = self
+            .intervals
+            .partition_point(|interval| interval.to <= self.frontier);
+        self.intervals
+            .get(next)
+            .is_some_and(|interval| interval.since <= before)
     }
 
     /// Event time up to which the lane is complete; `i64::MIN` before the first.
@@ -178,7 +190,9 @@ impl Sequence {
             return true;
         }
         let at = self.intervals.partition_point(|interval| interval.to < seq);
-        self.intervals.get(at).is_some_and(|interval| interval.from <= seq)
+        self.intervals
+            .get(at)
+            .is_some_and(|interval| interval.from <= seq)
     }
 
     /// Inserts numbers none of which is contained.
@@ -207,14 +221,26 @@ impl Sequence {
             (false, false) => {
                 // A hole that is split is as old as it was; a hole above everything opens now.
                 let since = self.intervals.get(at).map_or(quiet, |next| next.since);
-                self.intervals.insert(at, Interval { from, to, time, since });
+                self.intervals.insert(
+                    at,
+                    Interval {
+                        from,
+                        to,
+                        time,
+                        since,
+                    },
+                );
             }
         }
         self.absorb();
     }
 
     fn absorb(&mut self) {
-        while self.intervals.first().is_some_and(|first| first.from <= self.contiguous + 1) {
+        while self
+            .intervals
+            .first()
+            .is_some_and(|first| first.from <= self.contiguous + 1)
+        {
             let first = self.intervals.remove(0);
             self.contiguous = first.to;
             self.time = self.time.max(first.time);
@@ -278,11 +304,26 @@ impl Sequence {
         for _ in 0..counted >> 1 {
             let from = last + take(bytes)?;
             let to = from + take(bytes)?;
-            intervals.push(Interval { from, to, time: take(bytes)?, since: take(bytes)? });
+            intervals.push(Interval {
+                from,
+                to,
+                time: take(bytes)?,
+                since: take(bytes)?,
+            });
             last = to;
         }
         let zero = counted & 1 == 1;
-        Some(Self { contiguous, frontier, time, uncertain, mark_seq, mark_time, moved, intervals, zero })
+        Some(Self {
+            contiguous,
+            frontier,
+            time,
+            uncertain,
+            mark_seq,
+            mark_time,
+            moved,
+            intervals,
+            zero,
+        })
     }
 }
 
@@ -360,7 +401,10 @@ mod tests {
         assert_eq!(sequence.release(4), 0);
         assert_eq!(sequence.time(), 100);
         assert_eq!(sequence.release(5), 1);
-        assert_eq!((sequence.time(), sequence.frontier(), sequence.contiguous()), (300, 3, 1));
+        assert_eq!(
+            (sequence.time(), sequence.frontier(), sequence.contiguous()),
+            (300, 3, 1)
+        );
         // Released is not seen: the late row is still fresh, and once only.
         assert_eq!(sequence.see(2, 200, 20), Seen::Fresh);
         assert_eq!(sequence.see(2, 200, 20), Seen::Duplicate);

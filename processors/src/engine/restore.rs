@@ -45,7 +45,9 @@ pub enum RestoreError {
     #[error(transparent)]
     State(#[from] StateError),
     /// Chunks are missing in the middle of a generation.
-    #[error("operator `{operator}`, partition {partition}: chunk {missing} of generation {generation} is missing in the state topic; it was truncated or retention is not `compact`")]
+    #[error(
+        "operator `{operator}`, partition {partition}: chunk {missing} of generation {generation} is missing in the state topic; it was truncated or retention is not `compact`"
+    )]
     Incomplete {
         /// Whose.
         operator: String,
@@ -57,7 +59,9 @@ pub enum RestoreError {
         missing: u32,
     },
     /// The state was written by another definition.
-    #[error("operator `{operator}`, partition {partition}: state was written by definition {found:016x}, this program has {expected:016x}; run the version that wrote it, use another job name, or set on_state_mismatch = \"rebuild\" to go on from the committed offset with empty state")]
+    #[error(
+        "operator `{operator}`, partition {partition}: state was written by definition {found:016x}, this program has {expected:016x}; run the version that wrote it, use another job name, or set on_state_mismatch = \"rebuild\" to go on from the committed offset with empty state"
+    )]
     Mismatch {
         /// Whose.
         operator: String,
@@ -103,8 +107,19 @@ impl Found {
         if header.operator == OFFSET {
             return Ok(());
         }
-        let Header { operator, definition, generation, number, .. } = header;
-        self.chunks.entry(operator).or_default().entry(generation).or_default().insert(number, (definition, rows));
+        let Header {
+            operator,
+            definition,
+            generation,
+            number,
+            ..
+        } = header;
+        self.chunks
+            .entry(operator)
+            .or_default()
+            .entry(generation)
+            .or_default()
+            .insert(number, (definition, rows));
         Ok(())
     }
 }
@@ -142,11 +157,16 @@ pub(crate) fn apply(
     let mut standings = BTreeMap::new();
     for operator in operators {
         let mut generations = chunks.remove(operator.name()).unwrap_or_default();
-        let Some((generation, numbers)) = generations.pop_last() else { continue };
+        let Some((generation, numbers)) = generations.pop_last() else {
+            continue;
+        };
         let mut standing = Standing {
             generation,
             // Older generations are normally tombstoned already; compaction may lag, never the log itself.
-            stale: generations.iter().map(|(older, numbers)| (*older, after_last(numbers))).collect(),
+            stale: generations
+                .iter()
+                .map(|(older, numbers)| (*older, after_last(numbers)))
+                .collect(),
             ..Standing::default()
         };
         let expected = operator.definition_hash();
@@ -159,7 +179,11 @@ pub(crate) fn apply(
                     expected,
                 });
             }
-            tracing::warn!(operator = operator.name(), partition, "state of another definition is dropped");
+            tracing::warn!(
+                operator = operator.name(),
+                partition,
+                "state of another definition is dropped"
+            );
             standing.stale.push((generation, after_last(&numbers)));
             standing.generation += 1;
             standings.insert(operator.name().to_owned(), standing);
@@ -203,9 +227,18 @@ pub(crate) fn apply(
                 .next_back()
                 .and_then(|numbers| numbers.values().next())
                 .map_or(0, |(definition, _)| *definition);
-            return Err(RestoreError::Mismatch { operator, partition, found, expected: 0 });
+            return Err(RestoreError::Mismatch {
+                operator,
+                partition,
+                found,
+                expected: 0,
+            });
         }
-        tracing::warn!(operator, partition, "state of an operator that the job no longer has is left alone");
+        tracing::warn!(
+            operator,
+            partition,
+            "state of an operator that the job no longer has is left alone"
+        );
     }
     Ok(standings)
 }
@@ -243,7 +276,11 @@ pub(crate) fn attempt<L: Log>(
     state: &TopicPartition,
     to: ReadTo,
 ) -> Result<Attempt, RestoreError> {
-    let committed = consumer.committed(std::slice::from_ref(input))?.into_iter().next().flatten();
+    let committed = consumer
+        .committed(std::slice::from_ref(input))?
+        .into_iter()
+        .next()
+        .flatten();
     let (from, true_end) = consumer.bounds(state)?;
     let end = match to {
         ReadTo::TrueEnd => true_end,
@@ -252,7 +289,10 @@ pub(crate) fn attempt<L: Log>(
     };
     let found = read(log, state, from, end)?;
     match (committed, found.next_offset) {
-        (None, None) => Ok(Attempt::Agreed { found, next: consumer.bounds(input)?.0 }),
+        (None, None) => Ok(Attempt::Agreed {
+            found,
+            next: consumer.bounds(input)?.0,
+        }),
         (Some(next), Some(named)) if next == named => Ok(Attempt::Agreed { found, next }),
         (committed, _) => Ok(Attempt::Disagreed { committed, found }),
     }

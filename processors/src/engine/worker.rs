@@ -14,7 +14,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use eventlog::{Consumer, GroupToken, Log, LogError, LogErrorKind, NewRecord, Polled, Position, Record, StartAt};
+use eventlog::{
+    Consumer, GroupToken, Log, LogError, LogErrorKind, NewRecord, Polled, Position, Record, StartAt,
+};
 use eventlog::{TopicPartition, TransactionalProducer};
 use runtime::backoff::Backoff;
 use runtime::failpoint;
@@ -62,7 +64,9 @@ pub struct WorkerSettings {
 #[derive(Debug, Error)]
 pub enum WorkerError {
     /// Input that was never processed is gone.
-    #[error("input is lost: {0}; retention removed it before it was processed. Raise retention, then move the group's offsets on purpose")]
+    #[error(
+        "input is lost: {0}; retention removed it before it was processed. Raise retention, then move the group's offsets on purpose"
+    )]
     LostRange(LogError),
     /// The log refused something that repeating cannot mend.
     #[error("the log refused: {0}")]
@@ -71,7 +75,9 @@ pub enum WorkerError {
     #[error(transparent)]
     Restore(RestoreError),
     /// State and committed offset never agreed.
-    #[error("partition {partition}: the group committed {committed:?} but the state topic names {state:?} as next input offset, for {waited:?}; offsets or state were deleted or changed by hand. Restore the missing one, or delete both to start anew")]
+    #[error(
+        "partition {partition}: the group committed {committed:?} but the state topic names {state:?} as next input offset, for {waited:?}; offsets or state were deleted or changed by hand. Restore the missing one, or delete both to start anew"
+    )]
     Disagreement {
         /// Partition.
         partition: i32,
@@ -188,7 +194,13 @@ pub struct Worker<L: Log, J: Job> {
 
 impl<L: Log, J: Job> Worker<L, J> {
     /// A worker that has not connected yet.
-    pub fn new(log: L, job: J, settings: WorkerSettings, ticker: Arc<dyn Ticker>, health: Option<Component>) -> Self {
+    pub fn new(
+        log: L,
+        job: J,
+        settings: WorkerSettings,
+        ticker: Arc<dyn Ticker>,
+        health: Option<Component>,
+    ) -> Self {
         let backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
         Self {
             log,
@@ -221,7 +233,11 @@ impl<L: Log, J: Job> Worker<L, J> {
 
     /// One turn of the loop. Failures that can pass are dealt with inside.
     pub fn step(&mut self) -> Result<Step, WorkerError> {
-        let turn = if self.session.is_some() { self.turn() } else { self.connect() };
+        let turn = if self.session.is_some() {
+            self.turn()
+        } else {
+            self.connect()
+        };
         match turn {
             Ok(step) => Ok(step),
             Err(trouble) => self.recover(trouble),
@@ -251,7 +267,9 @@ impl<L: Log, J: Job> Worker<L, J> {
 
     /// Whether nothing processed waits for its commit.
     pub fn is_settled(&self) -> bool {
-        self.session.as_ref().is_some_and(|session| session.open.is_none() && !session.slots.is_empty())
+        self.session
+            .as_ref()
+            .is_some_and(|session| session.open.is_none() && !session.slots.is_empty())
     }
 
     fn connect(&mut self) -> Result<Step, Trouble> {
@@ -277,7 +295,9 @@ impl<L: Log, J: Job> Worker<L, J> {
 
     fn turn(&mut self) -> Result<Step, Trouble> {
         let now = self.ticker.now();
-        let Some(session) = &mut self.session else { return Ok(Step::Idle) };
+        let Some(session) = &mut self.session else {
+            return Ok(Step::Idle);
+        };
         if session.open.as_ref().is_some_and(|open| now >= open.due) {
             self.commit()?;
             return Ok(Step::Worked);
@@ -303,10 +323,23 @@ impl<L: Log, J: Job> Worker<L, J> {
     }
 
     fn poll(&mut self, now: Duration) -> Result<Step, Trouble> {
-        let Some(session) = &mut self.session else { return Ok(Step::Idle) };
-        let restoring = session.slots.values().any(|slot| matches!(slot, Slot::Restoring { .. }));
-        let idle = if restoring { Duration::from_millis(20) } else { Duration::from_millis(100) };
-        let wait = session.open.as_ref().map_or(idle, |open| open.due.saturating_sub(now)).min(idle);
+        let Some(session) = &mut self.session else {
+            return Ok(Step::Idle);
+        };
+        let restoring = session
+            .slots
+            .values()
+            .any(|slot| matches!(slot, Slot::Restoring { .. }));
+        let idle = if restoring {
+            Duration::from_millis(20)
+        } else {
+            Duration::from_millis(100)
+        };
+        let wait = session
+            .open
+            .as_ref()
+            .map_or(idle, |open| open.due.saturating_sub(now))
+            .min(idle);
         let records = match session.consumer.poll(self.settings.max_batch_rows, wait)? {
             Polled::Records(records) if records.is_empty() => {
                 self.is_well();
@@ -329,9 +362,17 @@ impl<L: Log, J: Job> Worker<L, J> {
     fn gather(&mut self, mut records: Vec<Record>) -> Result<(Vec<Record>, Option<Polled>), Trouble> {
         let until = self.ticker.now() + self.settings.linger;
         while records.len() < self.settings.max_batch_rows {
-            let Some(left) = until.checked_sub(self.ticker.now()).filter(|left| !left.is_zero()) else { break };
+            let Some(left) = until
+                .checked_sub(self.ticker.now())
+                .filter(|left| !left.is_zero())
+            else {
+                break;
+            };
             let Some(session) = &mut self.session else { break };
-            match session.consumer.poll(self.settings.max_batch_rows - records.len(), left) {
+            match session
+                .consumer
+                .poll(self.settings.max_batch_rows - records.len(), left)
+            {
                 Ok(Polled::Records(more)) => records.extend(more),
                 Ok(event) => return Ok((records, Some(event))),
                 Err(error) => {
@@ -346,7 +387,9 @@ impl<L: Log, J: Job> Worker<L, J> {
     fn process(&mut self, records: Vec<Record>) -> Result<Step, Trouble> {
         let batches = by_partition(records);
         let now = self.ticker.now();
-        let Some(session) = &mut self.session else { return Ok(Step::Idle) };
+        let Some(session) = &mut self.session else {
+            return Ok(Step::Idle);
+        };
         // Whatever fails below, these partitions were read further than they were processed.
         for (partition, _) in &batches {
             if let Some(Slot::Active(active)) = session.slots.get_mut(partition) {
@@ -355,7 +398,9 @@ impl<L: Log, J: Job> Worker<L, J> {
         }
         let mut waiting = None;
         for (partition, records) in &batches {
-            let Some(Slot::Active(active)) = session.slots.get_mut(partition) else { continue };
+            let Some(Slot::Active(active)) = session.slots.get_mut(partition) else {
+                continue;
+            };
             if waiting.is_some() {
                 continue;
             }
@@ -385,7 +430,8 @@ impl<L: Log, J: Job> Worker<L, J> {
                 if urgent {
                     open.due = open.due.min(now + self.settings.urgent_commit_interval);
                 }
-                if open.rows >= self.settings.max_commit_rows || open.bytes >= self.settings.max_commit_bytes {
+                if open.rows >= self.settings.max_commit_rows || open.bytes >= self.settings.max_commit_bytes
+                {
                     open.due = now;
                 }
             }
@@ -420,14 +466,20 @@ impl<L: Log, J: Job> Worker<L, J> {
             .iter()
             .flat_map(|session| &session.slots)
             .filter_map(|(partition, slot)| match slot {
-                Slot::Active(active) if active.touched => {
-                    Some(Position { topic: Arc::clone(&input), partition: *partition, offset: active.next })
-                }
+                Slot::Active(active) if active.touched => Some(Position {
+                    topic: Arc::clone(&input),
+                    partition: *partition,
+                    offset: active.next,
+                }),
                 _ => None,
             })
             .collect();
         self.commit()?;
-        for slot in self.session.iter_mut().flat_map(|session| session.slots.values_mut()) {
+        for slot in self
+            .session
+            .iter_mut()
+            .flat_map(|session| session.slots.values_mut())
+        {
             if let Slot::Active(active) = slot {
                 active.touched = false;
             }
@@ -438,7 +490,9 @@ impl<L: Log, J: Job> Worker<L, J> {
     /// Outputs, state and offsets become visible together, or none of them.
     fn commit(&mut self) -> Result<(), Trouble> {
         let started = self.ticker.now();
-        let Some(session) = &mut self.session else { return Ok(()) };
+        let Some(session) = &mut self.session else {
+            return Ok(());
+        };
         let Some(open) = &session.open else { return Ok(()) };
         let (began, rows) = (open.began, open.rows);
         let mut offsets = Vec::new();
@@ -457,10 +511,18 @@ impl<L: Log, J: Job> Worker<L, J> {
                 session.producer.send(record)?;
             }
             let topic = Arc::clone(&self.settings.input);
-            offsets.push(Position { topic, partition: *partition, offset: active.next });
+            offsets.push(Position {
+                topic,
+                partition: *partition,
+                offset: active.next,
+            });
         }
         let Some(token) = &session.token else {
-            return Err(LogError { kind: LogErrorKind::Rebalanced, message: "no group token".into() }.into());
+            return Err(LogError {
+                kind: LogErrorKind::Rebalanced,
+                message: "no group token".into(),
+            }
+            .into());
         };
         failpoint::hit("worker.before_commit");
         #[cfg(test)]
@@ -471,7 +533,10 @@ impl<L: Log, J: Job> Worker<L, J> {
             offsets.clear();
         }
         if session.open.is_some() {
-            session.producer.commit(&offsets, token).map_err(Trouble::Commit)?;
+            session
+                .producer
+                .commit(&offsets, token)
+                .map_err(Trouble::Commit)?;
         }
         failpoint::hit("worker.after_commit");
         session.open = None;
@@ -483,8 +548,10 @@ impl<L: Log, J: Job> Worker<L, J> {
         }
         self.backoff.reset();
         let ended = self.ticker.now();
-        metrics::histogram!("varta_processors_commit_seconds").record(ended.saturating_sub(started).as_secs_f64());
-        metrics::histogram!("varta_processors_transaction_seconds").record(ended.saturating_sub(began).as_secs_f64());
+        metrics::histogram!("varta_processors_commit_seconds")
+            .record(ended.saturating_sub(started).as_secs_f64());
+        metrics::histogram!("varta_processors_transaction_seconds")
+            .record(ended.saturating_sub(began).as_secs_f64());
         metrics::counter!("varta_processors_rows_total").increment(rows as u64);
         Ok(())
     }
@@ -501,9 +568,19 @@ impl<L: Log, J: Job> Worker<L, J> {
                     self.abort()?;
                 }
                 tracing::info!(partitions = partitions.len(), "partitions assigned");
-                let Some(session) = &mut self.session else { return Ok(Step::Worked) };
+                let Some(session) = &mut self.session else {
+                    return Ok(Step::Worked);
+                };
                 let assigned = partitions.into_iter().map(|of| of.partition);
-                let fresh = assigned.map(|partition| (partition, Slot::Restoring { since: now, retry_at: now }));
+                let fresh = assigned.map(|partition| {
+                    (
+                        partition,
+                        Slot::Restoring {
+                            since: now,
+                            retry_at: now,
+                        },
+                    )
+                });
                 session.slots = fresh.collect();
             }
             Polled::Revoked { partitions, lost } => {
@@ -521,9 +598,15 @@ impl<L: Log, J: Job> Worker<L, J> {
             }
             Polled::Records(_) => {}
         }
-        let Some(session) = &mut self.session else { return Ok(Step::Worked) };
+        let Some(session) = &mut self.session else {
+            return Ok(Step::Worked);
+        };
         session.tokenless_since = None;
-        session.token = if session.slots.is_empty() { None } else { Some(session.consumer.group_token()?) };
+        session.token = if session.slots.is_empty() {
+            None
+        } else {
+            Some(session.consumer.group_token()?)
+        };
         let partitions = session.slots.len();
         metrics::gauge!("varta_processors_partitions", "slot" => self.settings.transactional_id.clone())
             .set(partitions as f64);
@@ -534,35 +617,71 @@ impl<L: Log, J: Job> Worker<L, J> {
     }
 
     fn restore(&mut self, partition: i32, since: Duration) -> Result<Step, Trouble> {
-        let input = TopicPartition { topic: Arc::clone(&self.settings.input), partition };
-        let state = TopicPartition { topic: Arc::clone(&self.settings.state), partition };
+        let input = TopicPartition {
+            topic: Arc::clone(&self.settings.input),
+            partition,
+        };
+        let state = TopicPartition {
+            topic: Arc::clone(&self.settings.state),
+            partition,
+        };
         let to = self.read_to(&state);
-        let Some(session) = &mut self.session else { return Ok(Step::Idle) };
+        let Some(session) = &mut self.session else {
+            return Ok(Step::Idle);
+        };
         let started = self.ticker.now();
-        let attempt =
-            restore::attempt(&self.log, &mut session.consumer, &input, &state, to).map_err(restore_trouble)?;
+        let attempt = restore::attempt(&self.log, &mut session.consumer, &input, &state, to)
+            .map_err(restore_trouble)?;
         let (found, next) = match attempt {
             Attempt::Agreed { found, next } => (found, next),
             #[cfg(test)]
-            Attempt::Disagreed { committed, found } if self.defect.is_some() => (found, committed.unwrap_or(0)),
+            Attempt::Disagreed { committed, found } if self.defect.is_some() => {
+                (found, committed.unwrap_or(0))
+            }
             Attempt::Disagreed { committed, found } => {
                 let state = found.next_offset;
                 let now = self.ticker.now();
                 let waited = now.saturating_sub(since);
                 if waited > self.settings.restore_deadline {
-                    return Err(WorkerError::Disagreement { partition, committed, state, waited }.into());
+                    return Err(WorkerError::Disagreement {
+                        partition,
+                        committed,
+                        state,
+                        waited,
+                    }
+                    .into());
                 }
                 let retry_at = now + Duration::from_millis(100);
-                session.slots.insert(partition, Slot::Restoring { since, retry_at });
+                session
+                    .slots
+                    .insert(partition, Slot::Restoring { since, retry_at });
                 return Ok(Step::Worked);
             }
         };
-        let mut opened = self.job.open(partition).map_err(|error| WorkerError::Job(error.to_string()))?;
-        let standings = restore::apply(found, partition, opened.operators(), self.settings.on_state_mismatch)
-            .map_err(restore_trouble)?;
-        session.consumer.start(&[Position { topic: input.topic, partition, offset: next }])?;
+        let mut opened = self
+            .job
+            .open(partition)
+            .map_err(|error| WorkerError::Job(error.to_string()))?;
+        let standings = restore::apply(
+            found,
+            partition,
+            opened.operators(),
+            self.settings.on_state_mismatch,
+        )
+        .map_err(restore_trouble)?;
+        session.consumer.start(&[Position {
+            topic: input.topic,
+            partition,
+            offset: next,
+        }])?;
         let changelog = Changelog::new(state.topic, partition, standings);
-        let active = Active { state: opened, changelog, next, touched: false, moved: false };
+        let active = Active {
+            state: opened,
+            changelog,
+            next,
+            touched: false,
+            moved: false,
+        };
         session.slots.insert(partition, Slot::Active(Box::new(active)));
         failpoint::hit("worker.after_restore");
         let took = self.ticker.now().saturating_sub(started);
@@ -573,7 +692,10 @@ impl<L: Log, J: Job> Worker<L, J> {
     }
 
     #[cfg(not(test))]
-    #[expect(clippy::unused_self, reason = "the test build decides here which defect to plant")]
+    #[expect(
+        clippy::unused_self,
+        reason = "the test build decides here which defect to plant"
+    )]
     fn read_to(&self, _: &TopicPartition) -> ReadTo {
         ReadTo::TrueEnd
     }
@@ -593,15 +715,24 @@ impl<L: Log, J: Job> Worker<L, J> {
         let keep_memory = self.defect == Some(Defect::KeepMemoryOnAbort);
         #[cfg(not(test))]
         let keep_memory = false;
-        let Some(session) = &mut self.session else { return Ok(()) };
-        let aborted = if session.open.take().is_some() { session.producer.abort() } else { Ok(()) };
+        let Some(session) = &mut self.session else {
+            return Ok(());
+        };
+        let aborted = if session.open.take().is_some() {
+            session.producer.abort()
+        } else {
+            Ok(())
+        };
         for slot in session.slots.values_mut() {
             let Slot::Active(active) = slot else { continue };
             if !active.touched && !active.moved {
                 continue;
             }
             if !keep_memory {
-                *slot = Slot::Restoring { since: now, retry_at: now };
+                *slot = Slot::Restoring {
+                    since: now,
+                    retry_at: now,
+                };
             }
         }
         if let Err(error) = aborted {
@@ -617,17 +748,26 @@ impl<L: Log, J: Job> Worker<L, J> {
 
     /// Only for a planted defect: the position goes back, the memory does not.
     fn seek_to_committed(&mut self) -> Result<(), Trouble> {
-        let Some(session) = &mut self.session else { return Ok(()) };
+        let Some(session) = &mut self.session else {
+            return Ok(());
+        };
         let of: Vec<TopicPartition> = session
             .slots
             .keys()
-            .map(|partition| TopicPartition { topic: Arc::clone(&self.settings.input), partition: *partition })
+            .map(|partition| TopicPartition {
+                topic: Arc::clone(&self.settings.input),
+                partition: *partition,
+            })
             .collect();
         let committed = session.consumer.committed(&of)?;
         let at: Vec<Position> = of
             .into_iter()
             .zip(committed)
-            .map(|(of, offset)| Position { topic: of.topic, partition: of.partition, offset: offset.unwrap_or(0) })
+            .map(|(of, offset)| Position {
+                topic: of.topic,
+                partition: of.partition,
+                offset: offset.unwrap_or(0),
+            })
             .collect();
         session.consumer.start(&at)?;
         Ok(())
@@ -680,7 +820,10 @@ impl<L: Log, J: Job> Worker<L, J> {
         session.token = None;
         session.tokenless_since = Some(now);
         for slot in session.slots.values_mut() {
-            *slot = Slot::Restoring { since: now, retry_at: now };
+            *slot = Slot::Restoring {
+                since: now,
+                retry_at: now,
+            };
         }
     }
 
@@ -696,7 +839,10 @@ impl<L: Log, J: Job> Worker<L, J> {
     /// Nothing is waited for any more. A spare worker without partitions is as ready as it can be.
     fn is_well(&mut self) {
         let is_restoring = |slot: &Slot<J::State>| matches!(slot, Slot::Restoring { .. });
-        let restored = self.session.as_ref().is_some_and(|session| !session.slots.values().any(is_restoring));
+        let restored = self
+            .session
+            .as_ref()
+            .is_some_and(|session| !session.slots.values().any(is_restoring));
         if self.noted && restored {
             self.noted = false;
             if let Some(health) = &self.health {
@@ -728,7 +874,12 @@ fn begin<P: TransactionalProducer>(
 ) -> Result<(), LogError> {
     if open.is_none() {
         producer.begin()?;
-        *open = Some(Transaction { due: now + interval, began: now, rows: 0, bytes: 0 });
+        *open = Some(Transaction {
+            due: now + interval,
+            began: now,
+            rows: 0,
+            bytes: 0,
+        });
     }
     Ok(())
 }
@@ -738,11 +889,17 @@ fn by_partition(records: Vec<Record>) -> Vec<(i32, Vec<Record>)> {
     let mut batches: Vec<(i32, Vec<Record>)> = Vec::new();
     let mut last = 0;
     for record in records {
-        if batches.get(last).is_none_or(|(partition, _)| *partition != record.partition) {
-            last = batches.iter().position(|(partition, _)| *partition == record.partition).unwrap_or_else(|| {
-                batches.push((record.partition, Vec::new()));
-                batches.len() - 1
-            });
+        if batches
+            .get(last)
+            .is_none_or(|(partition, _)| *partition != record.partition)
+        {
+            last = batches
+                .iter()
+                .position(|(partition, _)| *partition == record.partition)
+                .unwrap_or_else(|| {
+                    batches.push((record.partition, Vec::new()));
+                    batches.len() - 1
+                });
         }
         batches[last].1.push(record);
     }

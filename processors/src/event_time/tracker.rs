@@ -189,16 +189,26 @@ impl Tracker {
     pub fn event(&mut self, row: &Row<'_>) -> Decision {
         let quiet = self.clock.quiet();
         let in_future = row.event_time > row.received_at.saturating_add(FUTURE);
-        let time = if in_future { row.received_at } else { row.event_time };
+        let time = if in_future {
+            row.received_at
+        } else {
+            row.event_time
+        };
         let watermark = self.agents.get(row.agent).watermark;
-        let decided = |verdict| Decision { verdict, time, in_future, watermark };
+        let decided = |verdict| Decision {
+            verdict,
+            time,
+            in_future,
+            watermark,
+        };
         let agent = self.agents.change(row.agent);
         agent.heard = quiet;
         agent.silent = false;
         let Some(lane) = lane_index(row.lane) else {
-            let fresh = row
-                .event_id
-                .is_none_or(|id| self.foreign.is_fresh(&self.agents.get(row.agent).id, id, self.clock.now()));
+            let fresh = row.event_id.is_none_or(|id| {
+                self.foreign
+                    .is_fresh(&self.agents.get(row.agent).id, id, self.clock.now())
+            });
             if fresh {
                 let agent = self.agents.change(row.agent);
                 agent.foreign_time = agent.foreign_time.max(time);
@@ -222,7 +232,11 @@ impl Tracker {
         }
         self.watch_for_clone(row, time);
         self.advance(row.agent);
-        decided(if seen == Seen::Fresh { Verdict::Fresh } else { Verdict::Uncertain })
+        decided(if seen == Seen::Fresh {
+            Verdict::Fresh
+        } else {
+            Verdict::Uncertain
+        })
     }
 
     /// Applies what an agent said about itself.
@@ -247,12 +261,17 @@ impl Tracker {
             && let Some(lane) = lane_index(lane)
         {
             let shed = agent.session(of, quiet);
-            shed.lanes[lane].get_or_insert_with(|| Box::new(Sequence::new(quiet))).explain(from, to, quiet);
+            shed.lanes[lane]
+                .get_or_insert_with(|| Box::new(Sequence::new(quiet)))
+                .explain(from, to, quiet);
         }
         if session > agent.forgotten.max(agent.uncertain) {
             let own = agent.session(session, quiet);
             if let Some(lanes) = &status.lanes {
-                own.in_use = lanes.iter().filter_map(|lane| lane_index(*lane)).fold(0, |bits, lane| bits | 1 << lane);
+                own.in_use = lanes
+                    .iter()
+                    .filter_map(|lane| lane_index(*lane))
+                    .fold(0, |bits, lane| bits | 1 << lane);
             }
             for (lane, seq, time) in &status.marks {
                 if let Some(lane) = lane_index(*lane) {
@@ -261,12 +280,18 @@ impl Tracker {
                 }
             }
         }
-        let is_newest = agent.sessions.last().is_none_or(|newest| newest.session <= session);
+        let is_newest = agent
+            .sessions
+            .last()
+            .is_none_or(|newest| newest.session <= session);
         if is_newest {
             if let Some(interval) = status.interval {
                 agent.interval = interval;
             }
-            agent.backlog = status.oldest.filter(|oldest| *oldest < event_time - BACKLOG).unwrap_or(i64::MAX);
+            agent.backlog = status
+                .oldest
+                .filter(|oldest| *oldest < event_time - BACKLOG)
+                .unwrap_or(i64::MAX);
             if status.oldest.is_some_and(|oldest| oldest >= session) {
                 agent.forget_complete();
             }
@@ -283,7 +308,9 @@ impl Tracker {
         }
         if let Some(lane) = lane_index(lane) {
             let known = agent.session(session, quiet);
-            known.lanes[lane].get_or_insert_with(|| Box::new(Sequence::new(quiet))).explain(seq, seq, quiet);
+            known.lanes[lane]
+                .get_or_insert_with(|| Box::new(Sequence::new(quiet)))
+                .explain(seq, seq, quiet);
             self.advance(number);
         }
     }
@@ -321,7 +348,9 @@ impl Tracker {
     fn advance(&mut self, number: u32) {
         let quiet = self.clock.quiet();
         let agent = self.agents.get(number);
-        let Some(reached) = reached(agent, quiet) else { return };
+        let Some(reached) = reached(agent, quiet) else {
+            return;
+        };
         let watermark = reached.saturating_sub(self.lateness);
         if watermark > agent.watermark {
             let before = agent.watermark;
@@ -339,7 +368,10 @@ impl Tracker {
             return;
         }
         let newest = agent.sessions.last().map_or(row.session, |newest| newest.session);
-        let turned = agent.last_session == newest && row.session < newest && time > newest + 5 * SECOND && !row.replayed;
+        let turned = agent.last_session == newest
+            && row.session < newest
+            && time > newest + 5 * SECOND
+            && !row.replayed;
         agent.last_session = row.session;
         if !turned || agent.turns >= TURNS {
             return;
@@ -377,13 +409,21 @@ fn newest(agent: &Agent) -> Option<&Session> {
 fn waited(agent: &Agent, quiet: i64) -> bool {
     let last = agent.sessions.len().saturating_sub(1);
     agent.sessions.iter().enumerate().any(|(at, session)| {
-        session.lanes.iter().flatten().any(|sequence| sequence.is_due(quiet - HOLE))
+        session
+            .lanes
+            .iter()
+            .flatten()
+            .any(|sequence| sequence.is_due(quiet - HOLE))
             || (at < last && !session.released && quiet - session.moved > SESSION)
     })
 }
 
 fn has_idle_lane(session: &Session, quiet: i64) -> bool {
-    session.lanes.iter().flatten().any(|sequence| quiet - sequence.moved() > IDLE_LANE)
+    session
+        .lanes
+        .iter()
+        .flatten()
+        .any(|sequence| quiet - sequence.moved() > IDLE_LANE)
 }
 
 /// Lets time pass what was waited for long enough; returns how many numbers were given up.
@@ -414,10 +454,17 @@ fn reached(agent: &Agent, quiet: i64) -> Option<i64> {
             continue;
         }
         for (lane, sequence) in session.lanes.iter().enumerate() {
-            let wanted = if is_newest { session.in_use & (1 << lane) != 0 } else { session.tails[lane] > 0 };
+            let wanted = if is_newest {
+                session.in_use & (1 << lane) != 0
+            } else {
+                session.tails[lane] > 0
+            };
             match sequence {
                 Some(sequence) if is_newest && quiet - sequence.moved() > IDLE_LANE => {}
-                Some(sequence) if !is_newest && session.tails[lane] >= 0 && sequence.frontier() >= session.tails[lane] => {}
+                Some(sequence)
+                    if !is_newest
+                        && session.tails[lane] >= 0
+                        && sequence.frontier() >= session.tails[lane] => {}
                 Some(sequence) => least = least.min(sequence.time()),
                 // A lane in use of which nothing came yet holds everything back, for a while.
                 None if wanted && quiet - session.moved <= IDLE_LANE => return None,

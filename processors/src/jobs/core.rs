@@ -127,7 +127,10 @@ impl CoreJob {
     /// Rows as framed Avro.
     fn encode(&mut self, kind: RecordKind, rows: &RecordBatch) -> Result<Vec<Bytes>, JobError> {
         let id = self.setup.ids.id(kind);
-        let encoder = self.encoders.entry(kind).or_insert_with(|| BatchEncoder::new(kind, id));
+        let encoder = self
+            .encoders
+            .entry(kind)
+            .or_insert_with(|| BatchEncoder::new(kind, id));
         encoder.encode(rows).map_err(fatal)
     }
 
@@ -192,7 +195,13 @@ impl CoreJob {
         Ok(alerts)
     }
 
-    fn late(&self, record: &Record, start: i64, watermark: i64, output: &mut Output<'_>) -> Result<(), JobError> {
+    fn late(
+        &self,
+        record: &Record,
+        start: i64,
+        watermark: i64,
+        output: &mut Output<'_>,
+    ) -> Result<(), JobError> {
         metrics::counter!("varta_processors_late_rows_total").increment(1);
         let header = |name: &str, value: i64| (name.to_owned(), Bytes::from(value.to_string()));
         output.send(NewRecord {
@@ -222,32 +231,42 @@ impl CoreJob {
         for (number, before) in state.tracker.take_advanced() {
             let agent = state.tracker.agent(number);
             if state.windows.closes(before, agent.watermark) {
-                closings.push(Closing { agent: Arc::clone(&agent.id), watermark: agent.watermark });
+                closings.push(Closing {
+                    agent: Arc::clone(&agent.id),
+                    watermark: agent.watermark,
+                });
             }
         }
         if !closings.is_empty()
             && let Some(results) = state.windows.close(&closings).map_err(fatal)?
         {
-            let rows = features::rows(&results, &self.feature_schema, &mut state.tracker, false).map_err(fatal)?;
+            let rows =
+                features::rows(&results, &self.feature_schema, &mut state.tracker, false).map_err(fatal)?;
             self.send_features(&rows, output)?;
             alerts.extend(
-                self.thresholds.evaluate_features(&rows, &mut state.consecutive.state).map_err(fatal)?,
+                self.thresholds
+                    .evaluate_features(&rows, &mut state.consecutive.state)
+                    .map_err(fatal)?,
             );
         }
         if silent.is_empty() {
             return Ok(());
         }
-        let agents: AHashSet<Arc<str>> =
-            silent.iter().map(|number| Arc::clone(&state.tracker.agent(*number).id)).collect();
+        let agents: AHashSet<Arc<str>> = silent
+            .iter()
+            .map(|number| Arc::clone(&state.tracker.agent(*number).id))
+            .collect();
         if let Some(results) = state.windows.peek(&agents).map_err(fatal)? {
-            let rows = features::rows(&results, &self.feature_schema, &mut state.tracker, true).map_err(fatal)?;
+            let rows =
+                features::rows(&results, &self.feature_schema, &mut state.tracker, true).map_err(fatal)?;
             self.send_features(&rows, output)?;
         }
         Ok(())
     }
 
     fn send_features(&mut self, rows: &RecordBatch, output: &mut Output<'_>) -> Result<(), JobError> {
-        metrics::counter!("varta_processors_features_total", "size" => "1m").increment(rows.num_rows() as u64);
+        metrics::counter!("varta_processors_features_total", "size" => "1m")
+            .increment(rows.num_rows() as u64);
         let agents = text(rows, "agent_id").map_err(fatal)?;
         for (row, value) in self.encode(RecordKind::Feature1m, rows)?.into_iter().enumerate() {
             let key = Bytes::copy_from_slice(agents.value(row).as_bytes());
@@ -264,7 +283,11 @@ impl CoreJob {
         for (alert, value) in alerts.iter().zip(values) {
             metrics::counter!("varta_processors_alerts_total", "rule" => alert.rule.id.clone()).increment(1);
             let key = Bytes::copy_from_slice(alert.agent_id.as_bytes());
-            output.send(NewRecord::keyed(Arc::clone(&self.names.alerts), key.clone(), value))?;
+            output.send(NewRecord::keyed(
+                Arc::clone(&self.names.alerts),
+                key.clone(),
+                value,
+            ))?;
             let json = serde_json::to_vec(&to_ocsf(alert)).map_err(fatal)?;
             output.send(NewRecord::keyed(Arc::clone(&self.names.ocsf), key, json))?;
         }
@@ -316,7 +339,10 @@ impl Job for CoreJob {
         records: &[Record],
         output: &mut Output<'_>,
     ) -> Result<(), JobError> {
-        let decoded = self.decoder.decode(records).map_err(|error| registry_trouble(&error))?;
+        let decoded = self
+            .decoder
+            .decode(records)
+            .map_err(|error| registry_trouble(&error))?;
         self.dead_letters(decoded.poison, records, output)?;
         let scan = Scan::new(records, &decoded.groups).map_err(fatal)?;
         let mut from = 0;
@@ -332,7 +358,13 @@ impl Job for CoreJob {
                     alerts.extend(self.segment(state, group, family, picked, records, output)?);
                 }
             }
-            alerts.extend(state.tracker.take_clones().iter().map(|found| self.engine_rules.cloned(found)));
+            alerts.extend(
+                state
+                    .tracker
+                    .take_clones()
+                    .iter()
+                    .map(|found| self.engine_rules.cloned(found)),
+            );
             self.windows(state, &segment.silent, &mut alerts, output)?;
             self.send_alerts(&alerts, output)?;
             metrics::counter!("varta_processors_lost_total").increment(state.tracker.take_lost() as u64);

@@ -32,12 +32,18 @@ impl Aggregate {
     /// this order. `rows` are the columns of the table without [`WINDOW_START`].
     pub fn new(sql: &str, table: &str, rows: &Schema, functions: &Functions) -> Result<Self, PlanError> {
         let whole = CachedPlan::new(sql, table, with_window_start(rows), functions)?;
-        let found = find(whole.physical()).ok_or_else(|| refused("the query has no aggregate in one step"))?;
+        let found =
+            find(whole.physical()).ok_or_else(|| refused("the query has no aggregate in one step"))?;
         let Some(aggregate) = found.downcast_ref::<AggregateExec>() else {
             return Err(refused("the query has no aggregate in one step"));
         };
         let keys = aggregate.group_expr().expr().len();
-        let names: Vec<&str> = aggregate.group_expr().expr().iter().map(|(_, name)| name.as_str()).collect();
+        let names: Vec<&str> = aggregate
+            .group_expr()
+            .expr()
+            .iter()
+            .map(|(_, name)| name.as_str())
+            .collect();
         if names != ["agent_id", WINDOW_START] {
             return Err(refused("the query must group by agent_id, window_start"));
         }
@@ -115,7 +121,10 @@ impl Aggregate {
     }
 
     fn fit(&self, batch: &RecordBatch) -> Result<RecordBatch, PlanError> {
-        Ok(RecordBatch::try_new(Arc::clone(&self.state), batch.columns().to_vec())?)
+        Ok(RecordBatch::try_new(
+            Arc::clone(&self.state),
+            batch.columns().to_vec(),
+        )?)
     }
 }
 
@@ -127,7 +136,10 @@ fn find(plan: &Arc<dyn ExecutionPlan>) -> Option<Arc<dyn ExecutionPlan>> {
     let mut node = Arc::clone(plan);
     loop {
         if let Some(aggregate) = node.downcast_ref::<AggregateExec>() {
-            let in_one_step = matches!(aggregate.mode(), AggregateMode::Single | AggregateMode::SinglePartitioned);
+            let in_one_step = matches!(
+                aggregate.mode(),
+                AggregateMode::Single | AggregateMode::SinglePartitioned
+            );
             return in_one_step.then_some(node);
         }
         let next = match node.children().as_slice() {
@@ -151,7 +163,11 @@ pub(super) fn with_window_start(rows: &Schema) -> SchemaRef {
 /// A deleted key has no values, so values in the changelog are nullable.
 fn nullable(schema: &Schema, keys: usize) -> SchemaRef {
     let fields = schema.fields().iter().enumerate().map(|(at, field)| {
-        Field::new(field.name(), field.data_type().clone(), at >= keys || field.is_nullable())
+        Field::new(
+            field.name(),
+            field.data_type().clone(),
+            at >= keys || field.is_nullable(),
+        )
     });
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }

@@ -62,7 +62,7 @@ fn activity_and_each_process_become_events() {
     assert_eq!(&refused.original[..], br#"{"name": "dwm.exe", "cpu": "idle"}"#);
     assert_eq!(
         decode_row(rows[2].as_ref().unwrap())["event_id"],
-        text("minted-2")
+        text("minted-3")
     );
 }
 

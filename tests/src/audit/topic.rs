@@ -1,12 +1,13 @@
 //! A topic read from its beginning to its end, as a plain read_committed consumer sees it.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message as _;
+use rdkafka::message::{BorrowedHeaders, Headers as _, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 /// One record of a topic.
@@ -20,6 +21,8 @@ pub struct TopicRecord {
     pub value: Vec<u8>,
     /// Its key, as text.
     pub key: String,
+    /// Its headers, as text.
+    pub headers: BTreeMap<String, String>,
 }
 
 /// Reads every committed record of the topic. The end is that of the moment of the call.
@@ -33,7 +36,12 @@ pub fn read_topic(kafka: &str, topic: &str) -> anyhow::Result<Vec<TopicRecord>> 
         .set("auto.offset.reset", "earliest")
         .create()?;
     let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(15))?;
-    let partitions = metadata.topics().first().context("no such topic")?.partitions().len();
+    let partitions = metadata
+        .topics()
+        .first()
+        .context("no such topic")?
+        .partitions()
+        .len();
     if partitions == 0 {
         bail!("topic {topic} does not exist");
     }
@@ -53,7 +61,8 @@ pub fn read_topic(kafka: &str, topic: &str) -> anyhow::Result<Vec<TopicRecord>> 
                     partition: message.partition(),
                     offset: message.offset(),
                     value: message.payload().unwrap_or_default().to_vec(),
-                    key: String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned(),
+                    key: lossy(message.key().unwrap_or_default()),
+                    headers: message.headers().map(texts).unwrap_or_default(),
                 });
             }
             Some(Err(KafkaError::PartitionEOF(partition))) => at_end[partition as usize] = true,
@@ -64,8 +73,21 @@ pub fn read_topic(kafka: &str, topic: &str) -> anyhow::Result<Vec<TopicRecord>> 
             Some(Err(error)) => return Err(error).with_context(|| format!("reading {topic}")),
         }
         if progress.elapsed() > Duration::from_secs(60) {
-            bail!("{topic}: the end was not reached within 60 s of the last record; is a transaction left open?");
+            bail!(
+                "{topic}: the end was not reached within 60 s of the last record; is a transaction left open?"
+            );
         }
     }
     Ok(records)
+}
+
+fn texts(headers: &BorrowedHeaders) -> BTreeMap<String, String> {
+    headers
+        .iter()
+        .map(|header| (header.key.to_owned(), lossy(header.value.unwrap_or_default())))
+        .collect()
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer, DefaultProducerContext};
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer as _, ThreadedProducer};
 use schemas::event::Event;
 use schemas::family::Family;
 use schemas::record::RecordKind;
@@ -59,7 +59,12 @@ impl Fill {
     }
 
     /// Writes all events; returns how long it took.
-    pub fn raw(&self, kafka: &str, topic: &str, ids: &dyn Fn(RecordKind) -> anyhow::Result<u32>) -> anyhow::Result<Duration> {
+    pub fn raw(
+        &self,
+        kafka: &str,
+        topic: &str,
+        ids: &dyn Fn(RecordKind) -> anyhow::Result<u32>,
+    ) -> anyhow::Result<Duration> {
         let producer: ThreadedProducer<DefaultProducerContext> = ClientConfig::new()
             .set("bootstrap.servers", kafka)
             .set("enable.idempotence", "true")
@@ -89,7 +94,11 @@ impl Fill {
             for row in translator.message(&json, context) {
                 let row = row.map_err(|refused| anyhow::anyhow!("{}", refused.reason))?;
                 framed.clear();
-                wire::frame(*schema_ids.get(&row.family).context("registered")?, &row.datum, &mut framed);
+                wire::frame(
+                    *schema_ids.get(&row.family).context("registered")?,
+                    &row.datum,
+                    &mut framed,
+                );
                 send(&producer, topic, &row.agent_id, &framed)?;
             }
         }

@@ -46,17 +46,25 @@ pub fn read_alerts(kafka: &str, topic: &str, stop: &Arc<AtomicBool>) -> anyhow::
 }
 
 /// Compares with the event time in each alert; the first `warm_up` alerts are left out.
-pub async fn judge(read: &[(Vec<u8>, i64)], schemas: &mut SchemaCache, warm_up: usize) -> anyhow::Result<Option<Latency>> {
+pub async fn judge(
+    read: &[(Vec<u8>, i64)],
+    schemas: &mut SchemaCache,
+    warm_up: usize,
+) -> anyhow::Result<Option<Latency>> {
     let mut delays = Vec::new();
     for (value, at) in read.iter().skip(warm_up) {
         let (_, fields) = schemas.decode(value).await?;
-        if let Some((_, Value::TimestampMicros(event_time))) = fields.iter().find(|(name, _)| name == "event_time") {
+        if let Some((_, Value::TimestampMicros(event_time))) =
+            fields.iter().find(|(name, _)| name == "event_time")
+        {
             delays.push((at - event_time).max(0));
         }
     }
     delays.sort_unstable();
     let Some(max) = delays.last() else { return Ok(None) };
-    let at = |share: f64| Duration::from_micros(delays[((delays.len() - 1) as f64 * share) as usize].unsigned_abs());
+    let at = |share: f64| {
+        Duration::from_micros(delays[((delays.len() - 1) as f64 * share) as usize].unsigned_abs())
+    };
     Ok(Some(Latency {
         alerts: delays.len(),
         p50: at(0.5),

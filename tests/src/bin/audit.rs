@@ -33,16 +33,34 @@ async fn main() -> anyhow::Result<ExitCode> {
     for outbox in &args.outbox {
         let read = read_outbox(outbox)?;
         if read.unsent > 0 {
-            println!("{}: {} rows are still in the outbox", outbox.display(), read.unsent);
+            println!(
+                "{}: {} rows are still in the outbox",
+                outbox.display(),
+                read.unsent
+            );
         }
-        made.get_or_insert_with(tests::audit::Counts::new).extend(read.identities);
+        made.get_or_insert_with(tests::audit::Counts::new)
+            .extend(read.identities);
     }
-    let findings = compare(&servers, &Topics::new(args.prefix.as_str()), args.lake.as_deref(), made.as_ref()).await?;
+    let findings = compare(
+        &servers,
+        &Topics::new(args.prefix.as_str()),
+        args.lake.as_deref(),
+        made.as_ref(),
+    )
+    .await?;
     let mut equal = true;
     println!("{:<48} {:>10}", "compared", "identities");
     for finding in &findings {
         equal &= finding.difference.is_none();
-        println!("{:<48} {:>10}  {}", finding.what, finding.identities, finding.difference);
+        println!(
+            "{:<48} {:>10}  {}",
+            finding.what, finding.identities, finding.difference
+        );
     }
-    Ok(if equal { ExitCode::SUCCESS } else { ExitCode::from(3) })
+    Ok(if equal {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(3)
+    })
 }

@@ -116,13 +116,25 @@ impl Bed {
 
     fn create_topics(&self) -> anyhow::Result<()> {
         let code = self.part("topics", &["topics"])?.wait()?;
-        anyhow::ensure!(code == Some(0), "creating the topics failed; see {}/topics.log", self.folder.display());
+        anyhow::ensure!(
+            code == Some(0),
+            "creating the topics failed; see {}/topics.log",
+            self.folder.display()
+        );
         Ok(())
     }
 
     fn load(&self, events: u64, first: i64) -> Fill {
-        let mix = Mix { base: 1_760_000_000_000_000 + first, step: 1000, suspicious_every: 1000 };
-        Fill { mix, agents: 100, events }
+        let mix = Mix {
+            base: 1_760_000_000_000_000 + first,
+            step: 1000,
+            suspicious_every: 1000,
+        };
+        Fill {
+            mix,
+            agents: 100,
+            events,
+        }
     }
 
     /// Events a CPU-second of the bridge, `together` events in a message.
@@ -132,10 +144,15 @@ impl Bed {
         let mut bridge = self.part("bridge", &["bridge"])?;
         let start = watermarks.end(&raw)?;
         // the first clock records say that it is connected to both sides
-        wait_until("the bridge's first clock records", &mut bridge, GIVE_UP, || Ok(watermarks.end(&raw)? > start))?;
+        wait_until("the bridge's first clock records", &mut bridge, GIVE_UP, || {
+            Ok(watermarks.end(&raw)? > start)
+        })?;
         let (before, cpu, started) = (watermarks.end(&raw)?, bridge.cpu()?, Instant::now());
         let events = self.args.bridge_events;
-        let fill = Fill { agents: 8, ..self.load(events, if together > 1 { 1 } else { 2 }) };
+        let fill = Fill {
+            agents: 8,
+            ..self.load(events, if together > 1 { 1 } else { 2 })
+        };
         publish::publish(fill, together).await?;
         wait_until("all events in varta.raw", &mut bridge, GIVE_UP, || {
             Ok(watermarks.end(&raw)? - before >= events as i64)
@@ -160,12 +177,19 @@ impl Bed {
         let (kafka, topic) = (self.servers.kafka.clone(), self.topics.raw());
         let url = self.servers.registry.clone();
         let took = tokio::task::spawn_blocking(move || {
-            let registry = HttpRegistry::new(&RegistryConfig { url, ..RegistryConfig::default() })?;
+            let registry = HttpRegistry::new(&RegistryConfig {
+                url,
+                ..RegistryConfig::default()
+            })?;
             let ids = register_all(&registry)?;
             fill.raw(&kafka, &topic, &|kind: RecordKind| Ok(ids.id(kind)))
         })
         .await??;
-        Ok(format!("filled varta.raw with {} events in {:.1} s", self.args.events, took.as_secs_f64()))
+        Ok(format!(
+            "filled varta.raw with {} events in {:.1} s",
+            self.args.events,
+            took.as_secs_f64()
+        ))
     }
 
     /// Events a CPU-second of the job, Kafka to Kafka, its start included.
@@ -175,7 +199,9 @@ impl Bed {
         let end = watermarks.end(&raw)?;
         let (before, started) = (watermarks.committed(&raw)?, Instant::now());
         let mut job = self.part("process", &["process"])?;
-        wait_until("the job at the end of varta.raw", &mut job, GIVE_UP, || Ok(watermarks.committed(&raw)? >= end))?;
+        wait_until("the job at the end of varta.raw", &mut job, GIVE_UP, || {
+            Ok(watermarks.committed(&raw)? >= end)
+        })?;
         let cost = Cost {
             what: "job core, Kafka to Kafka, exactly once".into(),
             events: (end - before).unsigned_abs(),
@@ -225,7 +251,11 @@ impl Bed {
         })?;
         let stop = Arc::new(AtomicBool::new(false));
         let reader = {
-            let (kafka, topic, stop) = (self.servers.kafka.clone(), self.topics.alerts(), Arc::clone(&stop));
+            let (kafka, topic, stop) = (
+                self.servers.kafka.clone(),
+                self.topics.alerts(),
+                Arc::clone(&stop),
+            );
             std::thread::spawn(move || latency::read_alerts(&kafka, &topic, &stop))
         };
         let config = self.folder.join("load.toml");
@@ -233,8 +263,17 @@ impl Bed {
         let events = (1000 * self.args.latency_seconds).to_string();
         let program = self.args.programs.join("varta-load");
         let path = config.display().to_string();
-        let arguments =
-            ["--config", &path, "--events", &events, "--rate", "1000", "--live", "--suspicious-every", "15"];
+        let arguments = [
+            "--config",
+            &path,
+            "--events",
+            &events,
+            "--rate",
+            "1000",
+            "--live",
+            "--suspicious-every",
+            "15",
+        ];
         let mut load = Part::start("load", &program, &arguments, &[], &self.folder)?;
         let ended = Instant::now() + Duration::from_secs(self.args.latency_seconds + 60);
         while !load.has_ended()? && Instant::now() < ended {
@@ -243,9 +282,13 @@ impl Bed {
         }
         std::thread::sleep(Duration::from_secs(2));
         stop.store(true, Ordering::Relaxed);
-        let read = reader.join().map_err(|_| anyhow::anyhow!("the reader of alerts panicked"))??;
+        let read = reader
+            .join()
+            .map_err(|_| anyhow::anyhow!("the reader of alerts panicked"))??;
         let mut schemas = SchemaCache::new(&self.servers.registry);
-        let judged = latency::judge(&read, &mut schemas, 20).await?.context("no alert arrived")?;
+        let judged = latency::judge(&read, &mut schemas, 20)
+            .await?
+            .context("no alert arrived")?;
         up.stop(Duration::from_secs(60))?;
         Ok(format!(
             "latency, event at the agent to readable alert, 1,000 events/s, {} alerts: p50 {:.0} ms, p99 {:.0} ms, max {:.0} ms",
@@ -291,7 +334,9 @@ fn machine() -> String {
     let model = cpu
         .lines()
         .find_map(|line| line.strip_prefix("model name"))
-        .map_or("unknown processor", |rest| rest.trim_start_matches([' ', '\t', ':']))
+        .map_or("unknown processor", |rest| {
+            rest.trim_start_matches([' ', '\t', ':'])
+        })
         .to_owned();
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     let memory = fs_err::read_to_string("/proc/meminfo").unwrap_or_default();

@@ -55,7 +55,11 @@ async fn main() -> anyhow::Result<ExitCode> {
     let outbox = config.state_dir.join("outbox.db");
     let shutdown = Shutdown::new();
     on_signals(&shutdown);
-    let mix = Mix { base: args.base, step: args.step, suspicious_every: args.suspicious_every };
+    let mix = Mix {
+        base: args.base,
+        step: args.step,
+        suspicious_every: args.suspicious_every,
+    };
     let source = Synthetic::new(mix, args.events, args.rate, args.live);
     let watcher = tokio::spawn(stop_when_sent(outbox, args.events, shutdown.clone()));
     edge_agent::run_with(config, vec![Box::new(source)], shutdown).await?;

@@ -1,7 +1,9 @@
 //! The event mix of benchmarks and crash tests: 60 % host metrics, 20 % process samples, 15 % process events,
 //! 5 % rest. Every event carries its number in a column of its family, so that the payload tells which it is.
 
-use schemas::event::{FileEvent, HostMetrics, Payload, ProcessEvent, ProcessSample, UserActivity, event_type};
+use schemas::event::{
+    FileEvent, HostMetrics, Payload, ProcessEvent, ProcessSample, UserActivity, event_type,
+};
 use schemas::identity::Lane;
 
 /// How numbers become events.
@@ -31,7 +33,10 @@ pub struct Made {
 }
 
 const PROGRAMS: [(&str, &str); 8] = [
-    ("chrome.exe", r"C:\Program Files\Google\Chrome\Application\chrome.exe"),
+    (
+        "chrome.exe",
+        r"C:\Program Files\Google\Chrome\Application\chrome.exe",
+    ),
     ("explorer.exe", r"C:\Windows\explorer.exe"),
     ("svchost.exe", r"C:\Windows\System32\svchost.exe"),
     ("teams.exe", r"C:\Program Files\Teams\teams.exe"),
@@ -40,6 +45,7 @@ const PROGRAMS: [(&str, &str); 8] = [
     ("sshd", "/usr/sbin/sshd"),
     ("code", "/usr/share/code/code"),
 ];
+const MINUTE: i64 = 60_000_000;
 const USERS: [&str; 4] = ["alice", "bob", "carol", "dave"];
 
 impl Mix {
@@ -51,13 +57,37 @@ impl Mix {
         // a hundred slots in an order that interleaves the families
         let slot = (n * 37) % 100;
         let (lane, event_type, user, payload) = match slot {
-            0..60 => (Lane::Bulk, kind_of_metric(slot), None, host_metrics(n, slot, noise)),
-            60..80 => (Lane::Bulk, event_type::PROCESS_SAMPLE, None, process_sample(n, noise)),
+            0..60 => {
+                let busy = event_time.div_euclid(MINUTE).rem_euclid(8) < 4;
+                (
+                    Lane::Bulk,
+                    kind_of_metric(slot),
+                    None,
+                    host_metrics(n, slot, noise, busy),
+                )
+            }
+            60..80 => (
+                Lane::Bulk,
+                event_type::PROCESS_SAMPLE,
+                None,
+                process_sample(n, noise),
+            ),
             80..95 => self.process_event(n, noise, user),
-            95..98 => (Lane::Normal, event_type::USER_ACTIVITY, user, user_activity(n, noise)),
+            95..98 => (
+                Lane::Normal,
+                event_type::USER_ACTIVITY,
+                user,
+                user_activity(n, noise),
+            ),
             _ => (Lane::Normal, event_type::FILE_CREATED, user, file_event(n, noise)),
         };
-        Made { event_time, lane, event_type, user, payload }
+        Made {
+            event_time,
+            lane,
+            event_type,
+            user,
+            payload,
+        }
     }
 
     /// The number that a payload carries, if it is one of ours.
@@ -82,8 +112,13 @@ impl Mix {
         let (name, path) = PROGRAMS[(noise >> 16) as usize % PROGRAMS.len()];
         // fifteen process events in a hundred; count them to choose the suspicious ones evenly
         let suspicious = self.suspicious_every > 0 && (n * 15 / 100).is_multiple_of(self.suspicious_every);
-        let (name, path) =
-            if suspicious { ("viewer.exe", r"C:\Users\alice\AppData\Local\Temp\viewer.exe") } else { (name, path) };
+        // each from a folder of its own: rules keep quiet about what starts from the same path again and again
+        let unpacked = format!(r"C:\Users\alice\AppData\Local\Temp\{n}\viewer.exe");
+        let (name, path) = if suspicious {
+            ("viewer.exe", unpacked.as_str())
+        } else {
+            (name, path)
+        };
         let started = suspicious || !noise.is_multiple_of(3);
         let payload = Payload::ProcessEvent(ProcessEvent {
             pid: Some(n as i64),
@@ -95,7 +130,11 @@ impl Mix {
             exit_code: (!started).then_some(0),
             ..ProcessEvent::default()
         });
-        let kind = if started { event_type::PROCESS_STARTED } else { event_type::PROCESS_STOPPED };
+        let kind = if started {
+            event_type::PROCESS_STARTED
+        } else {
+            event_type::PROCESS_STOPPED
+        };
         (Lane::Normal, kind, user, payload)
     }
 }
@@ -108,13 +147,14 @@ fn kind_of_metric(slot: u64) -> &'static str {
     }
 }
 
-fn host_metrics(n: u64, slot: u64, noise: u64) -> Payload {
+/// `busy`: the processors are, in four of eight minutes; sustained load is an alert.
+fn host_metrics(n: u64, slot: u64, noise: u64, busy: bool) -> Payload {
     let number = i32::try_from(n % (i32::MAX as u64)).ok();
     let value = |shift: u32| ((noise >> shift) % 10_000) as f64 / 100.0;
     Payload::HostMetrics(match slot % 4 {
         0 | 1 => HostMetrics {
             samples: number,
-            cpu_percent: Some(value(0)),
+            cpu_percent: Some(if busy { 90.0 + value(0) / 10.0 } else { value(0) }),
             cpu_count: Some(8),
             load_1: Some(value(10) / 10.0),
             load_5: Some(value(20) / 10.0),
@@ -189,13 +229,19 @@ mod tests {
 
     use super::*;
 
-    const MIX: Mix = Mix { base: 1_700_000_000_000_000, step: 200, suspicious_every: 100 };
+    const MIX: Mix = Mix {
+        base: 1_700_000_000_000_000,
+        step: 200,
+        suspicious_every: 100,
+    };
 
     #[test]
     fn the_shares_are_those_named() {
         let mut counts = std::collections::BTreeMap::new();
         for n in 0..10_000 {
-            *counts.entry(Family::of_event_type(MIX.event(n).event_type)).or_insert(0) += 1;
+            *counts
+                .entry(Family::of_event_type(MIX.event(n).event_type))
+                .or_insert(0) += 1;
         }
         assert_eq!(counts[&Family::HostMetrics], 6000);
         assert_eq!(counts[&Family::ProcessSample], 2000);

@@ -67,7 +67,10 @@ fn page_size() -> u64 {
         let kib: u64 = line.trim().trim_end_matches(" kB").parse().ok()?;
         (kib * 1024).checked_div(pages)
     });
-    let nearest = measured.unwrap_or(4096).checked_next_power_of_two().unwrap_or(4096);
+    let nearest = measured
+        .unwrap_or(4096)
+        .checked_next_power_of_two()
+        .unwrap_or(4096);
     nearest.clamp(4096, 65536)
 }
 
@@ -117,8 +120,14 @@ impl ProcessSource for ProcFs {
             Some((last, rest)) if last.is_empty() => rest.to_vec(),
             _ => arguments,
         };
-        let owner = std::fs::metadata(self.root.join(pid.to_string())).ok().map(|folder| folder.uid());
-        Details { path, arguments, user: owner.map(|uid| self.users.name(uid)) }
+        let owner = std::fs::metadata(self.root.join(pid.to_string()))
+            .ok()
+            .map(|folder| folder.uid());
+        Details {
+            path,
+            arguments,
+            user: owner.map(|uid| self.users.name(uid)),
+        }
     }
 }
 
@@ -172,9 +181,16 @@ mod tests {
         let stat = source.stat(me).unwrap();
         assert!(stat.memory_bytes > 100_000 && !stat.kernel);
         let now = runtime::clock::now_us();
-        assert!((now - stat.started_at).abs() < 3_600_000_000, "{}", now - stat.started_at);
+        assert!(
+            (now - stat.started_at).abs() < 3_600_000_000,
+            "{}",
+            now - stat.started_at
+        );
         let details = source.details(me);
-        assert_eq!(details.path.unwrap(), std::env::current_exe().unwrap().to_string_lossy());
+        assert_eq!(
+            details.path.unwrap(),
+            std::env::current_exe().unwrap().to_string_lossy()
+        );
         assert!(!details.arguments.is_empty() && details.user.is_some());
     }
 
@@ -182,7 +198,8 @@ mod tests {
     fn a_count_of_pids_that_began_anew_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("stat"), "cpu 1\nbtime 1000\n").unwrap();
-        let loadavg = |pid: u32| std::fs::write(folder.path().join("loadavg"), format!("0 0 0 1/2 {pid}\n")).unwrap();
+        let loadavg =
+            |pid: u32| std::fs::write(folder.path().join("loadavg"), format!("0 0 0 1/2 {pid}\n")).unwrap();
         let mut source = ProcFs::open(folder.path()).unwrap();
         for (pid, repeats) in [(100, true), (100, false), (150, false), (20, true), (21, false)] {
             loadavg(pid);

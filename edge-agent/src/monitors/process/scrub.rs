@@ -12,7 +12,10 @@ pub const MAX_BYTES: usize = 4096;
 
 /// One line of text without secrets, cut to [`MAX_BYTES`].
 pub fn command_line(arguments: &[String]) -> String {
-    let program = arguments.first().map_or("", |first| base_name(first)).to_ascii_lowercase();
+    let program = arguments
+        .first()
+        .map_or("", |first| base_name(first))
+        .to_ascii_lowercase();
     let mut line = String::new();
     let mut next = Next::Plain;
     for (number, argument) in arguments.iter().enumerate() {
@@ -79,14 +82,24 @@ fn scrub_word(word: &str, program: &str, expected: Next, out: &mut String) -> Ne
         out.push_str(word);
         return Next::Secret;
     }
-    if ["-u", "--user", "--proxy-user"].contains(&bare) && ["curl", "wget", "http", "https"].contains(&program) {
+    if ["-u", "--user", "--proxy-user"].contains(&bare)
+        && ["curl", "wget", "http", "https"].contains(&program)
+    {
         out.push_str(word);
         return Next::Credentials;
     }
     if let Some(rest) = bare.strip_prefix("-p")
         && !rest.is_empty()
         && !rest.starts_with('-')
-        && ["mysql", "mysqldump", "mysqladmin", "mariadb", "mariadb-dump", "sshpass"].contains(&program)
+        && [
+            "mysql",
+            "mysqldump",
+            "mysqladmin",
+            "mariadb",
+            "mariadb-dump",
+            "sshpass",
+        ]
+        .contains(&program)
     {
         out.push_str("-p");
         out.push_str(MASK);
@@ -182,8 +195,23 @@ fn scrub_part(part: &str, out: &mut String) -> Next {
 /// Names whose value is a secret.
 fn is_telling(name: &str) -> bool {
     const PARTS: [&str; 17] = [
-        "password", "passwd", "passphrase", "pwd", "secret", "token", "apikey", "accesskey", "privatekey",
-        "credential", "authorization", "sessionid", "cookie", "sharedkey", "accountkey", "signature", "bearer",
+        "password",
+        "passwd",
+        "passphrase",
+        "pwd",
+        "secret",
+        "token",
+        "apikey",
+        "accesskey",
+        "privatekey",
+        "credential",
+        "authorization",
+        "sessionid",
+        "cookie",
+        "sharedkey",
+        "accountkey",
+        "signature",
+        "bearer",
     ];
     const WHOLE: [&str; 7] = ["pass", "pw", "p", "auth", "sig", "psk", "pin"];
     let name = normalised(name);
@@ -204,14 +232,29 @@ fn looks_like_option(word: &str) -> bool {
 }
 
 fn is_scheme(word: &str) -> bool {
-    ["bearer", "basic", "digest", "token", "apikey", "negotiate"].iter().any(|scheme| word.eq_ignore_ascii_case(scheme))
+    ["bearer", "basic", "digest", "token", "apikey", "negotiate"]
+        .iter()
+        .any(|scheme| word.eq_ignore_ascii_case(scheme))
 }
 
 /// Keys that can be told by their look alone.
 fn is_key_shape(word: &str) -> bool {
     const STARTS: [&str; 15] = [
-        "ghp_", "gho_", "ghu_", "ghs_", "github_pat_", "glpat-", "xoxb-", "xoxp-", "xapp-", "sk-", "sk_live_",
-        "rk_live_", "AKIA", "ASIA", "AIza",
+        "ghp_",
+        "gho_",
+        "ghu_",
+        "ghs_",
+        "github_pat_",
+        "glpat-",
+        "xoxb-",
+        "xoxp-",
+        "xapp-",
+        "sk-",
+        "sk_live_",
+        "rk_live_",
+        "AKIA",
+        "ASIA",
+        "AIza",
     ];
     let long = word.len() >= 16;
     let is_jwt = word.starts_with("eyJ") && word.matches('.').count() >= 2;
@@ -227,7 +270,10 @@ fn clip(line: &mut String) {
     if line.len() <= MAX_BYTES {
         return;
     }
-    let end = (0..=MAX_BYTES - '…'.len_utf8()).rev().find(|at| line.is_char_boundary(*at)).unwrap_or(0);
+    let end = (0..=MAX_BYTES - '…'.len_utf8())
+        .rev()
+        .find(|at| line.is_char_boundary(*at))
+        .unwrap_or(0);
     line.truncate(end);
     line.push('…');
 }
@@ -245,21 +291,45 @@ mod tests {
     #[test]
     fn secrets_go_and_the_rest_stays() {
         let cases: &[(&[&str], &str)] = &[
-            (&["app", "--password=hunter2", "--port=80"], "app --password=*** --port=80"),
+            (
+                &["app", "--password=hunter2", "--port=80"],
+                "app --password=*** --port=80",
+            ),
             (&["app", "--api-key", "hunter2", "run"], "app --api-key *** run"),
             (&["app", "-Password", "hunter2"], "app -Password ***"),
             (&["env", "PGPASSWORD=hunter2", "psql"], "env PGPASSWORD=*** psql"),
             (&["net", "use", "/password:hunter2"], "net use /password:***"),
-            (&["git", "clone", "https://me:hunter2@host/x.git"], "git clone https://me:***@host/x.git"),
-            (&["git", "clone", "https://hunter2@host/x"], "git clone https://***@host/x"),
-            (&["curl", "-u", "me:hunter2", "http://h/"], "curl -u me:*** http://h/"),
-            (&["curl", "http://h/?a=1&access_token=hunter2&b=2"], "curl http://h/?a=1&access_token=***&b=2"),
-            (&["curl", "-H", "Authorization: Bearer hunter2"], "curl -H Authorization: Bearer ***"),
+            (
+                &["git", "clone", "https://me:hunter2@host/x.git"],
+                "git clone https://me:***@host/x.git",
+            ),
+            (
+                &["git", "clone", "https://hunter2@host/x"],
+                "git clone https://***@host/x",
+            ),
+            (
+                &["curl", "-u", "me:hunter2", "http://h/"],
+                "curl -u me:*** http://h/",
+            ),
+            (
+                &["curl", "http://h/?a=1&access_token=hunter2&b=2"],
+                "curl http://h/?a=1&access_token=***&b=2",
+            ),
+            (
+                &["curl", "-H", "Authorization: Bearer hunter2"],
+                "curl -H Authorization: Bearer ***",
+            ),
             (&["curl", "-H", "X-Api-Key: hunter2"], "curl -H X-Api-Key: ***"),
             (&["mysql", "-uroot", "-phunter2", "db"], "mysql -uroot -p*** db"),
             (&["ssh", "-p", "2222", "host"], "ssh -p 2222 host"),
-            (&["app", "Server=h;Uid=me;Pwd=hunter2;Db=x"], "app Server=h;Uid=me;Pwd=***;Db=x"),
-            (&["sh", "-c", "app --token hunter2 | tee log"], "sh -c app --token *** | tee log"),
+            (
+                &["app", "Server=h;Uid=me;Pwd=hunter2;Db=x"],
+                "app Server=h;Uid=me;Pwd=***;Db=x",
+            ),
+            (
+                &["sh", "-c", "app --token hunter2 | tee log"],
+                "sh -c app --token *** | tee log",
+            ),
             (&["gh", "ghp_0123456789abcdef0123"], "gh ***"),
             (&["app", "eyJhbGciOi.eyJzdWIiOi.c2lnbmF0dXJl"], "app ***"),
             (&["app", "--secret", "--verbose"], "app --secret --verbose"),

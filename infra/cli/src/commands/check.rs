@@ -37,7 +37,11 @@ pub async fn check(config: &Config, args: &Args) -> anyhow::Result<Exit> {
     let mqtt = format!("{}:{}", config.bridge.mqtt.host, config.bridge.mqtt.port);
     report("mqtt", &mqtt, reach(&mqtt).await);
     if config.sinks.influx.enabled {
-        report("influx", &config.sinks.influx.url, http(&config.sinks.influx.url, "/health").await);
+        report(
+            "influx",
+            &config.sinks.influx.url,
+            http(&config.sinks.influx.url, "/health").await,
+        );
     }
     if config.sinks.postgres.enabled {
         report("postgres", "the configured database", postgres(config).await);
@@ -86,7 +90,11 @@ async fn http(url: &str, path: &str) -> Result<(), String> {
         .send()
         .await
         .map_err(|error| error.without_url().to_string())?;
-    if answer.status().is_success() { Ok(()) } else { Err(format!("answers {}", answer.status())) }
+    if answer.status().is_success() {
+        Ok(())
+    } else {
+        Err(format!("answers {}", answer.status()))
+    }
 }
 
 async fn postgres(config: &Config) -> Result<(), String> {

@@ -40,10 +40,12 @@ pub async fn replay(config: &Config, args: &Args) -> anyhow::Result<Exit> {
     let broker = Broker {
         host: config.bridge.mqtt.host.clone(),
         port: config.bridge.mqtt.port,
-        credentials: args
-            .mqtt_user
-            .clone()
-            .map(|user| (user, std::env::var("VARTA_MQTT_PASSWORD_AGENT").unwrap_or_default())),
+        credentials: args.mqtt_user.clone().map(|user| {
+            (
+                user,
+                std::env::var("VARTA_MQTT_PASSWORD_AGENT").unwrap_or_default(),
+            )
+        }),
     };
     let session = runtime::clock::now_us();
     let started = Instant::now();
@@ -52,7 +54,13 @@ pub async fn replay(config: &Config, args: &Args) -> anyhow::Result<Exit> {
     for (host, events) in recording.hosts {
         let (broker, give_up) = (broker.clone(), args.give_up);
         let agent_id = agent_of(&host);
-        let events = as_agent(&host, &agent_id, session, events, args.speed.map(|speed| (speed, args.max_gap)));
+        let events = as_agent(
+            &host,
+            &agent_id,
+            session,
+            events,
+            args.speed.map(|speed| (speed, args.max_gap)),
+        );
         hosts.spawn(async move {
             let outcome = sender::send(&broker, &agent_id, &events, give_up).await;
             (host, agent_id, outcome)
@@ -125,7 +133,9 @@ fn as_agent(
         let (event_time, at) = match rescale {
             None => (mapped.event_time, None),
             Some((speed, max_gap)) => {
-                let gap = Duration::from_micros(gap.unsigned_abs()).min(max_gap).div_f64(speed.max(1e-6));
+                let gap = Duration::from_micros(gap.unsigned_abs())
+                    .min(max_gap)
+                    .div_f64(speed.max(1e-6));
                 due += gap;
                 time += gap.as_micros() as i64;
                 (time, Some(due))
@@ -152,7 +162,14 @@ fn as_agent(
                 ..AgentStatus::default()
             };
             sent.push((
-                event(Lane::Critical, 1, event_type::AGENT_STARTED, "replay", None, Payload::AgentStatus(status)),
+                event(
+                    Lane::Critical,
+                    1,
+                    event_type::AGENT_STARTED,
+                    "replay",
+                    None,
+                    Payload::AgentStatus(status),
+                ),
                 at,
             ));
         }
@@ -192,15 +209,26 @@ mod tests {
     #[test]
     fn sequences_are_gapless_and_times_are_kept() {
         let sent = as_agent("W1", "a", 9, vec![mapped(5), mapped(8)], None);
-        let seen: Vec<_> = sent.iter().map(|(event, _)| (event.lane, event.seq, event.event_time)).collect();
-        assert_eq!(seen, [(Lane::Critical, 1, 5), (Lane::Normal, 1, 5), (Lane::Normal, 2, 8)]);
+        let seen: Vec<_> = sent
+            .iter()
+            .map(|(event, _)| (event.lane, event.seq, event.event_time))
+            .collect();
+        assert_eq!(
+            seen,
+            [(Lane::Critical, 1, 5), (Lane::Normal, 1, 5), (Lane::Normal, 2, 8)]
+        );
     }
 
     #[test]
     fn rescaling_shortens_gaps_and_bounds_them() {
         let hour = 3_600_000_000;
-        let sent =
-            as_agent("W1", "a", 9, vec![mapped(0), mapped(2_000_000), mapped(hour)], Some((2.0, Duration::from_secs(10))));
+        let sent = as_agent(
+            "W1",
+            "a",
+            9,
+            vec![mapped(0), mapped(2_000_000), mapped(hour)],
+            Some((2.0, Duration::from_secs(10))),
+        );
         let times: Vec<_> = sent.iter().skip(1).map(|(event, _)| event.event_time).collect();
         assert_eq!(times[1] - times[0], 1_000_000);
         assert_eq!(times[2] - times[1], 5_000_000);

@@ -28,7 +28,10 @@ pub async fn run(config: Config, parts: &[Part]) -> anyhow::Result<Exit> {
 
     if !config.http.listen.is_empty() {
         let address: SocketAddr = config.http.listen.parse()?;
-        supervisor.spawn("http", runtime::http::serve(address, health.clone(), shutdown.clone()));
+        supervisor.spawn(
+            "http",
+            runtime::http::serve(address, health.clone(), shutdown.clone()),
+        );
     }
     if !prepare(&config, &log, &registry, &health, &shutdown).await? {
         return Ok(Exit::Done);
@@ -124,7 +127,10 @@ async fn prepare(
                 component.ready();
                 return Ok(true);
             }
-            Err(Waiting { fate: runtime::fate::Fate::Transient, why }) => {
+            Err(Waiting {
+                fate: runtime::fate::Fate::Transient,
+                why,
+            }) => {
                 if !told {
                     tracing::warn!(%why, kafka = config.kafka.brokers, "waiting for Kafka and the schema registry");
                     told = true;
@@ -147,10 +153,16 @@ struct Waiting {
 
 impl Waiting {
     fn of_log(error: eventlog::LogError) -> Self {
-        Self { fate: error.fate(), why: error.to_string() }
+        Self {
+            fate: error.fate(),
+            why: error.to_string(),
+        }
     }
 
     fn of_registry(error: eventlog::registry::RegistryError) -> Self {
-        Self { fate: error.fate(), why: error.to_string() }
+        Self {
+            fate: error.fate(),
+            why: error.to_string(),
+        }
     }
 }

@@ -41,8 +41,11 @@ pub struct Args {
 /// Prints rows until the limit, the end or Ctrl-C.
 pub fn tap(config: &Config, args: &Args) -> anyhow::Result<Exit> {
     let prefix = format!("{}.", config.topics.prefix);
-    let topic =
-        if args.topic.starts_with(&prefix) { args.topic.clone() } else { format!("{prefix}{}", args.topic) };
+    let topic = if args.topic.starts_with(&prefix) {
+        args.topic.clone()
+    } else {
+        format!("{prefix}{}", args.topic)
+    };
     let only = match &args.kind {
         None => None,
         Some(name) => Some(
@@ -52,8 +55,13 @@ pub fn tap(config: &Config, args: &Args) -> anyhow::Result<Exit> {
     };
     let log = KafkaLog::connect(&config.kafka)?;
     let registry: Arc<dyn SchemaRegistry> = Arc::new(HttpRegistry::new(&config.registry)?);
-    let mut printer =
-        Printer { decoder: BatchDecoder::new(registry), filters: Vec::new(), args, only, printed: 0 };
+    let mut printer = Printer {
+        decoder: BatchDecoder::new(registry),
+        filters: Vec::new(),
+        args,
+        only,
+        printed: 0,
+    };
     read(&log, &topic, args, |records| printer.print(records))?;
     Ok(Exit::Done)
 }
@@ -76,7 +84,11 @@ fn read(
                 for partition in partitions {
                     let (earliest, end) = consumer.bounds(&partition)?;
                     let offset = if args.from_start { earliest } else { end };
-                    at.push(Position { topic: partition.topic.clone(), partition: partition.partition, offset });
+                    at.push(Position {
+                        topic: partition.topic.clone(),
+                        partition: partition.partition,
+                        offset,
+                    });
                     if args.to_end && offset < end {
                         left.push(Position {
                             topic: partition.topic,
@@ -121,7 +133,11 @@ impl Printer<'_> {
         if records.is_empty() {
             return Ok(true);
         }
-        if records[0].value.as_ref().is_some_and(|value| value.first() == Some(&b'{')) {
+        if records[0]
+            .value
+            .as_ref()
+            .is_some_and(|value| value.first() == Some(&b'{'))
+        {
             for record in records {
                 if let Some(value) = &record.value {
                     println!("{}", String::from_utf8_lossy(value));
@@ -136,7 +152,10 @@ impl Printer<'_> {
         let decoded = self.decoder.decode(records)?;
         for (row, reason) in &decoded.poison {
             let record = &records[*row as usize];
-            eprintln!("{}-{}-{}: {reason}", record.topic, record.partition, record.offset);
+            eprintln!(
+                "{}-{}-{}: {reason}",
+                record.topic, record.partition, record.offset
+            );
         }
         for group in decoded.groups {
             if self.only.is_some_and(|only| only != group.kind) {
@@ -151,7 +170,9 @@ impl Printer<'_> {
     }
 
     fn filtered(&mut self, kind: RecordKind, batch: RecordBatch) -> anyhow::Result<RecordBatch> {
-        let Some(condition) = &self.args.condition else { return Ok(batch) };
+        let Some(condition) = &self.args.condition else {
+            return Ok(batch);
+        };
         if !self.filters.iter().any(|(known, _)| *known == kind) {
             let sql = format!("SELECT * FROM rows WHERE {condition}");
             let plan = CachedPlan::new(&sql, "rows", batch.schema(), &Functions::new())

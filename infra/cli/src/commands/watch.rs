@@ -50,7 +50,9 @@ pub async fn watch(config: &Config, args: &Args) -> anyhow::Result<Exit> {
     let names = topics(config);
     let reader = {
         let (log, names, shutdown) = (log.clone(), names.clone(), shutdown.clone());
-        std::thread::Builder::new().name("watch".into()).spawn(move || read(&log, &names, &batches, &shutdown))?
+        std::thread::Builder::new()
+            .name("watch".into())
+            .spawn(move || read(&log, &names, &batches, &shutdown))?
     };
     let mut decoder = BatchDecoder::new(registry);
     let mut stores = Stores::new(config);
@@ -81,15 +83,29 @@ pub async fn watch(config: &Config, args: &Args) -> anyhow::Result<Exit> {
     }
     shutdown.request();
     drop(received);
-    let outcome = reader.join().map_err(|_| anyhow::anyhow!("the reader of the topics panicked"))?;
+    let outcome = reader
+        .join()
+        .map_err(|_| anyhow::anyhow!("the reader of the topics panicked"))?;
     outcome?;
     let report = stores.look().await;
-    Ok(summary(config, &seen, started.elapsed(), &report, args.run_for.is_some()))
+    Ok(summary(
+        config,
+        &seen,
+        started.elapsed(),
+        &report,
+        args.run_for.is_some(),
+    ))
 }
 
 fn topics(config: &Config) -> Vec<Arc<str>> {
     let topics = config.topic_names();
-    let mut names = vec![topics.raw(), topics.alerts(), topics.features("1m"), topics.dlq(), topics.late()];
+    let mut names = vec![
+        topics.raw(),
+        topics.alerts(),
+        topics.features("1m"),
+        topics.dlq(),
+        topics.late(),
+    ];
     names.extend(Family::ALL.iter().map(|family| topics.events(*family)));
     names
 }
@@ -110,7 +126,11 @@ fn read(
                 let mut at = Vec::new();
                 for partition in partitions {
                     let (_, end) = consumer.bounds(&partition)?;
-                    at.push(Position { topic: partition.topic, partition: partition.partition, offset: end });
+                    at.push(Position {
+                        topic: partition.topic,
+                        partition: partition.partition,
+                        offset: end,
+                    });
                 }
                 consumer.start(&at)?;
             }
@@ -134,7 +154,11 @@ fn take(seen: &mut Seen, decoder: &mut BatchDecoder, config: &Config, records: &
     for record in records {
         *seen.rows.entry(record.topic.to_string()).or_default() += 1;
     }
-    let of_alerts: Vec<Record> = records.iter().filter(|record| record.topic == alerts).cloned().collect();
+    let of_alerts: Vec<Record> = records
+        .iter()
+        .filter(|record| record.topic == alerts)
+        .cloned()
+        .collect();
     if of_alerts.is_empty() {
         return;
     }
@@ -149,7 +173,12 @@ fn take(seen: &mut Seen, decoder: &mut BatchDecoder, config: &Config, records: &
     }
 }
 
-fn print_screen(config: &Config, seen: &Seen, last: &(Instant, BTreeMap<String, u64>), report: &stores::Report) {
+fn print_screen(
+    config: &Config,
+    seen: &Seen,
+    last: &(Instant, BTreeMap<String, u64>),
+    report: &stores::Report,
+) {
     let mut out = std::io::stdout().lock();
     let seconds = last.0.elapsed().as_secs_f64().max(0.001);
     let prefix = format!("{}.", config.topics.prefix);
@@ -157,10 +186,21 @@ fn print_screen(config: &Config, seen: &Seen, last: &(Instant, BTreeMap<String, 
     for (topic, rows) in &seen.rows {
         let before = last.1.get(topic).copied().unwrap_or(0);
         let rate = (rows - before) as f64 / seconds;
-        line.push_str(&format!("  {} {rate:.1}/s", topic.strip_prefix(prefix.as_str()).unwrap_or(topic)));
+        line.push_str(&format!(
+            "  {} {rate:.1}/s",
+            topic.strip_prefix(prefix.as_str()).unwrap_or(topic)
+        ));
     }
     let now = chrono::Local::now().format("%H:%M:%S");
-    let _ = writeln!(out, "{now}{}", if line.is_empty() { "  nothing has arrived yet".into() } else { line });
+    let _ = writeln!(
+        out,
+        "{now}{}",
+        if line.is_empty() {
+            "  nothing has arrived yet".into()
+        } else {
+            line
+        }
+    );
     for row in &report.lines {
         let _ = writeln!(out, "         {row}");
     }

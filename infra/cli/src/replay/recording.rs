@@ -31,8 +31,11 @@ impl Recording {
 pub fn read(path: &Path) -> anyhow::Result<Recording> {
     let mut file = BufReader::new(fs_err::File::open(path)?);
     let is_gzip = file.fill_buf()?.starts_with(&[0x1f, 0x8b]);
-    let reader: Box<dyn Read> =
-        if is_gzip { Box::new(flate2::read::MultiGzDecoder::new(file)) } else { Box::new(file) };
+    let reader: Box<dyn Read> = if is_gzip {
+        Box::new(flate2::read::MultiGzDecoder::new(file))
+    } else {
+        Box::new(file)
+    };
     let mut recording = Recording::default();
     for (index, line) in BufReader::new(reader).lines().enumerate() {
         let line = line.with_context(|| format!("{} line {}", path.display(), index + 1))?;
@@ -69,8 +72,10 @@ mod tests {
         let plain = folder.path().join("a.ndjson");
         fs_err::write(&plain, &text).unwrap();
         let packed = folder.path().join("a.ndjson.gz");
-        let mut encoder =
-            flate2::write::GzEncoder::new(std::fs::File::create(&packed).unwrap(), flate2::Compression::fast());
+        let mut encoder = flate2::write::GzEncoder::new(
+            std::fs::File::create(&packed).unwrap(),
+            flate2::Compression::fast(),
+        );
         encoder.write_all(text.as_bytes()).unwrap();
         encoder.finish().unwrap();
         for path in [plain, packed] {

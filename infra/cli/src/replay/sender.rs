@@ -58,13 +58,19 @@ pub async fn send(
     give_up: Duration,
 ) -> anyhow::Result<Outcome> {
     let mut options = MqttOptions::new(agent_id, (broker.host.clone(), broker.port));
-    options.set_keep_alive(30).set_clean_start(true).set_outgoing_inflight_upper_limit(100);
+    options
+        .set_keep_alive(30)
+        .set_clean_start(true)
+        .set_outgoing_inflight_upper_limit(100);
     if let Some((user, password)) = &broker.credentials {
         options.set_credentials(user.clone(), password.clone());
     }
     let (client, mut events_of_mqtt) = AsyncClient::builder(options).capacity(2 * WINDOW).build();
     let mut messages = pack(events)?;
-    let mut outcome = Outcome { events: events.len(), ..Outcome::default() };
+    let mut outcome = Outcome {
+        events: events.len(),
+        ..Outcome::default()
+    };
     let mut owner: BTreeMap<(Lane, i64), usize> = BTreeMap::new();
     for (index, message) in messages.iter().enumerate() {
         owner.extend(message.waiting.iter().map(|key| (*key, index)));
@@ -77,13 +83,18 @@ pub async fn send(
     let mut progress = Instant::now();
     while outcome.confirmed < outcome.events {
         let now = Instant::now();
-        while next < messages.len() && under_way.len() < WINDOW && messages[next].due.is_none_or(|due| due <= now) {
+        while next < messages.len()
+            && under_way.len() < WINDOW
+            && messages[next].due.is_none_or(|due| due <= now)
+        {
             publish(&client, &topic, &mut messages[next])?;
             under_way.push(next);
             next += 1;
         }
         for index in &under_way {
-            if messages[*index].sent_at.is_some_and(|sent| now.duration_since(sent) > CONFIRM_WITHIN)
+            if messages[*index]
+                .sent_at
+                .is_some_and(|sent| now.duration_since(sent) > CONFIRM_WITHIN)
                 && publish(&client, &topic, &mut messages[*index]).is_ok()
             {
                 outcome.resent += 1;
@@ -119,7 +130,10 @@ pub async fn send(
         }
     }
     client.disconnect().await.ok();
-    while tokio::time::timeout(Duration::from_millis(200), events_of_mqtt.poll()).await.is_ok_and(|r| r.is_ok()) {}
+    while tokio::time::timeout(Duration::from_millis(200), events_of_mqtt.poll())
+        .await
+        .is_ok_and(|r| r.is_ok())
+    {}
     Ok(outcome)
 }
 
@@ -156,7 +170,11 @@ async fn connect(
 }
 
 fn publish(client: &AsyncClient, topic: &str, message: &mut Message) -> anyhow::Result<()> {
-    client.try_publish(topic.to_owned(), message.payload.clone(), PublishOptions::at_least_once())?;
+    client.try_publish(
+        topic.to_owned(),
+        message.payload.clone(),
+        PublishOptions::at_least_once(),
+    )?;
     message.sent_at = Some(Instant::now());
     Ok(())
 }
@@ -171,8 +189,10 @@ fn settle(
     let mut confirmed = 0;
     for ack in confirmation.acks.iter().filter(|ack| ack.session == session) {
         for (first, last) in &ack.ranges {
-            let named: Vec<_> =
-                owner.range((ack.lane, *first)..=(ack.lane, *last)).map(|(key, index)| (*key, *index)).collect();
+            let named: Vec<_> = owner
+                .range((ack.lane, *first)..=(ack.lane, *last))
+                .map(|(key, index)| (*key, *index))
+                .collect();
             for (key, index) in named {
                 owner.remove(&key);
                 messages[index].waiting.retain(|waiting| *waiting != key);
@@ -191,7 +211,8 @@ fn pack(events: &[(Event, Option<Instant>)]) -> anyhow::Result<Vec<Message>> {
     let mut due = None;
     for (event, at) in events {
         let json = serde_json::to_vec(event)?;
-        let is_later = *at != due && due.is_some_and(|due| at.is_some_and(|at| at > due + Duration::from_millis(200)));
+        let is_later =
+            *at != due && due.is_some_and(|due| at.is_some_and(|at| at > due + Duration::from_millis(200)));
         if !waiting.is_empty() && (text.len() + json.len() > MESSAGE_BYTES || is_later) {
             messages.push(close(&mut text, &mut waiting, due));
             due = None;
@@ -225,7 +246,10 @@ mod tests {
     use super::*;
 
     fn event(seq: i64, name: &str) -> (Event, Option<Instant>) {
-        let payload = Payload::ProcessEvent(ProcessEvent { name: Some(name.into()), ..ProcessEvent::default() });
+        let payload = Payload::ProcessEvent(ProcessEvent {
+            name: Some(name.into()),
+            ..ProcessEvent::default()
+        });
         let event = Event {
             agent_id: "a".into(),
             session: 7,
@@ -260,11 +284,14 @@ mod tests {
     fn only_this_session_is_struck_off_and_only_once() {
         let events: Vec<_> = (1..=10).map(|seq| event(seq, "x")).collect();
         let mut messages = pack(&events).unwrap();
-        let mut owner: BTreeMap<_, _> =
-            messages[0].waiting.iter().map(|key| (*key, 0)).collect();
+        let mut owner: BTreeMap<_, _> = messages[0].waiting.iter().map(|key| (*key, 0)).collect();
         let ack = |session, ranges| Confirmation {
             bridge: "b".into(),
-            acks: vec![LaneAck { session, lane: Lane::Normal, ranges }],
+            acks: vec![LaneAck {
+                session,
+                lane: Lane::Normal,
+                ranges,
+            }],
         };
         assert_eq!(settle(&ack(6, vec![(1, 10)]), 7, &mut owner, &mut messages), 0);
         assert_eq!(settle(&ack(7, vec![(1, 4)]), 7, &mut owner, &mut messages), 4);

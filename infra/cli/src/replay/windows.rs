@@ -29,23 +29,47 @@ pub struct Mapped {
 /// Maps one record; the error says in a few words why there is no event.
 pub fn map(record: &Map<String, Value>) -> Result<Mapped, String> {
     let id = integer(record, "EventID").ok_or("no EventID")?;
-    let channel = text(record, "Channel").or_else(|| text(record, "SourceName")).unwrap_or_default();
+    let channel = text(record, "Channel")
+        .or_else(|| text(record, "SourceName"))
+        .unwrap_or_default();
     let sysmon = channel.contains("Sysmon");
     let (event_type, user, payload) = match (sysmon, id) {
-        (true, 1) => (event_type::PROCESS_STARTED, account(record, "User"), sysmon_start(record)?),
-        (true, 3) => (event_type::CONNECTION, account(record, "User"), sysmon_connection(record)?),
-        (true, 5) => (event_type::PROCESS_STOPPED, account(record, "User"), sysmon_stop(record)?),
-        (true, 11) => (event_type::FILE_CREATED, account(record, "User"), sysmon_file(record)?),
-        (false, 4688) => {
-            (event_type::PROCESS_STARTED, account(record, "SubjectUserName"), security_start(record)?)
-        }
-        (false, 4689) => {
-            (event_type::PROCESS_STOPPED, account(record, "SubjectUserName"), security_stop(record)?)
-        }
+        (true, 1) => (
+            event_type::PROCESS_STARTED,
+            account(record, "User"),
+            sysmon_start(record)?,
+        ),
+        (true, 3) => (
+            event_type::CONNECTION,
+            account(record, "User"),
+            sysmon_connection(record)?,
+        ),
+        (true, 5) => (
+            event_type::PROCESS_STOPPED,
+            account(record, "User"),
+            sysmon_stop(record)?,
+        ),
+        (true, 11) => (
+            event_type::FILE_CREATED,
+            account(record, "User"),
+            sysmon_file(record)?,
+        ),
+        (false, 4688) => (
+            event_type::PROCESS_STARTED,
+            account(record, "SubjectUserName"),
+            security_start(record)?,
+        ),
+        (false, 4689) => (
+            event_type::PROCESS_STOPPED,
+            account(record, "SubjectUserName"),
+            security_stop(record)?,
+        ),
         _ => return Err(format!("event {id} of {channel:?} is not one that we map")),
     };
     Ok(Mapped {
-        host: text(record, "Hostname").or_else(|| text(record, "Computer")).ok_or("no Hostname")?,
+        host: text(record, "Hostname")
+            .or_else(|| text(record, "Computer"))
+            .ok_or("no Hostname")?,
         event_time: time(record, sysmon)?,
         event_type,
         source: format!("{}/{id}", if sysmon { "sysmon" } else { "security" }),
@@ -81,7 +105,11 @@ fn sysmon_stop(record: &Map<String, Value>) -> Result<Payload, String> {
 
 fn sysmon_connection(record: &Map<String, Value>) -> Result<Payload, String> {
     let initiated = text(record, "Initiated").is_some_and(|initiated| initiated == "true");
-    let (local, remote) = if initiated { ("Source", "Destination") } else { ("Destination", "Source") };
+    let (local, remote) = if initiated {
+        ("Source", "Destination")
+    } else {
+        ("Destination", "Source")
+    };
     let path = text(record, "Image");
     Ok(Payload::NetworkEvent(NetworkEvent {
         remote_address: text(record, &format!("{remote}Ip")),
@@ -170,7 +198,9 @@ fn number(record: &Map<String, Value>, field: &str) -> Option<i64> {
 fn port(record: &Map<String, Value>, field: &str) -> Result<Option<i32>, String> {
     match integer(record, field) {
         None => Ok(None),
-        Some(port) => u16::try_from(port).map(|port| Some(i32::from(port))).map_err(|_| format!("{field} {port}")),
+        Some(port) => u16::try_from(port)
+            .map(|port| Some(i32::from(port)))
+            .map_err(|_| format!("{field} {port}")),
     }
 }
 
@@ -185,7 +215,10 @@ fn base_name(path: &str) -> String {
 }
 
 fn sha256(hashes: &str) -> Option<String> {
-    hashes.split(',').find_map(|hash| hash.strip_prefix("SHA256=")).map(str::to_owned)
+    hashes
+        .split(',')
+        .find_map(|hash| hash.strip_prefix("SHA256="))
+        .map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -210,7 +243,9 @@ mod tests {
         .unwrap();
         assert_eq!(event.event_time, 1_591_757_464_728_000);
         assert_eq!(event.user.as_deref(), Some("alice"));
-        let Payload::ProcessEvent(process) = event.payload else { panic!("not a process event") };
+        let Payload::ProcessEvent(process) = event.payload else {
+            panic!("not a process event")
+        };
         assert_eq!(process.name.as_deref(), Some("a.exe"));
         assert_eq!(process.parent_name.as_deref(), Some("explorer.exe"));
         assert_eq!(process.parent_pid, Some(696));
@@ -224,7 +259,9 @@ mod tests {
             "NewProcessId": "0x7d8", "ProcessId": "0x2b8", "NewProcessName": "C:\\Windows\\System32\\sppsvc.exe",
         }))
         .unwrap();
-        let Payload::ProcessEvent(process) = event.payload else { panic!("not a process event") };
+        let Payload::ProcessEvent(process) = event.payload else {
+            panic!("not a process event")
+        };
         assert_eq!((process.pid, process.parent_pid), (Some(2008), Some(696)));
     }
 
@@ -236,7 +273,9 @@ mod tests {
             "DestinationIp": "10.0.0.1", "DestinationPort": "49246", "Protocol": "udp", "Image": "C:\\a\\dns.exe",
         }))
         .unwrap();
-        let Payload::NetworkEvent(connection) = event.payload else { panic!("not a connection") };
+        let Payload::NetworkEvent(connection) = event.payload else {
+            panic!("not a connection")
+        };
         assert_eq!(connection.remote_address.as_deref(), Some("10.0.0.9"));
         assert_eq!(connection.local_port, Some(49246));
         assert_eq!(connection.direction.as_deref(), Some("inbound"));
@@ -244,8 +283,16 @@ mod tests {
 
     #[test]
     fn what_cannot_be_mapped_says_why() {
-        assert!(mapped(json!({"EventID": 7, "Channel": "Security"})).unwrap_err().contains("event 7"));
-        assert!(mapped(json!({"Channel": "Security"})).unwrap_err().contains("EventID"));
+        assert!(
+            mapped(json!({"EventID": 7, "Channel": "Security"}))
+                .unwrap_err()
+                .contains("event 7")
+        );
+        assert!(
+            mapped(json!({"Channel": "Security"}))
+                .unwrap_err()
+                .contains("EventID")
+        );
         let no_time = json!({"EventID": 4689, "Channel": "Security", "Hostname": "W", "ProcessName": "a"});
         assert!(mapped(no_time).unwrap_err().contains("@timestamp"));
     }

@@ -62,7 +62,10 @@ impl BatchDecoder {
         LIMIT.call_once(|| {
             apache_avro::util::max_allocation_bytes(MAX_FIELD);
         });
-        Self { registry, versions: HashMap::new() }
+        Self {
+            registry,
+            versions: HashMap::new(),
+        }
     }
 
     /// Decodes what can be decoded and names the rest.
@@ -75,7 +78,9 @@ impl BatchDecoder {
         for (id, rows) in by_schema(records, &mut decoded.poison) {
             match self.version(id)? {
                 Ok(version) => version.decode(records, rows, &mut decoded),
-                Err(reason) => decoded.poison.extend(rows.into_iter().map(|row| (row, reason.clone()))),
+                Err(reason) => decoded
+                    .poison
+                    .extend(rows.into_iter().map(|row| (row, reason.clone()))),
             }
         }
         decoded.groups.sort_by_key(|group| group.rows[0]);
@@ -96,7 +101,10 @@ impl BatchDecoder {
                 Err(reason) => return Ok(Err(reason)),
             };
         }
-        Ok(self.versions.get_mut(&id).ok_or_else(|| format!("schema {id} vanished")))
+        Ok(self
+            .versions
+            .get_mut(&id)
+            .ok_or_else(|| format!("schema {id} vanished")))
     }
 }
 
@@ -129,27 +137,39 @@ fn by_schema(records: &[Record], poison: &mut Vec<(u32, String)>) -> Vec<(u32, V
 
 impl Version {
     fn new(id: u32, text: Arc<str>) -> Result<Self, String> {
-        let schema = ApacheSchema::parse_str(&text).map_err(|error| format!("schema {id} is not Avro: {error}"))?;
+        let schema =
+            ApacheSchema::parse_str(&text).map_err(|error| format!("schema {id} is not Avro: {error}"))?;
         let name = match &schema {
             ApacheSchema::Record(record) => record.name.to_string(),
             _ => return Err(format!("schema {id} is not of a record")),
         };
         let kind = RecordKind::from_full_name(&name)
             .ok_or_else(|| format!("schema {id} is of `{name}`, which is not known here"))?;
-        let decoder = decoder(id, &text, kind).map_err(|error| format!("schema {id} of `{name}`: {error}"))?;
-        Ok(Self { id, kind, text, schema, decoder })
+        let decoder =
+            decoder(id, &text, kind).map_err(|error| format!("schema {id} of `{name}`: {error}"))?;
+        Ok(Self {
+            id,
+            kind,
+            text,
+            schema,
+            decoder,
+        })
     }
 
     fn decode(&mut self, records: &[Record], mut rows: Vec<u32>, decoded: &mut Decoded) {
         let poison = &mut decoded.poison;
         if let Ok(batch) = self.at_once(records, &rows) {
-            decoded.groups.push(Group { kind: self.kind, batch, rows });
+            decoded.groups.push(Group {
+                kind: self.kind,
+                batch,
+                rows,
+            });
             return;
         }
         self.keep_readable(records, &mut rows, poison);
         let mut batch = self.at_once(records, &rows);
         if batch.is_err() {
-            // apache-avro accepts what arrow-avro does not.
+            // apache-avro accepts what arrow-avro does not: a boolean missing at the end counts as null there.
             rows.retain(|row| match self.at_once(records, &[*row]) {
                 Ok(_) => true,
                 Err(reason) => {
@@ -161,7 +181,11 @@ impl Version {
         }
         match batch {
             _ if rows.is_empty() => {}
-            Ok(batch) => decoded.groups.push(Group { kind: self.kind, batch, rows }),
+            Ok(batch) => decoded.groups.push(Group {
+                kind: self.kind,
+                batch,
+                rows,
+            }),
             // Each alone is readable, together they are not: no such case is known.
             Err(reason) => poison.extend(rows.into_iter().map(|row| (row, reason.clone()))),
         }
@@ -169,7 +193,8 @@ impl Version {
 
     /// All these records as one batch, or nothing; then the decoder is a new one.
     fn at_once(&mut self, records: &[Record], rows: &[u32]) -> Result<RecordBatch, String> {
-        let tried = feed(&mut self.decoder, records, rows).and_then(|()| finish(&mut self.decoder, self.kind, rows));
+        let tried =
+            feed(&mut self.decoder, records, rows).and_then(|()| finish(&mut self.decoder, self.kind, rows));
         if tried.is_err()
             && let Ok(fresh) = decoder(self.id, &self.text, self.kind)
         {
@@ -180,7 +205,9 @@ impl Version {
 
     /// Leaves only rows whose datum apache-avro can read to its last byte.
     fn keep_readable(&self, records: &[Record], rows: &mut Vec<u32>, poison: &mut Vec<(u32, String)>) {
-        let Ok(reader) = GenericDatumReader::builder(&self.schema).build() else { return };
+        let Ok(reader) = GenericDatumReader::builder(&self.schema).build() else {
+            return;
+        };
         rows.retain(|row| {
             let value = records[*row as usize].value.as_deref().unwrap_or_default();
             let mut datum = value.get(schemas::wire::PREFIX..).unwrap_or_default();
@@ -197,7 +224,9 @@ impl Version {
 
 fn decoder(id: u32, text: &str, kind: RecordKind) -> Result<Decoder, String> {
     let mut store = SchemaStore::new_with_type(FingerprintAlgorithm::Id);
-    store.set(Fingerprint::Id(id), AvroSchema::new(text.to_owned())).map_err(|error| error.to_string())?;
+    store
+        .set(Fingerprint::Id(id), AvroSchema::new(text.to_owned()))
+        .map_err(|error| error.to_string())?;
     ReaderBuilder::new()
         .with_batch_size(NEVER_FULL)
         .with_writer_schema_store(store)
@@ -215,7 +244,10 @@ fn feed(decoder: &mut Decoder, records: &[Record], rows: &[u32]) -> Result<(), S
         let room = decoder.capacity();
         let consumed = decoder.decode(value).map_err(|error| error.to_string())?;
         if consumed != value.len() || decoder.capacity() + 1 != room {
-            return Err(format!("{consumed} of {} bytes make a record", value.len()));
+            return Err(format!(
+                "cut short: only {consumed} of {} bytes could be read",
+                value.len()
+            ));
         }
     }
     Ok(())
@@ -226,7 +258,13 @@ fn finish(decoder: &mut Decoder, kind: RecordKind, rows: &[u32]) -> Result<Recor
     let flushed = decoder.flush().map_err(|error| error.to_string())?;
     let batch = match flushed {
         Some(batch) if batch.num_rows() == rows.len() => batch,
-        Some(batch) => return Err(format!("{} rows came of {} records", batch.num_rows(), rows.len())),
+        Some(batch) => {
+            return Err(format!(
+                "{} rows came of {} records",
+                batch.num_rows(),
+                rows.len()
+            ));
+        }
         None if rows.is_empty() => return Ok(RecordBatch::new_empty(arrow_schema(kind))),
         None => return Err("no rows came".to_owned()),
     };

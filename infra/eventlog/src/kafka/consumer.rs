@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
-use rdkafka::ClientContext;
 
 use super::message::Gathering;
 use super::voice::Voice;
@@ -46,15 +46,20 @@ impl ClientContext for GroupContext {
 impl ConsumerContext for GroupContext {
     /// Runs inside `poll`, on its thread.
     fn rebalance(&self, consumer: &BaseConsumer<Self>, what: RDKafkaRespErr, list: &mut TopicPartitionList) {
-        let partitions =
-            list.elements().iter().map(|element| TopicPartition::new(element.topic(), element.partition())).collect();
+        let partitions = list
+            .elements()
+            .iter()
+            .map(|element| TopicPartition::new(element.topic(), element.partition()))
+            .collect();
         if what == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
             let membership = consumer.group_metadata();
             // Nothing is fetched before `start` names the offsets.
             if let Err(error) = consumer.assign(&TopicPartitionList::new()) {
                 tracing::warn!(%error, "assignment could not be accepted");
             }
-            self.seen.lock().push_back(Rebalance::Assigned(partitions, membership));
+            self.seen
+                .lock()
+                .push_back(Rebalance::Assigned(partitions, membership));
             return;
         }
         if self.is_closing.load(Ordering::Relaxed) {
@@ -62,7 +67,9 @@ impl ConsumerContext for GroupContext {
             return;
         }
         let is_lost = consumer.assignment_lost();
-        self.seen.lock().push_back(Rebalance::Revoked(partitions, is_lost));
+        self.seen
+            .lock()
+            .push_back(Rebalance::Revoked(partitions, is_lost));
     }
 }
 
@@ -119,7 +126,9 @@ impl KafkaConsumer {
             .consumer(group, instance)
             .create_with_context(context)
             .map_err(|error| errors::of(&error, &doing))?;
-        consumer.subscribe(topics).map_err(|error| errors::of(&error, &doing))?;
+        consumer
+            .subscribe(topics)
+            .map_err(|error| errors::of(&error, &doing))?;
         Ok(Self {
             consumer,
             inner,
@@ -164,7 +173,9 @@ impl KafkaConsumer {
     fn judge(&self, error: &KafkaError) -> Option<LogError> {
         match error {
             KafkaError::PartitionEOF(_) => None,
-            KafkaError::MessageConsumption(Code::AutoOffsetReset | Code::OffsetOutOfRange) => self.out_of_range(),
+            KafkaError::MessageConsumption(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
+                self.out_of_range()
+            }
             other => {
                 let error = errors::of(other, &format!("group {}", self.group));
                 match error.kind {
@@ -199,7 +210,9 @@ impl KafkaConsumer {
             let added = list.add_partition_offset(&of.topic, of.partition, Offset::Offset(*next));
             added.map_err(|error| errors::of(&error, &of.to_string()))?;
         }
-        self.consumer.assign(&list).map_err(|error| errors::of(&error, &format!("group {}", self.group)))?;
+        self.consumer
+            .assign(&list)
+            .map_err(|error| errors::of(&error, &format!("group {}", self.group)))?;
         let paused: Vec<TopicPartition> = self.paused.iter().cloned().collect();
         if !paused.is_empty() {
             self.pause(&paused);
@@ -221,11 +234,18 @@ impl KafkaConsumer {
 }
 
 /// Takes a message unless it is of a partition not being read, or repeats an offset handed out already.
-fn gather(reading: &mut [Reading], last: &mut usize, gathering: &mut Gathering, message: &BorrowedMessage<'_>) {
+fn gather(
+    reading: &mut [Reading],
+    last: &mut usize,
+    gathering: &mut Gathering,
+    message: &BorrowedMessage<'_>,
+) {
     let (topic, partition) = (message.topic(), message.partition());
     let is_same = |of: &TopicPartition| of.partition == partition && *of.topic == *topic;
     if !reading.get(*last).is_some_and(|reading| is_same(&reading.of)) {
-        let Some(found) = reading.iter().position(|reading| is_same(&reading.of)) else { return };
+        let Some(found) = reading.iter().position(|reading| is_same(&reading.of)) else {
+            return;
+        };
         *last = found;
     }
     let reading = &mut reading[*last];
@@ -252,7 +272,11 @@ impl Consumer for KafkaConsumer {
                 break;
             }
             let now = Instant::now();
-            let wait = if self.gathering.is_empty() { deadline.saturating_duration_since(now) } else { Duration::ZERO };
+            let wait = if self.gathering.is_empty() {
+                deadline.saturating_duration_since(now)
+            } else {
+                Duration::ZERO
+            };
             match self.consumer.poll(wait) {
                 Some(Ok(message)) => gather(&mut self.reading, &mut self.last, &mut self.gathering, &message),
                 Some(Err(error)) => {
@@ -285,7 +309,9 @@ impl Consumer for KafkaConsumer {
             return Err(LogError::new(LogErrorKind::Rebalanced, message));
         }
         for of in self.owned.clone() {
-            let named = at.iter().find(|at| at.partition == of.partition && at.topic == of.topic);
+            let named = at
+                .iter()
+                .find(|at| at.partition == of.partition && at.topic == of.topic);
             let known = self.reading.iter().position(|reading| reading.of == of);
             let next = match (named, known) {
                 (Some(at), _) => at.offset,
@@ -326,10 +352,15 @@ impl Consumer for KafkaConsumer {
         let limit = self.inner.config.request_timeout + self.inner.config.transaction_timeout;
         let doing = format!("committed offsets of group {}", self.group);
         self.inner.voice.patiently(limit, || {
-            let found = self.consumer.committed_offsets(list_of(of), ASK).map_err(|error| errors::of(&error, &doing))?;
+            let found = self
+                .consumer
+                .committed_offsets(list_of(of), ASK)
+                .map_err(|error| errors::of(&error, &doing))?;
             of.iter()
                 .map(|of| {
-                    let Some(element) = found.find_partition(&of.topic, of.partition) else { return Ok(None) };
+                    let Some(element) = found.find_partition(&of.topic, of.partition) else {
+                        return Ok(None);
+                    };
                     element.error().map_err(|error| errors::of(&error, &doing))?;
                     match element.offset() {
                         Offset::Offset(offset) => Ok(Some(offset)),
@@ -350,7 +381,9 @@ impl Consumer for KafkaConsumer {
         }
         let doing = format!("offsets of group {}", self.group);
         let list = positions(at).map_err(|error| errors::of(&error, &doing))?;
-        self.consumer.commit(&list, CommitMode::Sync).map_err(|error| errors::of(&error, &doing))
+        self.consumer
+            .commit(&list, CommitMode::Sync)
+            .map_err(|error| errors::of(&error, &doing))
     }
 
     fn group_token(&mut self) -> Result<GroupToken, LogError> {
@@ -364,7 +397,13 @@ impl Drop for KafkaConsumer {
     /// closing waits for it.
     fn drop(&mut self) {
         self.consumer.context().is_closing.store(true, Ordering::Relaxed);
-        let was_told = self.consumer.context().seen.lock().iter().any(|seen| matches!(seen, Rebalance::Revoked(..)));
+        let was_told = self
+            .consumer
+            .context()
+            .seen
+            .lock()
+            .iter()
+            .any(|seen| matches!(seen, Rebalance::Revoked(..)));
         if self.must_give_back || was_told {
             give_back(&self.consumer);
         }

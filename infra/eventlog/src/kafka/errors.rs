@@ -24,7 +24,11 @@ pub(super) fn of(error: &KafkaError, doing: &str) -> LogError {
         }
         KafkaError::ClientCreation(why) => LogError::fatal(format!("{doing}: {why}")),
         KafkaError::MessageConsumptionFatal(code) => {
-            let kind = if kind_of(*code) == LogErrorKind::Fenced { LogErrorKind::Fenced } else { LogErrorKind::Fatal };
+            let kind = if kind_of(*code) == LogErrorKind::Fenced {
+                LogErrorKind::Fenced
+            } else {
+                LogErrorKind::Fatal
+            };
             LogError::new(kind, format!("{doing}: {code}"))
         }
         other => match other.rdkafka_error_code() {
@@ -49,7 +53,9 @@ fn kind_of(code: Code) -> LogErrorKind {
         | Code::AssignmentLost
         | Code::StaleMemberEpoch => LogErrorKind::Rebalanced,
         Code::MessageSizeTooLarge | Code::InvalidMessageSize => LogErrorKind::TooLarge,
-        Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition => LogErrorKind::UnknownTopic,
+        Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition => {
+            LogErrorKind::UnknownTopic
+        }
         Code::Fatal
         | Code::InvalidArgument
         | Code::InvalidTopic
@@ -80,7 +86,10 @@ mod tests {
         assert_eq!(kind(Code::IllegalGeneration), LogErrorKind::Rebalanced);
         assert_eq!(kind(Code::BrokerTransportFailure), LogErrorKind::Unavailable);
         assert_eq!(kind(Code::TopicAuthorizationFailed), LogErrorKind::Fatal);
-        let error = of(&KafkaError::MessageProduction(Code::MessageSizeTooLarge), "varta.dlq");
+        let error = of(
+            &KafkaError::MessageProduction(Code::MessageSizeTooLarge),
+            "varta.dlq",
+        );
         assert_eq!(error.kind, LogErrorKind::TooLarge);
         assert!(error.message.starts_with("varta.dlq: "), "{error}");
     }

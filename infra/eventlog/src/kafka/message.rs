@@ -27,7 +27,10 @@ struct Cut {
 
 impl Gathering {
     pub(super) fn new() -> Self {
-        Self { arena: BytesMut::new(), cuts: Vec::new() }
+        Self {
+            arena: BytesMut::new(),
+            cuts: Vec::new(),
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -42,7 +45,10 @@ impl Gathering {
         let key = message.key().map(|key| self.copy(key));
         let value = message.payload().map(|value| self.copy(value));
         let headers = message.headers().map_or_else(Vec::new, |headers| {
-            headers.iter().map(|header| (header.key.to_owned(), self.copy(header.value.unwrap_or_default()))).collect()
+            headers
+                .iter()
+                .map(|header| (header.key.to_owned(), self.copy(header.value.unwrap_or_default())))
+                .collect()
         });
         self.cuts.push(Cut {
             topic,
@@ -73,7 +79,11 @@ impl Gathering {
             timestamp: of.timestamp,
             key: of.key.map(cut),
             value: of.value.map(cut),
-            headers: of.headers.into_iter().map(|(name, range)| (name, cut(range))).collect(),
+            headers: of
+                .headers
+                .into_iter()
+                .map(|(name, range)| (name, cut(range)))
+                .collect(),
         });
         records.collect()
     }
@@ -95,17 +105,29 @@ pub(super) fn owned(topic: &Arc<str>, message: &BorrowedMessage<'_>) -> Record {
         key: message.key().map(copy),
         value: message.payload().map(copy),
         headers: message.headers().map_or_else(Vec::new, |headers| {
-            headers.iter().map(|header| (header.key.to_owned(), copy(header.value.unwrap_or_default()))).collect()
+            headers
+                .iter()
+                .map(|header| (header.key.to_owned(), copy(header.value.unwrap_or_default())))
+                .collect()
         }),
     }
 }
 
 /// A record to be sent, borrowing key and value.
-pub(super) fn outgoing<D: rdkafka::util::IntoOpaque>(record: &NewRecord, opaque: D) -> BaseRecord<'_, [u8], [u8], D> {
+pub(super) fn outgoing<D: rdkafka::util::IntoOpaque>(
+    record: &NewRecord,
+    opaque: D,
+) -> BaseRecord<'_, [u8], [u8], D> {
     let headers = (!record.headers.is_empty()).then(|| {
-        record.headers.iter().fold(OwnedHeaders::new_with_capacity(record.headers.len()), |headers, (key, value)| {
-            headers.insert(Header { key, value: Some(value.as_ref()) })
-        })
+        record.headers.iter().fold(
+            OwnedHeaders::new_with_capacity(record.headers.len()),
+            |headers, (key, value)| {
+                headers.insert(Header {
+                    key,
+                    value: Some(value.as_ref()),
+                })
+            },
+        )
     });
     BaseRecord {
         topic: &record.topic,

@@ -10,17 +10,19 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, DeliveryResult, Producer as _, ProducerContext};
 
-use super::config::KafkaConfig;
 use super::consumer::{Membership, positions};
-use super::errors;
 use super::message::outgoing;
 use super::voice::Voice;
+use super::{Inner, errors};
 use crate::error::{LogError, LogErrorKind};
 use crate::log::{GroupToken, TransactionalProducer};
 use crate::record::{NewRecord, Position};
 
 /// After so many records events are served, so that a failure is noticed before the queue is full.
 const SERVE_EVERY: u32 = 1024;
+
+/// Records of which none is acknowledged for so long are not waited for before an abort.
+const STUCK: Duration = Duration::from_millis(500);
 
 struct Context {
     voice: Arc<Voice>,
@@ -43,12 +45,17 @@ impl ProducerContext for Context {
 
     fn delivery(&self, delivered: &DeliveryResult<'_>, (): ()) {
         let Err((error, message)) = delivered else { return };
-        let judged = errors::of(error, &format!("record for {}-{}", message.topic(), message.partition()));
+        let judged = errors::of(
+            error,
+            &format!("record for {}-{}", message.topic(), message.partition()),
+        );
         let kind = match judged.kind {
             LogErrorKind::Fenced | LogErrorKind::TooLarge => judged.kind,
             _ => LogErrorKind::Aborted,
         };
-        self.failure.lock().get_or_insert(LogError::new(kind, judged.message));
+        self.failure
+            .lock()
+            .get_or_insert(LogError::new(kind, judged.message));
     }
 }
 
@@ -56,6 +63,8 @@ impl ProducerContext for Context {
 /// by its successor or by its timeout.
 pub struct KafkaProducer {
     producer: BaseProducer<Context>,
+    inner: Arc<Inner>,
+    id: String,
     doing: String,
     timeout: Duration,
     is_open: bool,
@@ -63,19 +72,19 @@ pub struct KafkaProducer {
 }
 
 impl KafkaProducer {
-    pub(super) fn open(config: &KafkaConfig, voice: &Arc<Voice>, id: &str) -> Result<Self, LogError> {
+    pub(super) fn open(inner: Arc<Inner>, id: &str) -> Result<Self, LogError> {
+        let producer = connect(&inner, id)?;
+        let timeout = inner.config.transaction_timeout;
         let doing = format!("transactional producer {id}");
-        let context = Context { voice: Arc::clone(voice), failure: Mutex::default() };
-        let producer: BaseProducer<Context> = config
-            .transactional(id)
-            .create_with_context(context)
-            .map_err(|error| errors::of(&error, &doing))?;
-        // A predecessor's transaction that is being committed is waited for here.
-        let limit = config.request_timeout + config.transaction_timeout;
-        voice.patiently(limit, || {
-            producer.init_transactions(config.request_timeout).map_err(|error| errors::of(&error, &doing))
-        })?;
-        Ok(Self { producer, doing, timeout: config.transaction_timeout, is_open: false, unserved: 0 })
+        Ok(Self {
+            producer,
+            inner,
+            id: id.to_owned(),
+            doing,
+            timeout,
+            is_open: false,
+            unserved: 0,
+        })
     }
 
     fn check_deliveries(&self) -> Result<(), LogError> {
@@ -92,18 +101,37 @@ impl KafkaProducer {
             self.producer.poll(Duration::from_millis(1));
             self.check_deliveries()?;
             if Instant::now() >= deadline {
-                let message = format!("{}: records were not acknowledged within {:?}", self.doing, self.timeout);
+                let message = format!(
+                    "{}: records were not acknowledged within {:?}",
+                    self.doing, self.timeout
+                );
                 return Err(LogError::new(LogErrorKind::Aborted, message));
             }
         }
         self.check_deliveries()
     }
 
+    /// Lets the broker have what is queued although it is to be aborted; true when all of it arrived. Gives up when
+    /// a record failed or none moves.
+    fn let_it_land(&self) -> bool {
+        let (mut left, mut moved_at) = (self.producer.in_flight_count(), Instant::now());
+        while left > 0 && self.check_deliveries().is_ok() && moved_at.elapsed() < STUCK {
+            self.producer.poll(Duration::from_millis(1));
+            let now_left = self.producer.in_flight_count();
+            if now_left != left {
+                (left, moved_at) = (now_left, Instant::now());
+            }
+        }
+        left == 0 && self.check_deliveries().is_ok()
+    }
+
     /// Repeats a step of the transaction while librdkafka says that repeating may help.
     fn insist(&self, mut step: impl FnMut(Duration) -> Result<(), KafkaError>) -> Result<(), LogError> {
         let deadline = Instant::now() + self.timeout;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            let left = deadline
+                .saturating_duration_since(Instant::now())
+                .max(Duration::from_millis(1));
             let error = match step(left) {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
@@ -117,9 +145,33 @@ impl KafkaProducer {
     }
 }
 
+/// A client that has fenced its predecessors. Their open transaction is aborted, and one that is being committed is
+/// waited for.
+fn connect(inner: &Inner, id: &str) -> Result<BaseProducer<Context>, LogError> {
+    let doing = format!("transactional producer {id}");
+    let context = Context {
+        voice: Arc::clone(&inner.voice),
+        failure: Mutex::default(),
+    };
+    let producer: BaseProducer<Context> = inner
+        .config
+        .transactional(id)
+        .create_with_context(context)
+        .map_err(|error| errors::of(&error, &doing))?;
+    let limit = inner.config.request_timeout + inner.config.transaction_timeout;
+    inner.voice.patiently(limit, || {
+        producer
+            .init_transactions(inner.config.request_timeout)
+            .map_err(|error| errors::of(&error, &doing))
+    })?;
+    Ok(producer)
+}
+
 impl TransactionalProducer for KafkaProducer {
     fn begin(&mut self) -> Result<(), LogError> {
-        self.producer.begin_transaction().map_err(|error| errors::of(&error, &self.doing))?;
+        self.producer
+            .begin_transaction()
+            .map_err(|error| errors::of(&error, &self.doing))?;
         *self.producer.context().failure.lock() = None;
         self.is_open = true;
         Ok(())
@@ -148,7 +200,9 @@ impl TransactionalProducer for KafkaProducer {
                     // After a fatal error librdkafka refuses records without saying why.
                     return Err(match self.producer.client().fatal_error() {
                         Some((code, why)) => errors::of_code(code, &format!("{doing}: {why}")),
-                        None if error.kind == LogErrorKind::Fatal => LogError::new(LogErrorKind::Aborted, error.message),
+                        None if error.kind == LogErrorKind::Fatal => {
+                            LogError::new(LogErrorKind::Aborted, error.message)
+                        }
                         None => error,
                     });
                 }
@@ -164,7 +218,10 @@ impl TransactionalProducer for KafkaProducer {
         runtime::failpoint::hit("worker.in_commit");
         if !offsets.is_empty() {
             let list = positions(offsets).map_err(|error| errors::of(&error, &self.doing))?;
-            self.insist(|left| self.producer.send_offsets_to_transaction(&list, &membership.0, left))?;
+            self.insist(|left| {
+                self.producer
+                    .send_offsets_to_transaction(&list, &membership.0, left)
+            })?;
         }
         self.insist(|left| self.producer.commit_transaction(left))?;
         self.is_open = false;
@@ -176,20 +233,20 @@ impl TransactionalProducer for KafkaProducer {
         if !self.is_open {
             return Ok(());
         }
-        // librdkafka purges what is queued and waits for the reports, which somebody must take meanwhile.
-        let aborted = std::thread::scope(|scope| {
-            let (done, is_done) = std::sync::mpsc::sync_channel::<()>(1);
-            let producer = &self.producer;
-            scope.spawn(move || {
-                while matches!(is_done.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty)) {
-                    producer.poll(Duration::from_millis(1));
-                }
-            });
-            let aborted = self.insist(|left| self.producer.abort_transaction(left));
-            drop(done);
-            aborted
-        });
-        aborted?;
+        let failed = self.check_deliveries();
+        if let Err(error) = failed
+            && error.kind == LogErrorKind::Fenced
+        {
+            return Err(error);
+        }
+        if self.let_it_land() {
+            self.insist(|left| self.producer.abort_transaction(left))?;
+        } else {
+            // librdkafka would purge what is queued, and then leave a gap in the sequence numbers that makes the
+            // broker refuse the next transaction. A new client begins a new sequence; its start aborts this one.
+            tracing::info!(id = %self.id, "records were not delivered, starting the producer anew");
+            self.producer = connect(&self.inner, &self.id)?;
+        }
         *self.producer.context().failure.lock() = None;
         self.is_open = false;
         Ok(())

@@ -57,9 +57,14 @@ impl Reader {
         }
         let mut list = TopicPartitionList::new();
         let placed = list.add_partition_offset(&of.topic, of.partition, Offset::Offset(from));
-        placed.and_then(|()| self.consumer.assign(&list)).map_err(|error| errors::of(&error, &of.to_string()))?;
+        placed
+            .and_then(|()| self.consumer.assign(&list))
+            .map_err(|error| errors::of(&error, &of.to_string()))?;
         let read = self.take(of, to, each);
-        let given_back = self.consumer.unassign().map_err(|error| errors::of(&error, &of.to_string()));
+        let given_back = self
+            .consumer
+            .unassign()
+            .map_err(|error| errors::of(&error, &of.to_string()));
         read.and(given_back)
     }
 
@@ -75,8 +80,10 @@ impl Reader {
                 return Ok(earliest);
             }
             if Instant::now() >= deadline {
-                let message =
-                    format!("{of}: transactions from {stable} on are still open after {:?}", self.settle_limit);
+                let message = format!(
+                    "{of}: transactions from {stable} on are still open after {:?}",
+                    self.settle_limit
+                );
                 return Err(LogError::unavailable(message));
             }
             std::thread::sleep(SETTLE_STEP);
@@ -117,7 +124,10 @@ impl Reader {
                 None => {}
             }
             if heard_at.elapsed() >= self.stall_limit {
-                return Err(LogError::unavailable(format!("{of}: nothing came for {:?}", self.stall_limit)));
+                return Err(LogError::unavailable(format!(
+                    "{of}: nothing came for {:?}",
+                    self.stall_limit
+                )));
             }
         }
     }

@@ -26,7 +26,10 @@ impl Token {
         if group.generation == self.generation && group.members.contains_key(&self.member) {
             return Ok(());
         }
-        let message = format!("group {} has changed since generation {}", self.group, self.generation);
+        let message = format!(
+            "group {} has changed since generation {}",
+            self.group, self.generation
+        );
         Err(LogError::new(LogErrorKind::Rebalanced, message))
     }
 }
@@ -102,7 +105,10 @@ impl MemoryConsumer {
                 Phase::MustRevoke => {
                     member.phase = Phase::Revoked;
                     member.owned.clear();
-                    return Some(Polled::Revoked { partitions: self.give_back(), lost: false });
+                    return Some(Polled::Revoked {
+                        partitions: self.give_back(),
+                        lost: false,
+                    });
                 }
                 Phase::Revoked => member.phase = Phase::Joining,
                 Phase::Joining => {
@@ -116,7 +122,11 @@ impl MemoryConsumer {
                 Phase::Assigned(partitions) => {
                     member.owned.clone_from(&partitions);
                     let generation = state.group(&self.group).generation;
-                    self.token = Some(Token { group: self.group.clone(), member: self.member, generation });
+                    self.token = Some(Token {
+                        group: self.group.clone(),
+                        member: self.member,
+                        generation,
+                    });
                     self.owned.clone_from(&partitions);
                     return Some(Polled::Assigned(partitions));
                 }
@@ -127,11 +137,17 @@ impl MemoryConsumer {
     /// This member was thrown out: it says so if it owned anything, and joins as a new one.
     fn rejoin(&mut self, state: &mut State) -> Polled {
         let partitions = self.give_back();
-        self.member = state.group(&self.group).join(self.log.handle.id, &self.topics, self.instance.as_deref());
+        self.member =
+            state
+                .group(&self.group)
+                .join(self.log.handle.id, &self.topics, self.instance.as_deref());
         if partitions.is_empty() {
             return Polled::Records(Vec::new());
         }
-        Polled::Revoked { partitions, lost: true }
+        Polled::Revoked {
+            partitions,
+            lost: true,
+        }
     }
 
     fn give_back(&mut self) -> Vec<TopicPartition> {
@@ -148,10 +164,17 @@ impl MemoryConsumer {
             if self.paused.contains(of) || records.len() == max_records {
                 continue;
             }
-            let Some(next) = self.reading.get_mut(of) else { continue };
+            let Some(next) = self.reading.get_mut(of) else {
+                continue;
+            };
             let partition = state.partition(of)?;
             if *next < partition.start || *next > partition.end {
-                return Err(LogError::out_of_range(&of.topic, of.partition, *next, partition.start));
+                return Err(LogError::out_of_range(
+                    &of.topic,
+                    of.partition,
+                    *next,
+                    partition.start,
+                ));
             }
             let (found, then) = state.read_committed(of, *next, max_records - records.len())?;
             *next = then;
@@ -190,9 +213,13 @@ impl Consumer for MemoryConsumer {
         let after = self.enter(Call::Start)?;
         let log = self.log.clone();
         let mut state = log.lock();
-        let named: BTreeMap<TopicPartition, i64> = at.iter().map(|at| (at.topic_partition(), at.offset)).collect();
+        let named: BTreeMap<TopicPartition, i64> =
+            at.iter().map(|at| (at.topic_partition(), at.offset)).collect();
         if let Some(stranger) = named.keys().find(|of| !self.owned.contains(of)) {
-            return Err(LogError::new(LogErrorKind::Rebalanced, format!("{stranger} is not assigned")));
+            return Err(LogError::new(
+                LogErrorKind::Rebalanced,
+                format!("{stranger} is not assigned"),
+            ));
         }
         for of in &self.owned {
             if let Some(offset) = named.get(of) {
@@ -220,14 +247,20 @@ impl Consumer for MemoryConsumer {
         let after = self.enter(Call::Committed)?;
         let offsets = {
             let mut state = self.log.lock();
-            of.iter().map(|of| state.stable_offset(&self.group, of)).collect::<Result<Vec<_>, _>>()?
+            of.iter()
+                .map(|of| state.stable_offset(&self.group, of))
+                .collect::<Result<Vec<_>, _>>()?
         };
         self.leave(after, offsets)
     }
 
     fn bounds(&mut self, of: &TopicPartition) -> Result<(i64, i64), LogError> {
         let after = self.enter(Call::Bounds)?;
-        let bounds = self.log.lock().partition(of).map(|partition| (partition.start, partition.end))?;
+        let bounds = self
+            .log
+            .lock()
+            .partition(of)
+            .map(|partition| (partition.start, partition.end))?;
         self.leave(after, bounds)
     }
 
@@ -240,7 +273,9 @@ impl Consumer for MemoryConsumer {
             let mut state = self.log.lock();
             token.check(&mut state)?;
             let group = state.group(&self.group);
-            group.committed.extend(at.iter().map(|at| (at.topic_partition(), at.offset)));
+            group
+                .committed
+                .extend(at.iter().map(|at| (at.topic_partition(), at.offset)));
         }
         self.leave(after, ())
     }

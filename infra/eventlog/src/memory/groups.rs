@@ -71,7 +71,11 @@ impl Group {
 
     fn take_instance(&mut self, instance: Option<&str>) -> Option<Member> {
         let instance = instance?;
-        let number = self.members.iter().find(|(_, member)| member.instance.as_deref() == Some(instance))?.0;
+        let number = self
+            .members
+            .iter()
+            .find(|(_, member)| member.instance.as_deref() == Some(instance))?
+            .0;
         let number = *number;
         self.members.remove(&number)
     }
@@ -111,7 +115,11 @@ impl Group {
             return;
         }
         self.generation += 1;
-        let mut lists = self.pinned.clone().unwrap_or_else(|| self.ranges(counts)).into_iter();
+        let mut lists = self
+            .pinned
+            .clone()
+            .unwrap_or_else(|| self.ranges(counts))
+            .into_iter();
         for member in self.members.values_mut() {
             member.phase = Phase::Assigned(lists.next().unwrap_or_default());
         }
@@ -132,7 +140,9 @@ impl Group {
             let mut next = 0;
             for (rank, place) in interested.into_iter().enumerate() {
                 let share = count / among + i32::from((rank as i32) < count % among);
-                lists[place].extend((next..next + share).map(|number| TopicPartition::new(Arc::clone(topic), number)));
+                lists[place].extend(
+                    (next..next + share).map(|number| TopicPartition::new(Arc::clone(topic), number)),
+                );
                 next += share;
             }
         }

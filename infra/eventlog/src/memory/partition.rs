@@ -56,7 +56,14 @@ impl Partition {
             }
             _ => {}
         }
-        self.entries.insert(offset, Entry { content, timestamp, transaction });
+        self.entries.insert(
+            offset,
+            Entry {
+                content,
+                timestamp,
+                transaction,
+            },
+        );
         offset
     }
 

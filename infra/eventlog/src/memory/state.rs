@@ -72,12 +72,18 @@ impl State {
 
     pub(super) fn partition(&self, of: &TopicPartition) -> Result<&Partition, LogError> {
         let topic = self.topics.get(&of.topic).ok_or_else(|| unknown(&of.topic))?;
-        topic.partitions.get(of.partition as usize).ok_or_else(|| unknown(&of.to_string()))
+        topic
+            .partitions
+            .get(of.partition as usize)
+            .ok_or_else(|| unknown(&of.to_string()))
     }
 
     pub(super) fn partition_mut(&mut self, of: &TopicPartition) -> Result<&mut Partition, LogError> {
         let topic = self.topics.get_mut(&of.topic).ok_or_else(|| unknown(&of.topic))?;
-        topic.partitions.get_mut(of.partition as usize).ok_or_else(|| unknown(&of.to_string()))
+        topic
+            .partitions
+            .get_mut(of.partition as usize)
+            .ok_or_else(|| unknown(&of.to_string()))
     }
 
     pub(super) fn group(&mut self, name: &str) -> &mut Group {
@@ -86,15 +92,22 @@ impl State {
 
     /// Lets a group's rebalance end if everyone is there.
     pub(super) fn try_complete(&mut self, group: &str) {
-        let counts =
-            self.topics.iter().map(|(name, topic)| (Arc::clone(name), topic.partitions.len() as i32)).collect();
+        let counts = self
+            .topics
+            .iter()
+            .map(|(name, topic)| (Arc::clone(name), topic.partitions.len() as i32))
+            .collect();
         self.group(group).try_complete(&counts);
     }
 
     pub(super) fn expel(&mut self, handle: u64) {
         for group in self.groups.values_mut() {
-            let gone: Vec<u64> =
-                group.members.iter().filter(|(_, member)| member.handle == handle).map(|(n, _)| *n).collect();
+            let gone: Vec<u64> = group
+                .members
+                .iter()
+                .filter(|(_, member)| member.handle == handle)
+                .map(|(n, _)| *n)
+                .collect();
             for number in gone {
                 group.remove(number);
             }
@@ -102,18 +115,42 @@ impl State {
     }
 
     /// Appends a record; the transaction, if any, is open.
-    pub(super) fn append(&mut self, record: NewRecord, transaction: Option<usize>) -> Result<(i32, i64), LogError> {
-        let topic = self.topics.get_mut(&record.topic).ok_or_else(|| unknown(&record.topic))?;
-        let size = record.key.as_ref().map_or(0, bytes::Bytes::len) + record.value.as_ref().map_or(0, bytes::Bytes::len);
-        if let Some(spec) = topic.spec.as_ref().filter(|spec| size > spec.max_message_bytes as usize) {
-            let message = format!("{size} bytes are more than topic {} takes ({})", spec.name, spec.max_message_bytes);
+    pub(super) fn append(
+        &mut self,
+        record: NewRecord,
+        transaction: Option<usize>,
+    ) -> Result<(i32, i64), LogError> {
+        let topic = self
+            .topics
+            .get_mut(&record.topic)
+            .ok_or_else(|| unknown(&record.topic))?;
+        let size = record.key.as_ref().map_or(0, bytes::Bytes::len)
+            + record.value.as_ref().map_or(0, bytes::Bytes::len);
+        if let Some(spec) = topic
+            .spec
+            .as_ref()
+            .filter(|spec| size > spec.max_message_bytes as usize)
+        {
+            let message = format!(
+                "{size} bytes are more than topic {} takes ({})",
+                spec.name, spec.max_message_bytes
+            );
             return Err(LogError::new(LogErrorKind::TooLarge, message));
         }
         let count = topic.partitions.len() as i32;
-        let number = record.partition.unwrap_or_else(|| record.key.as_ref().map_or(0, |key| partition_of(key, count)));
-        let of = TopicPartition { topic: record.topic, partition: number };
+        let number = record
+            .partition
+            .unwrap_or_else(|| record.key.as_ref().map_or(0, |key| partition_of(key, count)));
+        let of = TopicPartition {
+            topic: record.topic,
+            partition: number,
+        };
         let now = self.now_ms;
-        let content = Content::Record { key: record.key, value: record.value, headers: record.headers };
+        let content = Content::Record {
+            key: record.key,
+            value: record.value,
+            headers: record.headers,
+        };
         let offset = self.partition_mut(&of)?.append(content, now, transaction);
         if let Some(transaction) = transaction {
             self.transactions[transaction].unmarked.insert(of);
@@ -138,8 +175,13 @@ impl State {
             if records.len() == max {
                 return Ok((records, *offset));
             }
-            let Content::Record { key, value, headers } = &entry.content else { continue };
-            if entry.transaction.is_some_and(|number| self.transactions[number].status == Status::Aborted) {
+            let Content::Record { key, value, headers } = &entry.content else {
+                continue;
+            };
+            if entry
+                .transaction
+                .is_some_and(|number| self.transactions[number].status == Status::Aborted)
+            {
                 continue;
             }
             records.push(Record {
@@ -156,23 +198,35 @@ impl State {
     }
 
     pub(super) fn raw(&self, topic: &str) -> BTreeMap<(i32, i64), Entry> {
-        let partitions = self.topics.get(topic).map(|topic| topic.partitions.iter()).into_iter().flatten();
+        let partitions = self
+            .topics
+            .get(topic)
+            .map(|topic| topic.partitions.iter())
+            .into_iter()
+            .flatten();
         partitions
             .enumerate()
             .flat_map(|(number, partition)| {
-                partition.entries.iter().map(move |(offset, entry)| ((number as i32, *offset), entry.clone()))
+                partition
+                    .entries
+                    .iter()
+                    .map(move |(offset, entry)| ((number as i32, *offset), entry.clone()))
             })
             .collect()
     }
 
     pub(super) fn compact(&mut self, topic: &str) {
         let transactions = &self.transactions;
-        let Some(topic) = self.topics.get_mut(topic) else { return };
+        let Some(topic) = self.topics.get_mut(topic) else {
+            return;
+        };
         for partition in &mut topic.partitions {
             let end = partition.stable_end();
             let mut newest = HashMap::new();
             for (offset, entry) in partition.entries.range(..end) {
-                let aborted = entry.transaction.is_some_and(|n| transactions[n].status == Status::Aborted);
+                let aborted = entry
+                    .transaction
+                    .is_some_and(|n| transactions[n].status == Status::Aborted);
                 if let Content::Record { key: Some(key), .. } = &entry.content
                     && !aborted
                 {
@@ -201,17 +255,26 @@ impl State {
             }
             let landing = &self.transactions[last];
             if !landing.unmarked.is_empty() || !landing.offsets.is_empty() {
-                return Err(LogError::unavailable(format!("the last transaction of {id} is still being settled")));
+                return Err(LogError::unavailable(format!(
+                    "the last transaction of {id} is still being settled"
+                )));
             }
         }
         Ok(epoch)
     }
 
     pub(super) fn check_epoch(&self, id: &str, epoch: u64) -> Result<(), LogError> {
-        if self.producers.get(id).is_some_and(|producer| producer.epoch == epoch) {
+        if self
+            .producers
+            .get(id)
+            .is_some_and(|producer| producer.epoch == epoch)
+        {
             return Ok(());
         }
-        Err(LogError::new(LogErrorKind::Fenced, format!("a newer producer has the transactional id {id}")))
+        Err(LogError::new(
+            LogErrorKind::Fenced,
+            format!("a newer producer has the transactional id {id}"),
+        ))
     }
 
     pub(super) fn begin(&mut self, id: &str) -> usize {
@@ -228,19 +291,35 @@ impl State {
     }
 
     pub(super) fn add_offsets(&mut self, transaction: usize, group: &str, offsets: &[Position]) {
-        self.transactions[transaction].offsets.insert(group.to_owned(), offsets.to_vec());
+        self.transactions[transaction]
+            .offsets
+            .insert(group.to_owned(), offsets.to_vec());
     }
 
     pub(super) fn end(&mut self, number: usize, commit: bool) {
         let transaction = &mut self.transactions[number];
-        transaction.status = if commit { Status::Committed } else { Status::Aborted };
+        transaction.status = if commit {
+            Status::Committed
+        } else {
+            Status::Aborted
+        };
         let mut partitions: Vec<TopicPartition> = transaction.unmarked.iter().cloned().collect();
         partitions.sort();
         let groups: Vec<String> = transaction.offsets.keys().cloned().collect();
-        for of in partitions.iter().filter(|of| !self.delayed.contains(of)).cloned().collect::<Vec<_>>() {
+        for of in partitions
+            .iter()
+            .filter(|of| !self.delayed.contains(of))
+            .cloned()
+            .collect::<Vec<_>>()
+        {
             self.mark(number, &of);
         }
-        for group in groups.iter().filter(|group| !self.delayed_offsets.contains(*group)).cloned().collect::<Vec<_>>() {
+        for group in groups
+            .iter()
+            .filter(|group| !self.delayed_offsets.contains(*group))
+            .cloned()
+            .collect::<Vec<_>>()
+        {
             self.land(number, &group);
         }
     }
@@ -257,10 +336,14 @@ impl State {
     fn land(&mut self, number: usize, group: &str) {
         let transaction = &mut self.transactions[number];
         let committed = transaction.status == Status::Committed;
-        let Some(offsets) = transaction.offsets.remove(group) else { return };
+        let Some(offsets) = transaction.offsets.remove(group) else {
+            return;
+        };
         if committed {
             let group = self.group(group);
-            group.committed.extend(offsets.into_iter().map(|at| (at.topic_partition(), at.offset)));
+            group
+                .committed
+                .extend(offsets.into_iter().map(|at| (at.topic_partition(), at.offset)));
         }
     }
 
@@ -299,14 +382,22 @@ impl State {
     }
 
     /// The committed offset, unless a transaction that is not settled may change it.
-    pub(super) fn stable_offset(&mut self, group: &str, of: &TopicPartition) -> Result<Option<i64>, LogError> {
+    pub(super) fn stable_offset(
+        &mut self,
+        group: &str,
+        of: &TopicPartition,
+    ) -> Result<Option<i64>, LogError> {
         let is_pending = |transaction: &Transaction| {
             transaction.offsets.get(group).is_some_and(|offsets| {
-                offsets.iter().any(|at| at.partition == of.partition && at.topic == of.topic)
+                offsets
+                    .iter()
+                    .any(|at| at.partition == of.partition && at.topic == of.topic)
             })
         };
         if self.transactions.iter().any(is_pending) {
-            return Err(LogError::unavailable(format!("offsets of group {group} in {of} are pending in a transaction")));
+            return Err(LogError::unavailable(format!(
+                "offsets of group {group} in {of} are pending in a transaction"
+            )));
         }
         Ok(self.group(group).committed.get(of).copied())
     }

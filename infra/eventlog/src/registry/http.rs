@@ -54,7 +54,11 @@ impl Check for RegistryConfig {
             return;
         }
         let hint = Some("such as http://127.0.0.1:8081".to_owned());
-        problems.add(key(at, "url"), format!("`{}` is not an http address", self.url), hint);
+        problems.add(
+            key(at, "url"),
+            format!("`{}` is not an http address", self.url),
+            hint,
+        );
     }
 }
 
@@ -83,21 +87,36 @@ impl HttpRegistry {
     /// Makes the client; nothing is asked yet.
     pub fn new(config: &RegistryConfig) -> Result<Self, RegistryError> {
         runtime::tls::install_crypto();
-        let refused =
-            |reason: String| RegistryError::Refused { request: format!("client for {}", config.url), reason };
-        let client = reqwest::Client::builder().timeout(config.timeout).build().map_err(|e| refused(causes(&e)))?;
+        let refused = |reason: String| RegistryError::Refused {
+            request: format!("client for {}", config.url),
+            reason,
+        };
+        let client = reqwest::Client::builder()
+            .timeout(config.timeout)
+            .build()
+            .map_err(|e| refused(causes(&e)))?;
         let tokio = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| refused(error.to_string()))?;
         let (jobs, queue) = sync_channel(16);
         let url = config.url.trim_end_matches('/').to_owned();
-        let server = Server { client, url: url.clone(), user: config.user.clone(), password: config.password.clone() };
+        let server = Server {
+            client,
+            url: url.clone(),
+            user: config.user.clone(),
+            password: config.password.clone(),
+        };
         std::thread::Builder::new()
             .name("registry".to_owned())
             .spawn(move || tokio.block_on(server.serve(queue)))
             .map_err(|error| refused(error.to_string()))?;
-        Ok(Self { url, jobs, found: Mutex::default(), missing: Mutex::default() })
+        Ok(Self {
+            url,
+            jobs,
+            found: Mutex::default(),
+            missing: Mutex::default(),
+        })
     }
 
     /// Asks, and asks again when the registry is away or in trouble.
@@ -111,7 +130,10 @@ impl HttpRegistry {
             };
             let delay = backoff.next_delay();
             if backoff.attempts() >= ATTEMPTS {
-                return Err(RegistryError::Unavailable { url: self.url.clone(), reason });
+                return Err(RegistryError::Unavailable {
+                    url: self.url.clone(),
+                    reason,
+                });
             }
             std::thread::sleep(delay);
         }
@@ -119,9 +141,17 @@ impl HttpRegistry {
 
     fn ask_once(&self, method: &Method, path: &str, body: Option<&Value>) -> Result<Answer, String> {
         let (reply, answer) = sync_channel(1);
-        let request = Request { method: method.clone(), path: path.to_owned(), body: body.cloned() };
-        self.jobs.send((request, reply)).map_err(|_| "its thread has ended".to_owned())?;
-        answer.recv().unwrap_or_else(|_| Err("its thread has ended".to_owned()))
+        let request = Request {
+            method: method.clone(),
+            path: path.to_owned(),
+            body: body.cloned(),
+        };
+        self.jobs
+            .send((request, reply))
+            .map_err(|_| "its thread has ended".to_owned())?;
+        answer
+            .recv()
+            .unwrap_or_else(|_| Err("its thread has ended".to_owned()))
     }
 
     fn expect(&self, method: &Method, path: &str, body: Option<&Value>) -> Result<Value, RegistryError> {
@@ -151,15 +181,25 @@ impl SchemaRegistry for HttpRegistry {
         let path = format!("/subjects/{subject}/versions");
         let answer = self.ask(&Method::POST, &path, Some(&json!({ "schema": schema })))?;
         if answer.status == StatusCode::CONFLICT {
-            return Err(RegistryError::Incompatible { subject: subject.to_owned(), reason: text_of(&answer.body) });
+            return Err(RegistryError::Incompatible {
+                subject: subject.to_owned(),
+                reason: text_of(&answer.body),
+            });
         }
-        let id = answer.body.get("id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
+        let id = answer
+            .body
+            .get("id")
+            .and_then(Value::as_u64)
+            .and_then(|id| u32::try_from(id).ok());
         let Some(id) = id.filter(|_| answer.status.is_success()) else {
             return Err(refused(&Method::POST, &path, &answer));
         };
         if !is_set && !self.set_compatibility(subject)? {
             let reason = "it has no configuration for a subject just registered".to_owned();
-            return Err(RegistryError::Refused { request: format!("PUT /config/{subject}"), reason });
+            return Err(RegistryError::Refused {
+                request: format!("PUT /config/{subject}"),
+                reason,
+            });
         }
         Ok(id)
     }
@@ -168,7 +208,12 @@ impl SchemaRegistry for HttpRegistry {
         if let Some(schema) = self.found.lock().get(&id) {
             return Ok(Arc::clone(schema));
         }
-        if self.missing.lock().get(&id).is_some_and(|since| since.elapsed() < REMEMBER_MISSING) {
+        if self
+            .missing
+            .lock()
+            .get(&id)
+            .is_some_and(|since| since.elapsed() < REMEMBER_MISSING)
+        {
             return Err(RegistryError::NotFound { id });
         }
         let path = format!("/schemas/ids/{id}");
@@ -177,7 +222,11 @@ impl SchemaRegistry for HttpRegistry {
             self.remember_missing(id);
             return Err(RegistryError::NotFound { id });
         }
-        let Some(schema) = answer.body.get("schema").and_then(Value::as_str).filter(|_| answer.status.is_success())
+        let Some(schema) = answer
+            .body
+            .get("schema")
+            .and_then(Value::as_str)
+            .filter(|_| answer.status.is_success())
         else {
             return Err(refused(&Method::GET, &path, &answer));
         };
@@ -202,7 +251,9 @@ impl HttpRegistry {
     /// The compatibility of a subject as the registry has it; for tests and `check --connect`.
     pub fn compatibility(&self, subject: &str) -> Result<String, RegistryError> {
         let body = self.expect(&Method::GET, &format!("/config/{subject}"), None)?;
-        let level = body.get("compatibilityLevel").or_else(|| body.get("compatibility"));
+        let level = body
+            .get("compatibilityLevel")
+            .or_else(|| body.get("compatibility"));
         Ok(level.and_then(Value::as_str).unwrap_or_default().to_owned())
     }
 }
@@ -225,7 +276,9 @@ impl Server {
     }
 
     async fn send(&self, request: Request) -> Result<Answer, String> {
-        let mut http = self.client.request(request.method, format!("{}{}", self.url, request.path));
+        let mut http = self
+            .client
+            .request(request.method, format!("{}{}", self.url, request.path));
         if let Some(user) = &self.user {
             http = http.basic_auth(user, self.password.as_ref().map(Secret::expose));
         }
@@ -241,7 +294,9 @@ impl Server {
 }
 
 fn is_transient(status: StatusCode) -> bool {
-    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::REQUEST_TIMEOUT
+    status.is_server_error()
+        || status == StatusCode::TOO_MANY_REQUESTS
+        || status == StatusCode::REQUEST_TIMEOUT
 }
 
 fn refused(method: &Method, path: &str, answer: &Answer) -> RegistryError {
@@ -253,7 +308,10 @@ fn refused(method: &Method, path: &str, answer: &Answer) -> RegistryError {
 
 /// The registry's own message, bounded: an error page must not fill the log.
 fn text_of(body: &Value) -> String {
-    let text = body.get("message").and_then(Value::as_str).map_or_else(|| body.to_string(), str::to_owned);
+    let text = body
+        .get("message")
+        .and_then(Value::as_str)
+        .map_or_else(|| body.to_string(), str::to_owned);
     text.chars().take(500).collect()
 }
 
@@ -298,19 +356,28 @@ mod tests {
     }
 
     fn registry(url: String) -> HttpRegistry {
-        HttpRegistry::new(&RegistryConfig { url, ..RegistryConfig::default() }).unwrap()
+        HttpRegistry::new(&RegistryConfig {
+            url,
+            ..RegistryConfig::default()
+        })
+        .unwrap()
     }
 
     #[test]
     fn found_is_remembered_for_ever_and_missing_for_a_moment() {
-        let (url, served) =
-            server(vec![(200, r#"{"schema":"\"string\""}"#), (404, r#"{"error_code":40403,"message":"no"}"#)]);
+        let (url, served) = server(vec![
+            (200, r#"{"schema":"\"string\""}"#),
+            (404, r#"{"error_code":40403,"message":"no"}"#),
+        ]);
         let registry = registry(url);
         assert_eq!(&*registry.schema(7).unwrap(), "\"string\"");
         assert_eq!(&*registry.schema(7).unwrap(), "\"string\"");
         assert_eq!(registry.schema(8), Err(RegistryError::NotFound { id: 8 }));
         assert_eq!(registry.schema(8), Err(RegistryError::NotFound { id: 8 }));
-        assert_eq!(served.join().unwrap(), ["GET /schemas/ids/7", "GET /schemas/ids/8"]);
+        assert_eq!(
+            served.join().unwrap(),
+            ["GET /schemas/ids/7", "GET /schemas/ids/8"]
+        );
     }
 
     #[test]
@@ -338,11 +405,21 @@ mod tests {
         let registry = registry(url);
         assert_eq!(registry.register("varta.Clock", "{}"), Ok(42));
         let error = registry.register("varta.Clock", "{}").unwrap_err();
-        assert!(matches!(&error, RegistryError::Incompatible { .. }) && error.to_string().contains("READER_FIELD"));
+        assert!(
+            matches!(&error, RegistryError::Incompatible { .. })
+                && error.to_string().contains("READER_FIELD")
+        );
         let error = registry.register("varta.Clock", "{}").unwrap_err();
         assert_eq!(error.fate(), runtime::fate::Fate::Fatal);
         let asked = served.join().unwrap();
-        assert_eq!(asked[..3], ["PUT /config/varta.Clock", "POST /subjects/varta.Clock/versions", "PUT /config/varta.Clock"]);
+        assert_eq!(
+            asked[..3],
+            [
+                "PUT /config/varta.Clock",
+                "POST /subjects/varta.Clock/versions",
+                "PUT /config/varta.Clock"
+            ]
+        );
     }
 
     #[tokio::test]

@@ -21,7 +21,9 @@ pub(super) fn read<T: DeserializeOwned>(
     let table: Table = match toml::from_str(text) {
         Ok(table) => table,
         Err(error) => {
-            let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+            let line = error
+                .span()
+                .map_or(1, |span| text[..span.start].matches('\n').count() + 1);
             problems.add(format!("{origin}:{line}"), error.message(), None);
             return None;
         }
@@ -103,7 +105,9 @@ fn at<'a>(root: &'a mut Value, steps: &[Step]) -> Option<&'a mut Value> {
 
 /// Takes the last key out; an unknown table entry or a wrong value then no longer hides what follows.
 fn remove(root: &mut Value, steps: &[Step]) -> bool {
-    let Some((last, parents)) = steps.split_last() else { return false };
+    let Some((last, parents)) = steps.split_last() else {
+        return false;
+    };
     match (at(root, parents), last) {
         (Some(Value::Table(table)), Step::Key(name)) => table.remove(name).is_some(),
         (Some(Value::Array(array)), Step::Index(index)) if *index < array.len() => {
@@ -132,13 +136,17 @@ fn fill<T: DeserializeOwned>(root: &mut Value, steps: &[Step]) -> bool {
         Value::String("1s".to_owned()),
         Value::String("127.0.0.1:1".to_owned()),
     ];
-    let Some((last, parents)) = steps.split_last() else { return false };
+    let Some((last, parents)) = steps.split_last() else {
+        return false;
+    };
     for stand_in in stand_ins {
         match (at(root, parents), last) {
             (Some(Value::Table(table)), Step::Key(name)) => {
                 table.insert(name.clone(), stand_in);
             }
-            (Some(Value::Array(array)), Step::Index(index)) if *index < array.len() => array[*index] = stand_in,
+            (Some(Value::Array(array)), Step::Index(index)) if *index < array.len() => {
+                array[*index] = stand_in
+            }
             _ => return false,
         }
         match attempt::<T>(root) {
@@ -161,8 +169,12 @@ fn fill<T: DeserializeOwned>(root: &mut Value, steps: &[Step]) -> bool {
 
 /// A text that came whole from the environment may stand for a number or a boolean: `port = "${PORT}"`.
 fn reread_as_scalar(root: &mut Value, steps: &[Step]) -> bool {
-    let Some(value) = at(root, steps) else { return false };
-    let Some(text) = value.as_str().map(str::trim) else { return false };
+    let Some(value) = at(root, steps) else {
+        return false;
+    };
+    let Some(text) = value.as_str().map(str::trim) else {
+        return false;
+    };
     let scalar = text
         .parse()
         .map(Value::Integer)
@@ -330,7 +342,9 @@ mod tests {
     #[test]
     fn a_number_may_come_from_the_environment() {
         let text = |port: &str| {
-            format!("mode = 'fast'\nlisten = '1.2.3.4:5'\n[mqtt]\nhost = '${{PORT}}'\nport = '{port}'\nkeep_alive = '1s'")
+            format!(
+                "mode = 'fast'\nlisten = '1.2.3.4:5'\n[mqtt]\nhost = '${{PORT}}'\nport = '{port}'\nkeep_alive = '1s'"
+            )
         };
         let config: Config = load(&text("${PORT}"), "test.toml", &env).unwrap();
         assert_eq!((config.mqtt.port, config.mqtt.host.as_str()), (1884, "1884"));
@@ -381,15 +395,34 @@ mod tests {
         let mut at: Vec<&str> = problems.iter().map(|problem| problem.at.as_str()).collect();
         at.sort_unstable();
         let expected = [
-            "colour", "limits[1]", "limits[3]", "listen", "mode", "mqtt.host", "mqtt.hots", "mqtt.keep_alive",
-            "mqtt.password", "mqtt.port",
+            "colour",
+            "limits[1]",
+            "limits[3]",
+            "listen",
+            "mode",
+            "mqtt.host",
+            "mqtt.hots",
+            "mqtt.keep_alive",
+            "mqtt.password",
+            "mqtt.port",
         ];
         assert_eq!(at, expected, "{problems}");
-        let hint = |at: &str| problems.iter().find(|problem| problem.at == at).unwrap().hint.clone();
+        let hint = |at: &str| {
+            problems
+                .iter()
+                .find(|problem| problem.at == at)
+                .unwrap()
+                .hint
+                .clone()
+        };
         assert_eq!(hint("mqtt.hots").unwrap(), "did you mean `host`?");
         assert_eq!(hint("mode").unwrap(), "did you mean `safe`?");
         assert_eq!(hint("mqtt.port"), None);
-        assert!(problems.to_string().contains("mqtt.password: environment variable `UNSET` is not set"));
+        assert!(
+            problems
+                .to_string()
+                .contains("mqtt.password: environment variable `UNSET` is not set")
+        );
     }
 
     #[test]

@@ -40,7 +40,9 @@ impl fmt::Display for Secret {
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = String::deserialize(from)?;
-        let Some(path) = text.strip_prefix("file:") else { return Ok(Self(text)) };
+        let Some(path) = text.strip_prefix("file:") else {
+            return Ok(Self(text));
+        };
         let content = fs_err::read_to_string(path).map_err(D::Error::custom)?;
         Ok(Self(content.trim_end_matches(['\r', '\n']).to_owned()))
     }
@@ -86,7 +88,9 @@ const UNITS: [(&str, u64); 9] = [
 
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let exact = UNITS.iter().filter(|(_, size)| self.0 >= *size && self.0.is_multiple_of(*size));
+        let exact = UNITS
+            .iter()
+            .filter(|(_, size)| self.0 >= *size && self.0.is_multiple_of(*size));
         match exact.max_by_key(|(_, size)| *size) {
             Some((unit, size)) => write!(f, "{} {unit}", self.0 / size),
             None => write!(f, "{} B", self.0),
@@ -98,13 +102,22 @@ impl FromStr for ByteSize {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is not a size; expected a number with B, KiB, MiB, GiB, kB, MB or GB");
-        let text_end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        let wrong =
+            || format!("`{text}` is not a size; expected a number with B, KiB, MiB, GiB, kB, MB or GB");
+        let text_end = text
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(text.len());
         let (number, unit) = text.split_at(text_end);
         let unit = unit.trim();
         let size = match unit {
             "" => 1,
-            _ => UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)).ok_or_else(wrong)?.1,
+            _ => {
+                UNITS
+                    .iter()
+                    .find(|(name, _)| name.eq_ignore_ascii_case(unit))
+                    .ok_or_else(wrong)?
+                    .1
+            }
         };
         if let Ok(whole) = number.parse::<u64>() {
             return whole.checked_mul(size).map(Self).ok_or_else(wrong);
@@ -133,7 +146,9 @@ impl<'de> Deserialize<'de> for ByteSize {
             }
 
             fn visit_i64<E: Error>(self, bytes: i64) -> Result<ByteSize, E> {
-                u64::try_from(bytes).map(ByteSize).map_err(|_| E::custom("a size is not negative"))
+                u64::try_from(bytes)
+                    .map(ByteSize)
+                    .map_err(|_| E::custom("a size is not negative"))
             }
         }
         from.deserialize_any(Size)

@@ -1,0 +1,14 @@
+//! The system from outside, on real servers: each file is a scenario that reads like prose.
+//!
+//! A scenario has a [`stage`] of its own: topic prefix, MQTT broker, consumer groups, lake folder, database and
+//! bucket. So scenarios run side by side, beside a running `make run`. Nothing here sleeps to synchronise:
+//! every wait names a condition and a deadline.
+
+mod bad_input;
+mod configuration;
+mod crash;
+mod identities;
+mod outages;
+mod replay;
+mod rows;
+mod stage;

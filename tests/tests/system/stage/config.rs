@@ -1,0 +1,159 @@
+//! The configuration files of a scenario: every shared name begins with the scenario's prefix.
+
+use std::path::PathBuf;
+
+use super::Stage;
+
+/// What differs between the `varta` processes of a scenario.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    /// Name of the process among those that run the job.
+    pub(crate) worker: String,
+    /// Its worker threads.
+    pub(crate) workers: usize,
+    /// Where it answers for its health; empty: nowhere.
+    pub(crate) listen: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            worker: "main".into(),
+            workers: 1,
+            listen: String::new(),
+        }
+    }
+}
+
+/// What differs between agents.
+#[derive(Clone, Debug)]
+pub(crate) struct AgentOptions {
+    /// Its id; the scenario's agents must differ.
+    pub(crate) agent_id: String,
+    /// Its host name in events.
+    pub(crate) host: String,
+    /// Most bytes in the outbox.
+    pub(crate) outbox_limit: &'static str,
+    /// Sections to append as they are.
+    pub(crate) more: &'static str,
+}
+
+impl AgentOptions {
+    /// An agent with an id of its own.
+    pub(crate) fn new(host: &str) -> Self {
+        Self {
+            agent_id: uuid::Uuid::new_v4().to_string(),
+            host: host.to_owned(),
+            outbox_limit: "64 MiB",
+            more: "",
+        }
+    }
+}
+
+impl Stage {
+    pub(super) fn write_config(&self, name: &str, options: &Options) -> anyhow::Result<PathBuf> {
+        let broker = self.stack.variables()?;
+        let text = format!(
+            r#"
+[kafka]
+brokers = "{kafka}"
+session_timeout = "6s"
+request_timeout = "10s"
+[registry]
+url = "{registry}"
+[topics]
+prefix = "{prefix}"
+partitions = 4
+[http]
+listen = "{listen}"
+[shutdown]
+drain = "40s"
+[bridge]
+id = "{prefix}-bridge"
+clock_interval = "1s"
+[bridge.mqtt]
+host = "{mqtt_host}"
+port = {mqtt_port}
+username = "{mqtt_user}"
+password = "{mqtt_password}"
+share_group = "{prefix}"
+max_backoff = "1s"
+[process]
+prefix = "{prefix}-"
+name = "{worker}"
+workers = {workers}
+[sinks.lake]
+root = {lake:?}
+commit_age = "1s"
+group = "{prefix}-lake"
+instance = "{prefix}-lake"
+[sinks.influx]
+url = "{influx_url}"
+token = "{influx_token}"
+org = "varta"
+bucket = "{influx_bucket}"
+group = "{prefix}-influx"
+instance = "{prefix}-influx"
+[sinks.postgres]
+url = "{postgres}"
+group = "{prefix}-postgres"
+instance = "{prefix}-postgres"
+"#,
+            kafka = self.kafka,
+            registry = self.registry,
+            prefix = self.prefix,
+            listen = options.listen,
+            mqtt_host = broker.get("VARTA_MQTT_HOST")?,
+            mqtt_port = broker.get("VARTA_MQTT_PORT")?,
+            mqtt_user = broker.get("VARTA_MQTT_USER_BRIDGE")?,
+            mqtt_password = broker.get("VARTA_MQTT_PASSWORD_BRIDGE")?,
+            worker = options.worker,
+            workers = options.workers,
+            lake = self.lake(),
+            influx_url = self.influx.url,
+            influx_token = self.influx.token,
+            influx_bucket = self.influx.bucket,
+            postgres = self.postgres.url,
+        );
+        let path = self.folder.join(format!("{name}.toml"));
+        fs_err::write(&path, text)?;
+        Ok(path)
+    }
+
+    /// Writes an agent's configuration; its outbox lies in the folder of its name.
+    pub(crate) fn write_agent_config(&self, name: &str, options: &AgentOptions) -> anyhow::Result<PathBuf> {
+        let broker = self.stack.variables()?;
+        let text = format!(
+            r#"
+agent_id = "{agent_id}"
+host = "{host}"
+state_dir = {state:?}
+[mqtt]
+host = "{mqtt_host}"
+port = {mqtt_port}
+username = "{mqtt_user}"
+password = "{mqtt_password}"
+retry_max = "1s"
+[publisher]
+confirm_within = "3s"
+confirm_within_max = "6s"
+drain = "40s"
+[outbox]
+limit = "{limit}"
+{more}
+"#,
+            agent_id = options.agent_id,
+            host = options.host,
+            state = self.folder.join(name),
+            mqtt_host = broker.get("VARTA_MQTT_HOST")?,
+            mqtt_port = broker.get("VARTA_MQTT_PORT")?,
+            mqtt_user = broker.get("VARTA_MQTT_USER_AGENT")?,
+            mqtt_password = broker.get("VARTA_MQTT_PASSWORD_AGENT")?,
+            limit = options.outbox_limit,
+            more = options.more,
+        );
+        let path = self.folder.join(format!("{name}.toml"));
+        fs_err::write(&path, text)?;
+        Ok(path)
+    }
+}

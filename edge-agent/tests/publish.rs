@@ -257,7 +257,7 @@ async fn the_brokers_acknowledgement_deletes_nothing_and_the_bridges_does() {
         clean_start,
         client_id,
     } = greet(&listener).await;
-    assert_eq!((client_id.as_str(), clean_start), ("a-1", false));
+    assert_eq!((client_id.as_str(), clean_start), ("a-1", true));
     let offline: serde_json::Value = serde_json::from_slice(&will.message).unwrap();
     assert!(will.retain && will.topic.ends_with(b"agent/a-1/status"));
     assert_eq!(

@@ -93,11 +93,7 @@ impl Check for ProcessConfig {
         };
         require(!self.job.is_empty(), "job", "must not be empty");
         require(!self.name.is_empty(), "name", "must not be empty");
-        require(
-            (1..=256).contains(&self.workers),
-            "workers",
-            "must be between 1 and 256",
-        );
+        require((1..=256).contains(&self.workers), "workers", "must be between 1 and 256");
         require(self.max_batch_rows > 0, "max_batch_rows", "must be at least 1");
         require(self.max_commit_rows > 0, "max_commit_rows", "must be at least 1");
         require(

@@ -60,10 +60,7 @@ pub struct Slot {
 impl Slot {
     /// An empty slot for batches of exactly these columns.
     pub fn new(schema: SchemaRef) -> Arc<Self> {
-        Arc::new(Self {
-            schema,
-            batches: Mutex::new(Vec::new()),
-        })
+        Arc::new(Self { schema, batches: Mutex::new(Vec::new()) })
     }
 
     /// Columns of every batch put in.
@@ -124,9 +121,7 @@ pub struct CachedPlan {
 
 impl std::fmt::Debug for CachedPlan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CachedPlan")
-            .field("schema", &self.schema)
-            .finish_non_exhaustive()
+        f.debug_struct("CachedPlan").field("schema", &self.schema).finish_non_exhaustive()
     }
 }
 
@@ -143,30 +138,18 @@ impl CachedPlan {
         let context = session(functions);
         let slot = Slot::new(Arc::clone(&input));
         let partition: Arc<dyn PartitionStream> = Arc::clone(&slot) as _;
-        context.register_table(
-            input_table,
-            Arc::new(StreamingTable::try_new(input, vec![partition])?),
-        )?;
+        context.register_table(input_table, Arc::new(StreamingTable::try_new(input, vec![partition])?))?;
         let runtime = runtime()?;
         let plan = runtime.block_on(async {
             let state = context.state();
             let logical = context.sql(sql).await?.into_unoptimized_plan();
             refuse_impure_plan(&logical)?;
             let optimized = state.optimize(&logical)?;
-            let plan = state
-                .query_planner()
-                .create_physical_plan(&optimized, &state)
-                .await?;
+            let plan = state.query_planner().create_physical_plan(&optimized, &state).await?;
             Ok::<_, PlanError>(plan)
         })?;
         let schema = plan.schema();
-        Ok(Self {
-            plan,
-            slot,
-            context: context.task_ctx(),
-            schema,
-            runtime,
-        })
+        Ok(Self { plan, slot, context: context.task_ctx(), schema, runtime })
     }
 
     /// Wraps a physical plan made by hand, for example from the parts of an aggregate that another plan holds.
@@ -179,13 +162,7 @@ impl CachedPlan {
         context: Arc<TaskContext>,
     ) -> Result<Self, PlanError> {
         let schema = plan.schema();
-        Ok(Self {
-            plan,
-            slot,
-            context,
-            schema,
-            runtime: runtime()?,
-        })
+        Ok(Self { plan, slot, context, schema, runtime: runtime()? })
     }
 
     /// Columns of every result.
@@ -241,10 +218,7 @@ pub(crate) fn session(functions: &Functions) -> SessionContext {
         .set_bool("datafusion.optimizer.enable_dynamic_filter_pushdown", false)
         .set_bool("datafusion.optimizer.enable_topk_dynamic_filter_pushdown", false)
         .set_bool("datafusion.optimizer.enable_join_dynamic_filter_pushdown", false)
-        .set_bool(
-            "datafusion.optimizer.enable_aggregate_dynamic_filter_pushdown",
-            false,
-        )
+        .set_bool("datafusion.optimizer.enable_aggregate_dynamic_filter_pushdown", false)
         .set_bool("datafusion.execution.coalesce_batches", false);
     let context = SessionContext::new_with_config(config);
     functions.register(&context);
@@ -271,11 +245,7 @@ fn refuse_impure_plan(plan: &LogicalPlan) -> Result<(), PlanError> {
     plan.apply_with_subqueries(|node| {
         node.apply_expressions(|expression| {
             found = refuse_impure(expression);
-            Ok(if found.is_err() {
-                TreeNodeRecursion::Stop
-            } else {
-                TreeNodeRecursion::Continue
-            })
+            Ok(if found.is_err() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
         })
     })?;
     found
@@ -296,10 +266,7 @@ fn fit(schema: &SchemaRef, batch: RecordBatch) -> Result<RecordBatch, PlanError>
         let what = format!("expected {:?}, found {had:?}", names(schema).collect::<Vec<_>>());
         return Err(arrow::error::ArrowError::SchemaError(what).into());
     }
-    Ok(RecordBatch::try_new(
-        Arc::clone(schema),
-        batch.columns().to_vec(),
-    )?)
+    Ok(RecordBatch::try_new(Arc::clone(schema), batch.columns().to_vec())?)
 }
 
 fn names(schema: &Schema) -> impl Iterator<Item = &str> {
@@ -342,10 +309,7 @@ mod tests {
     #[test]
     fn each_run_sees_its_own_rows_only() {
         let mut plan = plan("SELECT value FROM events WHERE value > 1").unwrap();
-        assert_eq!(
-            values(&plan.run(batch(&[("a", 1), ("b", 2), ("c", 3)])).unwrap(), 0),
-            [2, 3]
-        );
+        assert_eq!(values(&plan.run(batch(&[("a", 1), ("b", 2), ("c", 3)])).unwrap(), 0), [2, 3]);
         assert_eq!(values(&plan.run(batch(&[("d", 9)])).unwrap(), 0), [9]);
         assert_eq!(plan.run(batch(&[])).unwrap().num_rows(), 0);
     }
@@ -354,10 +318,7 @@ mod tests {
     fn a_join_does_not_answer_from_an_earlier_build_side() {
         let mut plan =
             plan("SELECT a.value, b.value AS other FROM events a JOIN events b ON a.key = b.key").unwrap();
-        assert_eq!(
-            values(&plan.run(batch(&[("a", 1), ("b", 2)])).unwrap(), 1),
-            [1, 2]
-        );
+        assert_eq!(values(&plan.run(batch(&[("a", 1), ("b", 2)])).unwrap(), 1), [1, 2]);
         let second = plan.run(batch(&[("c", 7), ("d", 8), ("e", 9)])).unwrap();
         assert_eq!(values(&second, 1), [7, 8, 9]);
     }
@@ -365,18 +326,9 @@ mod tests {
     #[test]
     fn a_limit_after_an_order_keeps_finding_rows() {
         let mut plan = plan("SELECT value FROM events ORDER BY value DESC LIMIT 2").unwrap();
-        assert_eq!(
-            values(
-                &plan.run(batch(&[("a", 100), ("b", 200), ("c", 300)])).unwrap(),
-                0
-            ),
-            [300, 200]
-        );
+        assert_eq!(values(&plan.run(batch(&[("a", 100), ("b", 200), ("c", 300)])).unwrap(), 0), [300, 200]);
         // all smaller than what the first run saw: a filter that survived the run would hide them
-        assert_eq!(
-            values(&plan.run(batch(&[("a", 1), ("b", 2), ("c", 3)])).unwrap(), 0),
-            [3, 2]
-        );
+        assert_eq!(values(&plan.run(batch(&[("a", 1), ("b", 2), ("c", 3)])).unwrap(), 0), [3, 2]);
     }
 
     #[test]
@@ -393,14 +345,8 @@ mod tests {
         for _ in 0..20 {
             plan.run(batch(&[("a", 2)])).unwrap();
         }
-        let recorded = plan
-            .physical()
-            .metrics()
-            .map_or(0, |metrics| metrics.iter().count());
-        assert_eq!(
-            recorded, 0,
-            "the cached plan itself is never executed, only fresh copies"
-        );
+        let recorded = plan.physical().metrics().map_or(0, |metrics| metrics.iter().count());
+        assert_eq!(recorded, 0, "the cached plan itself is never executed, only fresh copies");
     }
 
     #[test]
@@ -439,9 +385,7 @@ mod tests {
     #[test]
     fn several_batches_come_back_as_one_in_order() {
         let mut plan = plan("SELECT value FROM events").unwrap();
-        let result = plan
-            .run_all(vec![batch(&[("a", 1)]), batch(&[("b", 2), ("c", 3)])])
-            .unwrap();
+        let result = plan.run_all(vec![batch(&[("a", 1)]), batch(&[("b", 2), ("c", 3)])]).unwrap();
         assert_eq!(values(&result, 0), [1, 2, 3]);
     }
 

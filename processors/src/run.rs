@@ -48,10 +48,12 @@ pub enum ProcessError {
     },
 }
 
+fn thread_died(slot: usize) -> impl Fn(tokio::task::JoinError) -> ProcessError {
+    move |error| ProcessError::Thread { slot, what: error.to_string() }
+}
+
 fn list(problems: &[RuleProblem]) -> String {
-    let lines = problems
-        .iter()
-        .map(|problem| format!("{}:{}: {}", problem.file, problem.line, problem.what));
+    let lines = problems.iter().map(|problem| format!("{}:{}: {}", problem.file, problem.line, problem.what));
     lines.collect::<Vec<_>>().join("; ")
 }
 
@@ -65,41 +67,28 @@ pub async fn run<L: Log>(
     health: Health,
     shutdown: Shutdown,
 ) -> Result<(), ProcessError> {
-    let rules = match &config.rules {
+    // Planning runs a small runtime of its own, which must not happen on a thread of this one.
+    let folder = config.rules.clone();
+    let loaded = tokio::task::spawn_blocking(move || match &folder {
         Some(folder) => RuleSet::load(folder),
         None => RuleSet::shipped(),
-    }
-    .map_err(ProcessError::Rules)?;
+    });
+    let rules = loaded.await.map_err(thread_died(0))?.map_err(ProcessError::Rules)?;
     let Some(ids) = ids(&registry, &health, &shutdown).await? else {
         return Ok(());
     };
     let lateness = Lateness(config.lateness.as_micros() as i64);
-    let setup = CoreSetup {
-        registry,
-        ids,
-        topics: topics.clone(),
-        rules,
-        lateness,
-    };
+    let setup = CoreSetup { registry, ids, topics: topics.clone(), rules, lateness };
     let mut threads = Vec::new();
     for slot in 0..config.workers {
-        // Planning runs a small runtime of its own, which must not happen on a thread of this one.
         let setup = setup.clone();
-        let planned = tokio::task::spawn_blocking(move || CoreJob::new(setup)).await;
-        let job = planned.map_err(|error| ProcessError::Thread {
-            slot,
-            what: error.to_string(),
-        })??;
+        let planned = tokio::task::spawn_blocking(move || CoreJob::new(setup));
+        let job = planned.await.map_err(thread_died(slot))??;
         let component = health.component(format!("{}-{slot}", config.job));
         component.waiting("joining the group");
         let settings = settings(&config, &topics, slot);
-        let worker = Worker::new(
-            log.clone(),
-            job,
-            settings,
-            Arc::new(Monotonic::start()),
-            Some(component.clone()),
-        );
+        let worker =
+            Worker::new(log.clone(), job, settings, Arc::new(Monotonic::start()), Some(component.clone()));
         let stop = shutdown.clone();
         let thread = std::thread::Builder::new().name(format!("{}-{slot}", config.job));
         let spawned = thread.spawn(move || {
@@ -109,10 +98,7 @@ pub async fn run<L: Log>(
             }
             ended
         });
-        threads.push(spawned.map_err(|error| ProcessError::Thread {
-            slot,
-            what: error.to_string(),
-        })?);
+        threads.push(spawned.map_err(|error| ProcessError::Thread { slot, what: error.to_string() })?);
     }
     // A worker that stops for good takes the others with it.
     let failed = async {
@@ -132,10 +118,7 @@ pub async fn run<L: Log>(
         let ended = match tokio::task::spawn_blocking(move || thread.join()).await {
             Ok(Ok(Ok(()))) => Ok(()),
             Ok(Ok(Err(source))) => Err(ProcessError::Worker { slot, source }),
-            _ => Err(ProcessError::Thread {
-                slot,
-                what: "the thread panicked".into(),
-            }),
+            _ => Err(ProcessError::Thread { slot, what: "the thread panicked".into() }),
         };
         if result.is_ok() {
             result = ended;
@@ -187,10 +170,7 @@ async fn ids(
                 component.waiting(error.to_string());
             }
             Err(error) => {
-                return Err(ProcessError::Thread {
-                    slot: 0,
-                    what: error.to_string(),
-                });
+                return Err(ProcessError::Thread { slot: 0, what: error.to_string() });
             }
         }
         tokio::select! {

@@ -81,12 +81,7 @@ impl Rows {
         if mask.iter().all(|keep| *keep) {
             return Ok(self);
         }
-        let places = self
-            .places
-            .iter()
-            .zip(&mask)
-            .filter(|(_, keep)| **keep)
-            .map(|(p, _)| *p);
+        let places = self.places.iter().zip(&mask).filter(|(_, keep)| **keep).map(|(p, _)| *p);
         Ok(Self {
             kind: self.kind,
             places: places.collect(),

@@ -11,9 +11,7 @@ use crate::SinkError;
 
 fn of<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a dyn Array, SinkError> {
     let column = batch.column_by_name(name);
-    column
-        .map(AsRef::as_ref)
-        .ok_or_else(|| SinkError::Fatal(format!("a batch has no column `{name}`")))
+    column.map(AsRef::as_ref).ok_or_else(|| SinkError::Fatal(format!("a batch has no column `{name}`")))
 }
 
 fn other(name: &str, found: &DataType) -> SinkError {
@@ -23,33 +21,25 @@ fn other(name: &str, found: &DataType) -> SinkError {
 /// A column of text.
 pub(crate) fn text<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a StringArray, SinkError> {
     let column = of(batch, name)?;
-    column
-        .as_string_opt::<i32>()
-        .ok_or_else(|| other(name, column.data_type()))
+    column.as_string_opt::<i32>().ok_or_else(|| other(name, column.data_type()))
 }
 
 /// A column of `int`.
 pub(crate) fn int<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a Int32Array, SinkError> {
     let column = of(batch, name)?;
-    column
-        .as_primitive_opt::<Int32Type>()
-        .ok_or_else(|| other(name, column.data_type()))
+    column.as_primitive_opt::<Int32Type>().ok_or_else(|| other(name, column.data_type()))
 }
 
 /// A column of `double`.
 pub(crate) fn double<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a Float64Array, SinkError> {
     let column = of(batch, name)?;
-    column
-        .as_primitive_opt::<Float64Type>()
-        .ok_or_else(|| other(name, column.data_type()))
+    column.as_primitive_opt::<Float64Type>().ok_or_else(|| other(name, column.data_type()))
 }
 
 /// A column of booleans.
 pub(crate) fn boolean<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a BooleanArray, SinkError> {
     let column = of(batch, name)?;
-    column
-        .as_boolean_opt()
-        .ok_or_else(|| other(name, column.data_type()))
+    column.as_boolean_opt().ok_or_else(|| other(name, column.data_type()))
 }
 
 /// A column of `long`, or of times in µs.
@@ -62,9 +52,9 @@ pub(crate) fn long(batch: &RecordBatch, name: &str) -> Result<PrimitiveArray<Int
 pub(crate) fn as_long(column: &dyn Array) -> Option<PrimitiveArray<Int64Type>> {
     match column.data_type() {
         DataType::Int64 => column.as_primitive_opt::<Int64Type>().cloned(),
-        DataType::Timestamp(TimeUnit::Microsecond, _) => column
-            .as_primitive_opt::<TimestampMicrosecondType>()
-            .map(PrimitiveArray::reinterpret_cast),
+        DataType::Timestamp(TimeUnit::Microsecond, _) => {
+            column.as_primitive_opt::<TimestampMicrosecondType>().map(PrimitiveArray::reinterpret_cast)
+        }
         _ => None,
     }
 }

@@ -63,19 +63,13 @@ impl DeadLetters {
         }
         let this = self.clone();
         let delivered = tokio::task::spawn_blocking(move || this.deliver_blocking(&letters)).await;
-        delivered.unwrap_or_else(|_| {
-            Err(LogError::unavailable(
-                "the delivery of dead letters was cut short",
-            ))
-        })
+        delivered.unwrap_or_else(|_| Err(LogError::unavailable("the delivery of dead letters was cut short")))
     }
 
     fn deliver_blocking(&self, letters: &[DeadLetter]) -> Result<(), LogError> {
         let at = runtime::clock::now_us();
-        let tokens: Vec<(usize, &DeadLetter)> = letters
-            .iter()
-            .map(|letter| (self.next.fetch_add(1, Ordering::Relaxed), letter))
-            .collect();
+        let tokens: Vec<(usize, &DeadLetter)> =
+            letters.iter().map(|letter| (self.next.fetch_add(1, Ordering::Relaxed), letter)).collect();
         for (token, letter) in &tokens {
             let record = (*letter).clone().into_record(Arc::clone(&self.topic), at);
             if let Err(error) = self.append(record, *token) {
@@ -99,11 +93,7 @@ impl DeadLetters {
                 }
             }
         }
-        if too_large.is_empty() {
-            Ok(())
-        } else {
-            self.deliver_blocking(&too_large)
-        }
+        if too_large.is_empty() { Ok(()) } else { self.deliver_blocking(&too_large) }
     }
 
     fn append(&self, mut record: NewRecord, token: usize) -> Result<(), LogError> {
@@ -142,16 +132,8 @@ impl DeadLetters {
 
 /// A letter whose original is cut, and says so.
 fn cut(letter: &DeadLetter) -> DeadLetter {
-    let reason = format!(
-        "{} (original of {} bytes cut)",
-        letter.reason,
-        letter.original.len()
-    );
-    DeadLetter {
-        reason,
-        original: letter.original.slice(..CUT_TO),
-        ..letter.clone()
-    }
+    let reason = format!("{} (original of {} bytes cut)", letter.reason, letter.original.len());
+    DeadLetter { reason, original: letter.original.slice(..CUT_TO), ..letter.clone() }
 }
 
 /// How a dead letter names the place of a record: `topic-partition-offset`.

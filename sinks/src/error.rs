@@ -35,11 +35,7 @@ pub enum SinkError {
 impl SinkError {
     /// The store is away; try again.
     pub fn unavailable(store: impl Into<String>, reason: impl std::fmt::Display) -> Self {
-        Self::Unavailable {
-            store: store.into(),
-            reason: reason.to_string(),
-            retry_after: None,
-        }
+        Self::Unavailable { store: store.into(), reason: reason.to_string(), retry_after: None }
     }
 
     /// Transient (hold the rows and try again) or fatal (stop).

@@ -39,13 +39,7 @@ impl World {
         let (log, topics) = (MemoryLog::new(), Topics::default());
         log.create_topics(&topics.all(), partitions).unwrap();
         log.set_time(NOW / 1000);
-        Self {
-            log,
-            registry,
-            ids,
-            topics,
-            translator: Translator::new(),
-        }
+        Self { log, registry, ids, topics, translator: Translator::new() }
     }
 
     /// The framed Avro of an event of host_metrics.
@@ -68,9 +62,7 @@ impl World {
             sent_at: None,
             mint: &mut mint,
         };
-        let rows = self
-            .translator
-            .message(&Bytes::copy_from_slice(json.as_bytes()), context);
+        let rows = self.translator.message(&Bytes::copy_from_slice(json.as_bytes()), context);
         let row = rows.into_iter().next().unwrap().unwrap();
         self.framed(RecordKind::Family(row.family), &row.datum)
     }
@@ -94,28 +86,18 @@ impl World {
 
     /// Appends a record to a partition.
     pub(crate) fn send(&self, topic: &str, partition: i32, value: Bytes) {
-        let appender = self
-            .log
-            .appender(Box::new(|_, outcome| assert!(outcome.is_ok())))
-            .unwrap();
-        appender
-            .append(NewRecord::keyed(topic, "key", value).to_partition(partition), 0)
-            .unwrap();
+        let appender = self.log.appender(Box::new(|_, outcome| assert!(outcome.is_ok()))).unwrap();
+        appender.append(NewRecord::keyed(topic, "key", value).to_partition(partition), 0).unwrap();
         appender.flush(Duration::from_secs(1)).unwrap();
     }
 
     /// `count` events of agent `a<partition>` to the topic of host metrics, `seq` from `from`.
     pub(crate) fn send_metrics(&self, partition: i32, from: i64, count: i64) {
         let topic = self.topics.events(Family::HostMetrics);
-        let appender = self
-            .log
-            .appender(Box::new(|_, outcome| assert!(outcome.is_ok())))
-            .unwrap();
+        let appender = self.log.appender(Box::new(|_, outcome| assert!(outcome.is_ok()))).unwrap();
         for seq in from..from + count {
             let value = self.metric(&format!("a{partition}"), seq, NOW + seq * 1000);
-            appender
-                .append(NewRecord::keyed(&*topic, "key", value).to_partition(partition), 0)
-                .unwrap();
+            appender.append(NewRecord::keyed(&*topic, "key", value).to_partition(partition), 0).unwrap();
         }
         appender.flush(Duration::from_secs(5)).unwrap();
     }

@@ -26,9 +26,6 @@ pub struct MqttConfig {
     /// Time for TCP, TLS and the broker's greeting.
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
-    /// How long the broker keeps confirmations for an agent that is away.
-    #[serde(with = "humantime_serde")]
-    pub session_expiry: Duration,
     /// Longest pause between two attempts to connect.
     #[serde(with = "humantime_serde")]
     pub retry_max: Duration,
@@ -45,7 +42,6 @@ impl Default for MqttConfig {
             password: None,
             keep_alive: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
-            session_expiry: Duration::from_hours(24),
             retry_max: Duration::from_secs(30),
             tls: None,
         }
@@ -87,9 +83,6 @@ impl Check for MqttConfig {
         }
         if self.retry_max < Duration::from_secs(1) {
             problems.add(key(at, "retry_max"), "is less than 1s", None);
-        }
-        if self.session_expiry.as_secs() > u64::from(u32::MAX) {
-            problems.add(key(at, "session_expiry"), "is longer than MQTT can say", None);
         }
         if self.password.is_some() && self.username.is_none() {
             problems.add(key(at, "username"), "is missing though there is a password", None);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rumqttc::{
-    BrokerSessionResumePolicy, ConnectReturnCode, ConnectionError, Event, EventLoop, LastWill, MqttOptions,
+    ConnectReturnCode, ConnectionError, Event, EventLoop, LastWill, MqttOptions,
     Outgoing, Packet, PubAckReason, QoS, TlsConfiguration, Transport,
 };
 use schemas::mqtt;
@@ -16,8 +16,8 @@ use super::config::{MqttConfig, PublisherConfig, TlsConfig};
 /// What the connection reports.
 #[derive(Debug)]
 pub(super) enum Signal {
-    /// The broker greeted us; true if it kept our session.
-    Connected(bool),
+    /// The broker greeted us.
+    Connected,
     /// The next publish of the queue got this packet id.
     Sent(u16),
     /// The broker answered for a packet id; `None` is success.
@@ -39,11 +39,9 @@ pub(super) fn options(
 ) -> Result<MqttOptions, PublishError> {
     let mut options = MqttOptions::new(agent_id, (mqtt.host.as_str(), mqtt.port));
     options
-        .set_clean_start(false)
-        .set_broker_session_resume_policy(BrokerSessionResumePolicy::AllowBrokerOnly)
-        .set_session_expiry_interval(Some(
-            u32::try_from(mqtt.session_expiry.as_secs()).unwrap_or(u32::MAX),
-        ))
+        // The outbox remembers what is not confirmed, so the broker needs no session of ours: what it would keep
+        // for us are confirmations, and an event whose confirmation is lost is sent again.
+        .set_clean_start(true)
         .set_keep_alive(u16::try_from(mqtt.keep_alive.as_secs()).unwrap_or(u16::MAX))
         .set_connect_timeout(mqtt.connect_timeout)
         .set_outgoing_inflight_upper_limit(publisher.inflight)
@@ -104,7 +102,7 @@ pub(super) async fn poll(mut connection: EventLoop, signals: mpsc::Sender<Signal
 
 fn signal(event: Event) -> Option<Signal> {
     match event {
-        Event::Incoming(Packet::ConnAck(greeting)) => Some(Signal::Connected(greeting.session_present)),
+        Event::Incoming(Packet::ConnAck(_)) => Some(Signal::Connected),
         Event::Incoming(Packet::PubAck(ack)) => {
             let refused = match ack.reason {
                 PubAckReason::Success | PubAckReason::NoMatchingSubscribers => None,

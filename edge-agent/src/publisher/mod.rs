@@ -232,10 +232,10 @@ impl Publisher {
         stored: &Shutdown,
         backoff: &mut Backoff,
     ) -> Result<Ended, PublishError> {
-        match self.greeting(&mut signals, shutdown).await {
-            Some(session_present) => self.greeted(&client, connection, session_present).await,
-            None => return Ok(Ended::Lost("stopped before a connection was made".to_owned())),
+        if !self.greeting(&mut signals, shutdown).await {
+            return Ok(Ended::Lost("stopped before a connection was made".to_owned()));
         }
+        self.greeted(&client, connection).await;
         let mut drain_until: Option<Instant> = None;
         loop {
             let mut now = self.start.elapsed();
@@ -282,25 +282,26 @@ impl Publisher {
         self.window.stored(last_seq, self.start.elapsed());
     }
 
-    async fn greeting(&self, signals: &mut mpsc::Receiver<Signal>, shutdown: &Shutdown) -> Option<bool> {
+    /// False if the shutdown came first.
+    async fn greeting(&self, signals: &mut mpsc::Receiver<Signal>, shutdown: &Shutdown) -> bool {
         loop {
             tokio::select! {
                 signal = signals.recv() => match signal {
-                    Some(Signal::Connected(session_present)) => return Some(session_present),
+                    Some(Signal::Connected) => return true,
                     Some(_) => {}
                     None => std::future::pending().await,
                 },
-                () = stopped_for_long(shutdown, self.parts.publisher.drain) => return None,
+                () = stopped_for_long(shutdown, self.parts.publisher.drain) => return false,
             }
         }
     }
 
-    async fn greeted(&mut self, client: &AsyncClient, connection: i64, session_present: bool) {
+    async fn greeted(&mut self, client: &AsyncClient, connection: i64) {
         self.parts.link.connected.store(true, Ordering::Relaxed);
         let away_s = self.lost_at.take().map_or(0, |at| at.elapsed().as_secs());
         let queued_rows = self.parts.outbox.stats().all_rows();
         let broker = format!("{}:{}", self.parts.mqtt.host, self.parts.mqtt.port);
-        tracing::info!(%broker, connection, session_present, away_s, queued_rows, "connected");
+        tracing::info!(%broker, connection, away_s, queued_rows, "connected");
         if let Err(error) = client
             .subscribe(mqtt::ack_topic(&self.parts.agent_id), QoS::AtLeastOnce)
             .await
@@ -327,7 +328,7 @@ impl Publisher {
 
     async fn noted(&mut self, signal: Signal, backoff: &mut Backoff) -> Result<(), PublishError> {
         match signal {
-            Signal::Connected(_) | Signal::Disconnected => {}
+            Signal::Connected | Signal::Disconnected => {}
             Signal::Sent(packet) => match self.queued.pop_front() {
                 Some(Some(message)) => drop(self.packets.insert(packet, message)),
                 Some(None) => {}

@@ -45,20 +45,13 @@ fn column(name: &str, alerts: &[Alert]) -> Result<ArrayRef, AlertError> {
         "window_start" => times(alerts, |alert| alert.window.map(|window| window.0)),
         "window_end" => times(alerts, |alert| alert.window.map(|window| window.1)),
         "message" => texts(alerts, |alert| &alert.message),
-        "attacks" => json(alerts, |alert| {
-            alert.rule.attack.as_ref().map(serde_json::to_string)
-        })?,
+        "attacks" => json(alerts, |alert| alert.rule.attack.as_ref().map(serde_json::to_string))?,
         "evidence" => json(alerts, |alert| Some(serde_json::to_string(&alert.evidence)))?,
         "labels" => json(alerts, |alert| {
-            Some(&alert.rule.labels)
-                .filter(|labels| !labels.is_empty())
-                .map(serde_json::to_string)
+            Some(&alert.rule.labels).filter(|labels| !labels.is_empty()).map(serde_json::to_string)
         })?,
         other => {
-            return Err(AlertError::Column {
-                column: other.to_owned(),
-                expected: "known to alerts",
-            });
+            return Err(AlertError::Column { column: other.to_owned(), expected: "known to alerts" });
         }
     };
     Ok(column)
@@ -76,10 +69,8 @@ fn json(
     alerts: &[Alert],
     of: impl Fn(&Alert) -> Option<serde_json::Result<String>>,
 ) -> Result<ArrayRef, AlertError> {
-    let column = alerts
-        .iter()
-        .map(|alert| of(alert).transpose())
-        .collect::<serde_json::Result<StringArray>>()?;
+    let column =
+        alerts.iter().map(|alert| of(alert).transpose()).collect::<serde_json::Result<StringArray>>()?;
     Ok(Arc::new(column))
 }
 
@@ -92,11 +83,5 @@ fn longs(alerts: &[Alert], of: impl Fn(&Alert) -> i64) -> ArrayRef {
 }
 
 fn times(alerts: &[Alert], of: impl Fn(&Alert) -> Option<i64>) -> ArrayRef {
-    Arc::new(
-        alerts
-            .iter()
-            .map(of)
-            .collect::<TimestampMicrosecondArray>()
-            .with_timezone("+00:00"),
-    )
+    Arc::new(alerts.iter().map(of).collect::<TimestampMicrosecondArray>().with_timezone("+00:00"))
 }

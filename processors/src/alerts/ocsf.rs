@@ -50,12 +50,7 @@ fn millis(micros: i64) -> i64 {
 }
 
 fn metadata(alert: &Alert) -> Value {
-    let labels: Vec<_> = alert
-        .rule
-        .labels
-        .iter()
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect();
+    let labels: Vec<_> = alert.rule.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
     json!({
         "version": OCSF_VERSION,
         "product": { "name": PRODUCT, "vendor_name": PRODUCT, "version": env!("CARGO_PKG_VERSION") },
@@ -109,9 +104,7 @@ fn resource(alert: &Alert) -> Value {
 fn evidence(row: &Map<String, Value>) -> Value {
     let text = |name: &str| row.get(name).and_then(Value::as_str);
     let of_process = row.contains_key("pid")
-        && ["name", "process_name", "command_line"]
-            .iter()
-            .any(|key| row.contains_key(*key));
+        && ["name", "process_name", "command_line"].iter().any(|key| row.contains_key(*key));
     let file = text("path").and_then(|path| {
         Some(json!({ "name": paths::basename(path)?, "path": path, "type_id": 1, "type": "Regular File" }))
     });

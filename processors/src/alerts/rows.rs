@@ -15,13 +15,8 @@ fn column<'a>(
     expected: &'static str,
     fits: impl Fn(&DataType) -> bool,
 ) -> Result<&'a dyn Array, AlertError> {
-    let found = batch
-        .column_by_name(name)
-        .filter(|column| fits(column.data_type()));
-    found.map(AsRef::as_ref).ok_or_else(|| AlertError::Column {
-        column: name.to_owned(),
-        expected,
-    })
+    let found = batch.column_by_name(name).filter(|column| fits(column.data_type()));
+    found.map(AsRef::as_ref).ok_or_else(|| AlertError::Column { column: name.to_owned(), expected })
 }
 
 /// The column of texts of this name.
@@ -64,11 +59,7 @@ pub(crate) fn display(batch: &RecordBatch, name: &str, row: usize) -> Option<Str
         return Some(format!("{:.1}", column.as_primitive::<Float64Type>().value(row)));
     }
     let options = FormatOptions::default();
-    ArrayFormatter::try_new(column.as_ref(), &options)
-        .ok()?
-        .value(row)
-        .try_to_string()
-        .ok()
+    ArrayFormatter::try_new(column.as_ref(), &options).ok()?.value(row).try_to_string().ok()
 }
 
 /// One row as a JSON object without its nulls; times as RFC 3339.

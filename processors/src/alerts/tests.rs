@@ -62,24 +62,16 @@ fn started() -> Vec<Alert> {
 }
 
 fn busy() -> Vec<Alert> {
-    let rows = [
-        json!({"cpu_mean": 95.25}),
-        json!({"cpu_mean": 91.0, "window_start": 60_000_000}),
-    ];
+    let rows = [json!({"cpu_mean": 95.25}), json!({"cpu_mean": 91.0, "window_start": 60_000_000})];
     let rows = rows.map(|mut row| {
-        let start = row
-            .get("window_start")
-            .and_then(Value::as_i64)
-            .unwrap_or_default();
+        let start = row.get("window_start").and_then(Value::as_i64).unwrap_or_default();
         row["window_start"] = json!(start);
         row["window_end"] = json!(start + 60_000_000);
         row
     });
     let batch = rows_of(RecordKind::Feature1m, &rows).unwrap();
     let mut rules = ThresholdRules::new(&set()).unwrap();
-    rules
-        .evaluate_features(&batch, &mut ConsecutiveState::new())
-        .unwrap()
+    rules.evaluate_features(&batch, &mut ConsecutiveState::new()).unwrap()
 }
 
 fn all() -> Vec<Alert> {
@@ -97,18 +89,12 @@ fn all() -> Vec<Alert> {
 fn an_alert_tells_what_its_event_tells() {
     let alerts = started();
     let alert = &alerts[0];
-    assert_eq!(
-        alert.message,
-        r"anna started x.exe (4) from C:\Temp\x.exe; x.exe /q"
-    );
+    assert_eq!(alert.message, r"anna started x.exe (4) from C:\Temp\x.exe; x.exe /q");
     assert_eq!(alerts[1].message, "- started - (-) from -; -");
     assert_eq!((alert.session, alert.seq, alert.lane.as_str()), (1, 7, "normal"));
     assert_eq!(alert.user.as_deref(), Some("anna"));
     assert_eq!(alert.evidence[0]["path"], r"C:\Temp\x.exe");
-    assert!(
-        !alert.evidence[0].contains_key("hash"),
-        "what the row does not have is not in the evidence"
-    );
+    assert!(!alert.evidence[0].contains_key("hash"), "what the row does not have is not in the evidence");
 }
 
 #[test]
@@ -128,15 +114,9 @@ fn windows_make_one_finding() {
     let alert = &alerts[0];
     assert_eq!((alerts.len(), alert.count), (1, 2));
     assert_eq!(alert.window, Some((0, 120_000_000)));
-    assert_eq!(
-        (alert.first_seen, alert.last_seen, alert.event_time),
-        (0, 120_000_000, 120_000_000)
-    );
+    assert_eq!((alert.first_seen, alert.last_seen, alert.event_time), (0, 120_000_000, 120_000_000));
     assert_eq!(alert.message, "host-1 at 91.0 percent");
-    assert_eq!(
-        (alert.session, alert.lane.as_str(), alert.seq),
-        (0, "foreign", -1)
-    );
+    assert_eq!((alert.session, alert.lane.as_str(), alert.seq), (0, "foreign", -1));
 }
 
 #[test]
@@ -155,10 +135,7 @@ fn alerts_become_rows_of_the_record() {
     assert_eq!(text("labels", 2), None);
     assert_eq!(text("event_id", 1).unwrap(), "e-1");
     let attacks: Value = serde_json::from_str(&text("attacks", 0).unwrap()).unwrap();
-    assert_eq!(
-        attacks,
-        json!({"version": "16.1", "techniques": ["T1036.005", "T1059"]})
-    );
+    assert_eq!(attacks, json!({"version": "16.1", "techniques": ["T1036.005", "T1059"]}));
     let evidence: Value = serde_json::from_str(&text("evidence", 0).unwrap()).unwrap();
     assert_eq!(evidence[0]["pid"], 4);
     assert!(batch.column_by_name("window_start").unwrap().is_null(0));
@@ -176,10 +153,7 @@ fn every_alert_is_a_detection_finding_of_ocsf() {
     let validator = validator();
     for alert in all() {
         let finding = to_ocsf(&alert);
-        let errors: Vec<_> = validator
-            .iter_errors(&finding)
-            .map(|error| error.to_string())
-            .collect();
+        let errors: Vec<_> = validator.iter_errors(&finding).map(|error| error.to_string()).collect();
         assert!(errors.is_empty(), "{errors:?} in {finding:#}");
     }
 }
@@ -191,15 +165,9 @@ fn the_finding_says_what_the_alert_says() {
     assert_eq!(finding["severity_id"], 4);
     assert_eq!(finding["time"], 1_732_147_200_000_i64, "OCSF has milliseconds");
     assert_eq!(finding["finding_info"]["attacks"][0]["technique"]["uid"], "T1036");
-    assert_eq!(
-        finding["finding_info"]["attacks"][0]["sub_technique"]["uid"],
-        "T1036.005"
-    );
+    assert_eq!(finding["finding_info"]["attacks"][0]["sub_technique"]["uid"], "T1036.005");
     assert_eq!(finding["evidences"][0]["process"]["file"]["name"], "x.exe");
-    assert_eq!(
-        finding["evidences"][0]["process"]["parent_process"]["name"],
-        "cmd.exe"
-    );
+    assert_eq!(finding["evidences"][0]["process"]["parent_process"]["name"], "cmd.exe");
     assert_eq!(finding["evidences"][0]["data"]["user"], "anna");
     assert_eq!(finding["finding_info"]["analytic"]["version"], &**set().hash());
 }
@@ -224,15 +192,9 @@ fn the_schema_refuses_what_is_no_finding() {
         *finding.pointer_mut(pointer).unwrap() = value;
         assert!(!validator.is_valid(&finding), "{pointer}");
     }
-    for required in [
-        "metadata",
-        "finding_info",
-        "activity_id",
-        "category_uid",
-        "type_uid",
-        "severity_id",
-        "time",
-    ] {
+    for required in
+        ["metadata", "finding_info", "activity_id", "category_uid", "type_uid", "severity_id", "time"]
+    {
         let mut finding = good.clone();
         finding.as_object_mut().unwrap().remove(required);
         assert!(!validator.is_valid(&finding), "without {required}");

@@ -18,6 +18,8 @@ pub const MAX_SESSIONS: usize = 16;
 const NAME: &str = "agents";
 /// Lanes that have sequences: critical, normal, bulk.
 pub(super) const LANES: usize = 3;
+/// A tail that nobody told yet.
+pub const UNTOLD: i64 = -2;
 
 /// One run of an agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +28,7 @@ pub struct Session {
     pub session: i64,
     /// What was seen, by lane.
     pub lanes: [Option<Box<Sequence>>; LANES],
-    /// Last number of each lane, once the next session told it; -1 before.
+    /// Last number of each lane, once the next session told it: -1 if the lane was never used, [`UNTOLD`] before.
     pub tails: [i64; LANES],
     /// Bits of the lanes that the agent said it uses.
     pub in_use: u8,
@@ -41,7 +43,7 @@ impl Session {
         Self {
             session,
             lanes: Default::default(),
-            tails: [-1; LANES],
+            tails: [UNTOLD; LANES],
             in_use: 0,
             released: false,
             moved: quiet,
@@ -50,24 +52,16 @@ impl Session {
 
     /// Whether the agent told the end of each lane and everything up to it has arrived or was given up.
     pub fn is_drained(&self) -> bool {
-        (0..LANES).all(|lane| match (&self.lanes[lane], self.tails[lane]) {
-            (None, tail) => tail == 0 || (tail < 0 && self.has_tails()),
-            (Some(_), -1) => false,
-            (Some(sequence), tail) => sequence.frontier() >= tail,
-        }) && self.has_tails()
+        self.lanes.iter().zip(self.tails).all(|(lane, tail)| match lane {
+            _ if tail == UNTOLD => false,
+            Some(sequence) => sequence.has_reached(tail),
+            None => tail < 0,
+        })
     }
 
     /// Whether nothing of this session can still be missing.
     pub fn is_complete(&self) -> bool {
-        self.is_drained()
-            && self.lanes.iter().zip(self.tails).all(|(lane, tail)| {
-                lane.as_ref()
-                    .is_none_or(|sequence| sequence.contiguous() >= tail && sequence.has_no_holes())
-            })
-    }
-
-    fn has_tails(&self) -> bool {
-        self.tails.iter().any(|tail| *tail >= 0)
+        self.is_drained() && self.lanes.iter().flatten().all(|lane| lane.has_no_holes())
     }
 }
 
@@ -127,10 +121,7 @@ impl Agent {
     pub fn session(&mut self, session: i64, quiet: i64) -> &mut Session {
         let at = match self.sessions.last() {
             Some(last) if last.session == session => self.sessions.len() - 1,
-            _ => match self
-                .sessions
-                .binary_search_by_key(&session, |known| known.session)
-            {
+            _ => match self.sessions.binary_search_by_key(&session, |known| known.session) {
                 Ok(at) => at,
                 Err(at) => self.admit(at, session, quiet),
             },
@@ -163,27 +154,13 @@ impl Agent {
 
     fn write(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(96);
-        for value in [
-            self.forgotten,
-            self.uncertain,
-            self.watermark,
-            self.foreign_time,
-            self.backlog,
-        ] {
+        for value in [self.forgotten, self.uncertain, self.watermark, self.foreign_time, self.backlog] {
             put(&mut out, value);
         }
-        for value in [
-            self.interval,
-            self.heard,
-            self.last_session,
-            i64::from(self.turns),
-        ] {
+        for value in [self.interval, self.heard, self.last_session, i64::from(self.turns)] {
             put(&mut out, value);
         }
-        put(
-            &mut out,
-            (self.revisions.len() as i64) << 1 | i64::from(self.silent),
-        );
+        put(&mut out, (self.revisions.len() as i64) << 1 | i64::from(self.silent));
         for (window, revision) in &self.revisions {
             put(&mut out, *window);
             put(&mut out, i64::from(*revision));
@@ -192,10 +169,7 @@ impl Agent {
         for session in &self.sessions {
             put(&mut out, session.session);
             session.tails.iter().for_each(|tail| put(&mut out, *tail));
-            put(
-                &mut out,
-                i64::from(session.in_use) << 1 | i64::from(session.released),
-            );
+            put(&mut out, i64::from(session.in_use) << 1 | i64::from(session.released));
             put(&mut out, session.moved);
             for lane in &session.lanes {
                 put(&mut out, i64::from(lane.is_some()));
@@ -222,9 +196,7 @@ impl Agent {
         let revisions = take(bytes)?;
         agent.silent = revisions & 1 == 1;
         for _ in 0..revisions >> 1 {
-            agent
-                .revisions
-                .push((take(bytes)?, i32::try_from(take(bytes)?).ok()?));
+            agent.revisions.push((take(bytes)?, i32::try_from(take(bytes)?).ok()?));
         }
         for _ in 0..take(bytes)? {
             let mut session = Session::new(take(bytes)?, 0);
@@ -261,12 +233,7 @@ impl Default for Agents {
             Field::new("agent_id", DataType::Utf8, false),
             Field::new("state", DataType::Binary, false),
         ]);
-        Self {
-            list: Vec::new(),
-            index: AHashMap::new(),
-            dirty: Vec::new(),
-            schema,
-        }
+        Self { list: Vec::new(), index: AHashMap::new(), dirty: Vec::new(), schema }
     }
 }
 
@@ -313,10 +280,7 @@ impl Agents {
 
     /// All agents with their numbers.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Agent)> {
-        self.list
-            .iter()
-            .enumerate()
-            .map(|(number, agent)| (number as u32, agent))
+        self.list.iter().enumerate().map(|(number, agent)| (number as u32, agent))
     }
 
     fn batch(&self, numbers: impl Iterator<Item = u32>) -> Result<RecordBatch, StateError> {
@@ -331,11 +295,7 @@ impl Agents {
         }
         RecordBatch::try_new(
             Arc::clone(&self.schema),
-            vec![
-                Arc::new(op.finish()),
-                Arc::new(id.finish()),
-                Arc::new(state.finish()),
-            ],
+            vec![Arc::new(op.finish()), Arc::new(id.finish()), Arc::new(state.finish())],
         )
         .map_err(arrow_error(NAME))
     }
@@ -355,7 +315,7 @@ impl Operator for Agents {
     }
 
     fn definition_hash(&self) -> u64 {
-        definition_hash(&[NAME, "varint 1", &schema_text(&self.schema)])
+        definition_hash(&[NAME, "varint 2", &schema_text(&self.schema)])
     }
 
     fn state_schema(&self) -> SchemaRef {
@@ -411,7 +371,7 @@ mod tests {
         agent.revisions.push((60, 1));
         agent.turns = 2;
         let session = agent.session(1_000, 5);
-        session.tails = [-1, 4, 0];
+        session.tails = [UNTOLD, 4, -1];
         let mut lane = Sequence::new(5);
         lane.see(1, 10, 5);
         lane.see(4, 40, 5);
@@ -444,7 +404,7 @@ mod tests {
         assert_eq!((agent.sessions.len(), agent.uncertain), (MAX_SESSIONS, 1));
         agent.forget_complete();
         assert_eq!(agent.forgotten, i64::MIN);
-        agent.sessions[0].tails = [0, 0, 0];
+        agent.sessions[0].tails = [-1, -1, -1];
         agent.forget_complete();
         assert_eq!((agent.forgotten, agent.sessions[0].session), (2, 3));
     }

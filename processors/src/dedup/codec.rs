@@ -34,7 +34,9 @@ mod tests {
         #[test]
         fn every_number_comes_back(values in proptest::collection::vec(any::<i64>(), 0..20)) {
             let mut out = Vec::new();
-            values.iter().for_each(|value| put(&mut out, *value));
+            for value in &values {
+                put(&mut out, *value);
+            }
             let mut rest = out.as_slice();
             for value in values {
                 prop_assert_eq!(take(&mut rest), Some(value));

@@ -101,11 +101,7 @@ impl ForeignIds {
         }
         RecordBatch::try_new(
             Arc::clone(&self.schema),
-            vec![
-                Arc::new(op.finish()),
-                Arc::new(id.finish()),
-                Arc::new(hour.finish()),
-            ],
+            vec![Arc::new(op.finish()), Arc::new(id.finish()), Arc::new(hour.finish())],
         )
         .map_err(error)
     }
@@ -156,10 +152,7 @@ impl Operator for ForeignIds {
     fn snapshot(&mut self) -> Result<RecordBatch, StateError> {
         self.added.clear();
         self.expired.clear();
-        let ids = self
-            .buckets
-            .iter()
-            .flat_map(|(hour, ids)| ids.iter().map(|id| (*id, *hour)));
+        let ids = self.buckets.iter().flat_map(|(hour, ids)| ids.iter().map(|id| (*id, *hour)));
         self.batch(ids, &[])
     }
 
@@ -187,9 +180,7 @@ mod tests {
         assert!(restored.is_fresh("a", "1", (HORIZON_HOURS + 2) * HOUR));
         let mut again = ForeignIds::default();
         again.restore(&ids.snapshot().unwrap()).unwrap();
-        again
-            .restore(&restored.drain_changes().unwrap().unwrap())
-            .unwrap();
+        again.restore(&restored.drain_changes().unwrap().unwrap()).unwrap();
         assert_eq!(again.live_rows(), 3);
     }
 }

@@ -5,6 +5,6 @@ mod codec;
 mod foreign;
 mod sequence;
 
-pub use agents::{Agent, Agents, MAX_SESSIONS, Session};
+pub use agents::{Agent, Agents, MAX_SESSIONS, Session, UNTOLD};
 pub use foreign::{ForeignIds, HORIZON_HOURS};
 pub use sequence::{MAX_INTERVALS, Seen, Sequence};

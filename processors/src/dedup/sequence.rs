@@ -14,6 +14,10 @@ pub const MAX_INTERVALS: usize = 64;
 
 /// "No time yet".
 const NEVER: i64 = i64::MIN;
+/// "No mark is waiting".
+const NO_MARK: i64 = -2;
+/// More ranges that were explained and not seen are not remembered.
+const MAX_GONE: usize = 16;
 
 /// What a sequence number turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +52,11 @@ pub struct Sequence {
     mark_time: i64,
     moved: i64,
     intervals: Vec<Interval>,
-    /// Sequences start at 1; senders that start at 0 are served as well.
+    /// Numbers that were given up by their sender and never seen. What was shed may have been sent before, so
+    /// one of them may still come, once.
+    #[expect(clippy::box_collection, reason = "nearly always none: 8 bytes instead of 24 in every lane")]
+    gone: Option<Box<Vec<(i64, i64)>>>,
+    /// Sequences start at 0; senders that start at 1 are served as well, so 0 is noted apart.
     zero: bool,
 }
 
@@ -60,10 +68,11 @@ impl Sequence {
             frontier: 0,
             time: NEVER,
             uncertain: -1,
-            mark_seq: -1,
+            mark_seq: NO_MARK,
             mark_time: NEVER,
             moved: quiet,
             intervals: Vec::new(),
+            gone: None,
             zero: false,
         }
     }
@@ -78,24 +87,34 @@ impl Sequence {
             self.apply_mark();
             return Seen::Fresh;
         }
-        if seq <= 0 {
-            let seen = if self.zero { Seen::Duplicate } else { Seen::Fresh };
-            self.zero = true;
-            return seen;
+        if seq < 0 {
+            return Seen::Uncertain;
+        }
+        if seq == 0 {
+            if std::mem::replace(&mut self.zero, true) {
+                return Seen::Duplicate;
+            }
+            self.time = self.time.max(event_time);
+            self.moved = quiet;
+            self.apply_mark();
+            return Seen::Fresh;
         }
         if self.contains(seq) {
-            return if seq <= self.uncertain {
-                Seen::Uncertain
-            } else {
-                Seen::Duplicate
-            };
+            if self.was_gone(seq) {
+                return Seen::Fresh;
+            }
+            return if seq <= self.uncertain { Seen::Uncertain } else { Seen::Duplicate };
         }
         self.insert(seq, seq, event_time, quiet);
         Seen::Fresh
     }
 
-    /// Notes that the numbers `from..=to` will never come: shed, or rejected by the bridge.
-    pub fn explain(&mut self, from: i64, to: i64, quiet: i64) {
+    /// Notes that nobody waits for the numbers `from..=to`: shed, or rejected by the bridge. `may_come`: one
+    /// of them may have been sent before it was given up.
+    pub fn explain(&mut self, from: i64, to: i64, may_come: bool, quiet: i64) {
+        if from <= 0 && to >= 0 {
+            self.zero = true;
+        }
         let mut at = from.max(self.contiguous + 1);
         // Only what is missing is inserted, so that times already known stay.
         while at <= to {
@@ -103,10 +122,16 @@ impl Sequence {
                 Some(interval) if interval.from <= at => at = interval.to + 1,
                 Some(interval) => {
                     let end = to.min(interval.from - 1);
+                    if may_come {
+                        self.note_gone(at, end);
+                    }
                     self.insert(at, end, NEVER, quiet);
                     at = end + 1;
                 }
                 None => {
+                    if may_come {
+                        self.note_gone(at, to);
+                    }
                     self.insert(at, to, NEVER, quiet);
                     at = to + 1;
                 }
@@ -125,9 +150,7 @@ impl Sequence {
     /// Lets lane time pass holes that opened at or before `before`; returns how many numbers are missing in them.
     pub fn release(&mut self, before: i64) -> i64 {
         let mut missing = 0;
-        let start = self
-            .intervals
-            .partition_point(|interval| interval.to <= self.frontier);
+        let start = self.intervals.partition_point(|interval| interval.to <= self.frontier);
         for index in start..self.intervals.len() {
             let interval = self.intervals[index];
             if interval.from > self.frontier + 1 {
@@ -145,19 +168,13 @@ impl Sequence {
 
     /// Whether lane time waits for a hole.
     pub fn is_held(&self) -> bool {
-        self.intervals
-            .last()
-            .is_some_and(|interval| interval.to > self.frontier)
+        self.intervals.last().is_some_and(|interval| interval.to > self.frontier)
     }
 
     /// Whether the next hole that lane time waits for opened at or before `before`.
     pub fn is_due(&self, before: i64) -> bool {
-        let next = self
-            .intervals
-            .partition_point(|interval| interval.to <= self.frontier);
-        self.intervals
-            .get(next)
-            .is_some_and(|interval| interval.since <= before)
+        let next = self.intervals.partition_point(|interval| interval.to <= self.frontier);
+        self.intervals.get(next).is_some_and(|interval| interval.since <= before)
     }
 
     /// Event time up to which the lane is complete; `i64::MIN` before the first.
@@ -185,14 +202,37 @@ impl Sequence {
         self.intervals.is_empty()
     }
 
+    /// Whether everything up to `seq` is here or was given up; -1 stands for "nothing was sent".
+    pub fn has_reached(&self, seq: i64) -> bool {
+        match seq {
+            0 => self.zero || self.frontier > 0,
+            seq => self.frontier >= seq,
+        }
+    }
+
+    fn note_gone(&mut self, from: i64, to: i64) {
+        let gone = self.gone.get_or_insert_default();
+        gone.push((from, to));
+        if gone.len() > MAX_GONE {
+            gone.remove(0);
+        }
+    }
+
+    /// Whether `seq` was given up and now comes all the same; it counts as seen from then on.
+    fn was_gone(&mut self, seq: i64) -> bool {
+        let Some(gone) = &mut self.gone else { return false };
+        let Some(at) = gone.iter().position(|(from, to)| (*from..=*to).contains(&seq)) else { return false };
+        let (from, to) = gone.remove(at);
+        gone.extend([(from, seq - 1), (seq + 1, to)].into_iter().filter(|(from, to)| from <= to));
+        true
+    }
+
     fn contains(&self, seq: i64) -> bool {
         if seq <= self.contiguous {
             return true;
         }
         let at = self.intervals.partition_point(|interval| interval.to < seq);
-        self.intervals
-            .get(at)
-            .is_some_and(|interval| interval.from <= seq)
+        self.intervals.get(at).is_some_and(|interval| interval.from <= seq)
     }
 
     /// Inserts numbers none of which is contained.
@@ -221,26 +261,14 @@ impl Sequence {
             (false, false) => {
                 // A hole that is split is as old as it was; a hole above everything opens now.
                 let since = self.intervals.get(at).map_or(quiet, |next| next.since);
-                self.intervals.insert(
-                    at,
-                    Interval {
-                        from,
-                        to,
-                        time,
-                        since,
-                    },
-                );
+                self.intervals.insert(at, Interval { from, to, time, since });
             }
         }
         self.absorb();
     }
 
     fn absorb(&mut self) {
-        while self
-            .intervals
-            .first()
-            .is_some_and(|first| first.from <= self.contiguous + 1)
-        {
+        while self.intervals.first().is_some_and(|first| first.from <= self.contiguous + 1) {
             let first = self.intervals.remove(0);
             self.contiguous = first.to;
             self.time = self.time.max(first.time);
@@ -263,9 +291,9 @@ impl Sequence {
     }
 
     fn apply_mark(&mut self) {
-        if self.mark_seq >= 0 && self.frontier >= self.mark_seq {
+        if self.mark_seq != NO_MARK && self.has_reached(self.mark_seq) {
             self.time = self.time.max(self.mark_time);
-            self.mark_seq = -1;
+            self.mark_seq = NO_MARK;
         }
     }
 
@@ -275,7 +303,7 @@ impl Sequence {
         put(out, self.time);
         put(out, self.uncertain);
         put(out, self.mark_seq);
-        if self.mark_seq >= 0 {
+        if self.mark_seq != NO_MARK {
             put(out, self.mark_time);
         }
         put(out, self.moved);
@@ -288,6 +316,12 @@ impl Sequence {
             put(out, interval.since);
             last = interval.to;
         }
+        let gone = self.gone.as_deref().map_or(&[][..], Vec::as_slice);
+        put(out, gone.len() as i64);
+        for (from, to) in gone {
+            put(out, *from);
+            put(out, to - from);
+        }
     }
 
     pub(super) fn read(bytes: &mut &[u8]) -> Option<Self> {
@@ -296,7 +330,7 @@ impl Sequence {
         let time = take(bytes)?;
         let uncertain = take(bytes)?;
         let mark_seq = take(bytes)?;
-        let mark_time = if mark_seq >= 0 { take(bytes)? } else { NEVER };
+        let mark_time = if mark_seq == NO_MARK { NEVER } else { take(bytes)? };
         let moved = take(bytes)?;
         let counted = take(bytes)?;
         let mut intervals = Vec::with_capacity(((counted >> 1) as usize).min(MAX_INTERVALS + 1));
@@ -304,15 +338,16 @@ impl Sequence {
         for _ in 0..counted >> 1 {
             let from = last + take(bytes)?;
             let to = from + take(bytes)?;
-            intervals.push(Interval {
-                from,
-                to,
-                time: take(bytes)?,
-                since: take(bytes)?,
-            });
+            intervals.push(Interval { from, to, time: take(bytes)?, since: take(bytes)? });
             last = to;
         }
         let zero = counted & 1 == 1;
+        let mut ranges = Vec::new();
+        for _ in 0..take(bytes)? {
+            let from = take(bytes)?;
+            ranges.push((from, from + take(bytes)?));
+        }
+        let gone = (!ranges.is_empty()).then(|| Box::new(ranges));
         Some(Self {
             contiguous,
             frontier,
@@ -322,6 +357,7 @@ impl Sequence {
             mark_time,
             moved,
             intervals,
+            gone,
             zero,
         })
     }
@@ -352,9 +388,10 @@ mod tests {
             for (at, seq) in seqs.into_iter().enumerate() {
                 let expected = if set.insert(seq) { Seen::Fresh } else { Seen::Duplicate };
                 prop_assert_eq!(sequence.see(seq, seq * 10, at as i64), expected);
-                let contiguous = (1..).take_while(|seq| set.contains(seq)).last().unwrap_or(0);
+                let contiguous = (1..100).take_while(|seq| set.contains(seq)).last().unwrap_or(0);
                 prop_assert_eq!(sequence.contiguous(), contiguous);
-                prop_assert_eq!(sequence.time(), if contiguous > 0 { contiguous * 10 } else { NEVER });
+                let time = if contiguous > 0 || set.contains(&0) { contiguous * 10 } else { NEVER };
+                prop_assert_eq!(sequence.time(), time);
                 sequence = round_trip(&sequence);
             }
         }
@@ -382,11 +419,11 @@ mod tests {
                 sequence.see(seq, seq, 0);
             }
             for seq in &gone {
-                sequence.explain(*seq, *seq, 0);
+                sequence.explain(*seq, *seq, false, 0);
             }
             prop_assert_eq!(sequence.contiguous(), 49);
             prop_assert!(sequence.has_no_holes());
-            sequence.explain(1, 80, 0);
+            sequence.explain(1, 80, false, 0);
             prop_assert_eq!(sequence.contiguous(), 80);
         }
     }
@@ -401,14 +438,39 @@ mod tests {
         assert_eq!(sequence.release(4), 0);
         assert_eq!(sequence.time(), 100);
         assert_eq!(sequence.release(5), 1);
-        assert_eq!(
-            (sequence.time(), sequence.frontier(), sequence.contiguous()),
-            (300, 3, 1)
-        );
+        assert_eq!((sequence.time(), sequence.frontier(), sequence.contiguous()), (300, 3, 1));
         // Released is not seen: the late row is still fresh, and once only.
         assert_eq!(sequence.see(2, 200, 20), Seen::Fresh);
         assert_eq!(sequence.see(2, 200, 20), Seen::Duplicate);
         assert_eq!((sequence.time(), sequence.contiguous()), (300, 3));
+    }
+
+    #[test]
+    fn what_was_shed_and_comes_all_the_same_passes_once() {
+        let mut sequence = Sequence::new(0);
+        sequence.see(0, 1, 0);
+        sequence.see(1, 10, 0);
+        sequence.explain(2, 6, true, 0);
+        assert_eq!(sequence.contiguous(), 6);
+        sequence = round_trip(&sequence);
+        assert_eq!(sequence.see(4, 40, 0), Seen::Fresh);
+        assert_eq!(sequence.see(4, 40, 0), Seen::Duplicate);
+        assert_eq!(sequence.see(1, 10, 0), Seen::Duplicate);
+        sequence = round_trip(&sequence);
+        assert_eq!(sequence.see(6, 60, 0), Seen::Fresh);
+        assert_eq!(sequence.see(7, 70, 0), Seen::Fresh);
+        assert_eq!(sequence.time(), 70);
+    }
+
+    #[test]
+    fn an_empty_lane_is_marked_with_minus_one() {
+        let mut sequence = Sequence::new(0);
+        sequence.mark(-1, 500, 0);
+        assert_eq!(sequence.time(), 500);
+        sequence.mark(0, 900, 0);
+        assert_eq!(sequence.time(), 500);
+        sequence.see(0, 600, 0);
+        assert_eq!(sequence.time(), 900);
     }
 
     #[test]
@@ -423,6 +485,6 @@ mod tests {
 
     #[test]
     fn a_lane_without_holes_is_small() {
-        assert!(size_of::<Sequence>() <= 96, "{}", size_of::<Sequence>());
+        assert!(size_of::<Sequence>() <= 104, "{}", size_of::<Sequence>());
     }
 }

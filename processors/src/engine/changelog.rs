@@ -61,12 +61,7 @@ pub(crate) struct Changelog {
 impl Changelog {
     /// A writer that goes on from `standings` (empty for a new partition).
     pub(crate) fn new(topic: Arc<str>, partition: i32, standings: BTreeMap<String, Standing>) -> Self {
-        Self {
-            topic,
-            partition,
-            standings,
-            small: SMALL,
-        }
+        Self { topic, partition, standings, small: SMALL }
     }
 
     #[cfg(test)]
@@ -114,15 +109,8 @@ impl Changelog {
             match operator.drain_changes()? {
                 Some(rows) if rows.num_rows() > 0 => {
                     let before = records.len();
-                    self.write(
-                        name,
-                        operator.definition_hash(),
-                        &mut standing,
-                        next_offset,
-                        &rows,
-                        records,
-                    )
-                    .map(|()| standing.delta_bytes += value_bytes(&records[before..]))
+                    self.write(name, operator.definition_hash(), &mut standing, next_offset, &rows, records)
+                        .map(|()| standing.delta_bytes += value_bytes(&records[before..]))
                 }
                 _ => Ok(()),
             }
@@ -144,19 +132,9 @@ impl Changelog {
             stale.push((standing.generation, standing.next_number));
             standing.generation += 1;
         }
-        *standing = Standing {
-            generation: standing.generation,
-            ..Standing::default()
-        };
+        *standing = Standing { generation: standing.generation, ..Standing::default() };
         let rows = operator.snapshot()?;
-        self.write(
-            operator.name(),
-            operator.definition_hash(),
-            standing,
-            next_offset,
-            &rows,
-            records,
-        )?;
+        self.write(operator.name(), operator.definition_hash(), standing, next_offset, &rows, records)?;
         for (generation, numbers) in stale {
             for number in 0..numbers {
                 records.push(self.record(chunk::key(operator.name(), generation, number), None));
@@ -188,10 +166,7 @@ impl Changelog {
             chunk::encode(&header, rows).map_err(|source| ChangelogError::Chunk { operator, source })?;
         if value.len() > MAX_CHUNK_BYTES {
             if rows.num_rows() < 2 {
-                return Err(ChangelogError::Chunk {
-                    operator,
-                    source: ChunkError::RowTooLarge(value.len()),
-                });
+                return Err(ChangelogError::Chunk { operator, source: ChunkError::RowTooLarge(value.len()) });
             }
             let parts = (value.len() / MAX_CHUNK_BYTES + 1).max(2);
             let step = rows.num_rows().div_ceil(parts).max(1);
@@ -229,11 +204,7 @@ fn live_bytes(standing: &Standing, live_rows: usize) -> usize {
 }
 
 fn value_bytes(records: &[NewRecord]) -> usize {
-    records
-        .iter()
-        .filter_map(|record| record.value.as_ref())
-        .map(Bytes::len)
-        .sum()
+    records.iter().filter_map(|record| record.value.as_ref()).map(Bytes::len).sum()
 }
 
 #[cfg(test)]

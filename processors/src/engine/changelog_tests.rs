@@ -43,16 +43,12 @@ impl Operator for Counters {
         self.definition
     }
     fn state_schema(&self) -> SchemaRef {
-        state_schema([
-            Field::new("key", DataType::Int64, false),
-            Field::new("value", DataType::Int64, false),
-        ])
+        state_schema([Field::new("key", DataType::Int64, false), Field::new("value", DataType::Int64, false)])
     }
     fn restore(&mut self, rows: &RecordBatch) -> Result<(), StateError> {
         let keys = column::<Int64Array>("counters", rows, 1)?;
         let values = column::<Int64Array>("counters", rows, 2)?;
-        self.values
-            .extend(keys.values().iter().copied().zip(values.values().iter().copied()));
+        self.values.extend(keys.values().iter().copied().zip(values.values().iter().copied()));
         Ok(())
     }
     fn drain_changes(&mut self) -> Result<Option<RecordBatch>, StateError> {
@@ -80,10 +76,7 @@ impl Bench {
     fn new() -> Self {
         let log = MemoryLog::new();
         log.create("state", 1);
-        Self {
-            log,
-            of: TopicPartition::new("state", 0),
-        }
+        Self { log, of: TopicPartition::new("state", 0) }
     }
 
     fn write(&self, records: Vec<NewRecord>) {
@@ -98,16 +91,10 @@ impl Bench {
         definition: u64,
         on: OnMismatch,
     ) -> Result<(Counters, BTreeMap<String, Standing>), RestoreError> {
-        let mut consumer = self
-            .log
-            .consumer("g", &["state"], None, StartAt::Earliest)
-            .unwrap();
+        let mut consumer = self.log.consumer("g", &["state"], None, StartAt::Earliest).unwrap();
         let (from, end) = consumer.bounds(&self.of).unwrap();
         let found = read(&self.log, &self.of, from, end)?;
-        let mut counters = Counters {
-            definition,
-            ..Counters::default()
-        };
+        let mut counters = Counters { definition, ..Counters::default() };
         let standings = apply(found, 0, vec![&mut counters], on)?;
         Ok((counters, standings))
     }
@@ -127,25 +114,14 @@ fn the_changelog_stays_small_and_restores_after_compaction() {
             bench.log.compact("state");
             let (restored, standings) = bench.restore(0, OnMismatch::Refuse).unwrap();
             assert_eq!(restored.values, counters.values);
-            assert_eq!(
-                standings["counters"].next_number,
-                changelog.standings["counters"].next_number
-            );
-            assert_eq!(
-                standings["counters"].generation,
-                changelog.standings["counters"].generation
-            );
+            assert_eq!(standings["counters"].next_number, changelog.standings["counters"].next_number);
+            assert_eq!(standings["counters"].generation, changelog.standings["counters"].generation);
             changelog = Changelog::new("state".into(), 0, standings).with_small(2_000);
         }
     }
     bench.log.compact("state");
-    let live: usize = bench
-        .log
-        .records("state")
-        .iter()
-        .filter_map(|record| record.value.as_ref())
-        .map(Bytes::len)
-        .sum();
+    let live: usize =
+        bench.log.records("state").iter().filter_map(|record| record.value.as_ref()).map(Bytes::len).sum();
     assert!(changelog.standings["counters"].generation > 2);
     assert!(live < 25_000, "{live} bytes live");
 }
@@ -155,50 +131,31 @@ fn large_states_are_cut_into_chunks() {
     let bench = Bench::new();
     let mut counters = Counters::default();
     (0..200_000).for_each(|key| counters.add(key));
-    let records = Changelog::new("state".into(), 0, BTreeMap::new())
-        .commit(vec![&mut counters], 9)
-        .unwrap();
+    let records = Changelog::new("state".into(), 0, BTreeMap::new()).commit(vec![&mut counters], 9).unwrap();
     assert!(records.len() > 3);
-    assert!(records.iter().all(|record| {
-        record
-            .value
-            .as_ref()
-            .is_none_or(|value| value.len() <= MAX_CHUNK_BYTES)
-    }));
-    bench.write(records);
-    assert_eq!(
-        bench.restore(0, OnMismatch::Refuse).unwrap().0.values,
-        counters.values
+    assert!(
+        records
+            .iter()
+            .all(|record| { record.value.as_ref().is_none_or(|value| value.len() <= MAX_CHUNK_BYTES) })
     );
+    bench.write(records);
+    assert_eq!(bench.restore(0, OnMismatch::Refuse).unwrap().0.values, counters.values);
 }
 
 #[test]
 fn another_definition_is_refused_by_name_or_rebuilt() {
     let bench = Bench::new();
-    let mut counters = Counters {
-        definition: 1,
-        ..Counters::default()
-    };
+    let mut counters = Counters { definition: 1, ..Counters::default() };
     counters.add(5);
-    bench.write(
-        Changelog::new("state".into(), 0, BTreeMap::new())
-            .commit(vec![&mut counters], 1)
-            .unwrap(),
-    );
+    bench.write(Changelog::new("state".into(), 0, BTreeMap::new()).commit(vec![&mut counters], 1).unwrap());
     let refused = bench.restore(2, OnMismatch::Refuse).err().unwrap().to_string();
-    assert!(
-        refused.contains("counters") && refused.contains("on_state_mismatch"),
-        "{refused}"
-    );
+    assert!(refused.contains("counters") && refused.contains("on_state_mismatch"), "{refused}");
     let (mut rebuilt, standings) = bench.restore(2, OnMismatch::Rebuild).unwrap();
     assert!(rebuilt.values.is_empty());
     rebuilt.add(6);
     let mut changelog = Changelog::new("state".into(), 0, standings);
     bench.write(changelog.commit(vec![&mut rebuilt], 2).unwrap());
-    assert_eq!(
-        bench.restore(2, OnMismatch::Refuse).unwrap().0.values,
-        rebuilt.values
-    );
+    assert_eq!(bench.restore(2, OnMismatch::Refuse).unwrap().0.values, rebuilt.values);
 }
 
 #[test]
@@ -215,8 +172,5 @@ fn a_missing_chunk_is_named() {
         bench.write(records);
     }
     let error = bench.restore(0, OnMismatch::Refuse).err().unwrap();
-    assert!(
-        matches!(error, RestoreError::Incomplete { missing: 1, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, RestoreError::Incomplete { missing: 1, .. }), "{error}");
 }

@@ -101,13 +101,8 @@ pub(crate) fn encode_header(header: &Header) -> Bytes {
 pub(crate) fn encode(header: &Header, rows: &RecordBatch) -> Result<Bytes, ChunkError> {
     let mut writer = StreamWriter::try_new(header.write(), &rows.schema())
         .map_err(|error| ChunkError::Rows(error.to_string()))?;
-    writer
-        .write(rows)
-        .map_err(|error| ChunkError::Rows(error.to_string()))?;
-    writer
-        .into_inner()
-        .map(Bytes::from)
-        .map_err(|error| ChunkError::Rows(error.to_string()))
+    writer.write(rows).map_err(|error| ChunkError::Rows(error.to_string()))?;
+    writer.into_inner().map(Bytes::from).map_err(|error| ChunkError::Rows(error.to_string()))
 }
 
 /// Splits a chunk into its header and the bytes of its rows.
@@ -125,28 +120,15 @@ pub fn decode(value: &Bytes) -> Result<(Header, Bytes), ChunkError> {
     let definition = u64::from_be_bytes(at.take()?);
     let next_offset = i64::from_be_bytes(at.take()?);
     let length = usize::from(u16::from_be_bytes(at.take()?));
-    let name = value
-        .get(at.at..at.at + length)
-        .ok_or(ChunkError::NotAChunk("name cut off"))?;
-    let operator = std::str::from_utf8(name)
-        .map_err(|_| ChunkError::NotAChunk("name is not UTF-8"))?
-        .to_owned();
+    let name = value.get(at.at..at.at + length).ok_or(ChunkError::NotAChunk("name cut off"))?;
+    let operator =
+        std::str::from_utf8(name).map_err(|_| ChunkError::NotAChunk("name is not UTF-8"))?.to_owned();
     at.at += length;
     let generation = u32::from_be_bytes(at.take()?);
     let number = u32::from_be_bytes(at.take()?);
     let last_of_commit = value[3] & LAST_OF_COMMIT != 0;
     let rows = value.slice(at.at..);
-    Ok((
-        Header {
-            operator,
-            definition,
-            generation,
-            number,
-            next_offset,
-            last_of_commit,
-        },
-        rows,
-    ))
+    Ok((Header { operator, definition, generation, number, next_offset, last_of_commit }, rows))
 }
 
 /// Reads the rows of a chunk.
@@ -166,10 +148,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn take<const N: usize>(&mut self) -> Result<[u8; N], ChunkError> {
-        let found = self
-            .bytes
-            .get(self.at..self.at + N)
-            .and_then(|slice| slice.try_into().ok());
+        let found = self.bytes.get(self.at..self.at + N).and_then(|slice| slice.try_into().ok());
         self.at += N;
         found.ok_or(ChunkError::NotAChunk("header cut off"))
     }

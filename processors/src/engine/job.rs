@@ -37,11 +37,7 @@ pub struct Output<'a> {
 impl<'a> Output<'a> {
     /// Outputs into `sink`.
     pub fn new(sink: &'a mut dyn FnMut(NewRecord) -> Result<(), LogError>) -> Self {
-        Self {
-            sink,
-            urgent: false,
-            bytes: 0,
-        }
+        Self { sink, urgent: false, bytes: 0 }
     }
 
     /// Sends one record in the open transaction.

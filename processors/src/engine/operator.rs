@@ -83,11 +83,7 @@ pub trait Operator: Send {
 /// A state schema: [`OP`] first, then the given columns.
 pub fn state_schema(columns: impl IntoIterator<Item = Field>) -> SchemaRef {
     let op = Arc::new(Field::new(OP, DataType::UInt8, false)) as FieldRef;
-    Arc::new(Schema::new(
-        std::iter::once(op)
-            .chain(columns.into_iter().map(Arc::new))
-            .collect::<Vec<_>>(),
-    ))
+    Arc::new(Schema::new(std::iter::once(op).chain(columns.into_iter().map(Arc::new)).collect::<Vec<_>>()))
 }
 
 /// The [`OP`] column of a batch.
@@ -101,21 +97,14 @@ pub fn column<'a, T: 'static>(
     rows: &'a RecordBatch,
     at: usize,
 ) -> Result<&'a T, StateError> {
-    rows.columns()
-        .get(at)
-        .and_then(|array: &ArrayRef| array.as_any().downcast_ref::<T>())
-        .ok_or_else(|| StateError::Malformed {
-            operator,
-            what: format!("column {at} is missing or has another type"),
-        })
+    rows.columns().get(at).and_then(|array: &ArrayRef| array.as_any().downcast_ref::<T>()).ok_or_else(|| {
+        StateError::Malformed { operator, what: format!("column {at} is missing or has another type") }
+    })
 }
 
 /// A mask of the rows whose [`Op`] is `wanted`.
 pub fn rows_with(operator: &'static str, rows: &RecordBatch, wanted: Op) -> Result<BooleanArray, StateError> {
-    Ok(ops(operator, rows)?
-        .iter()
-        .map(|op| Some(op == Some(wanted as u8)))
-        .collect())
+    Ok(ops(operator, rows)?.iter().map(|op| Some(op == Some(wanted as u8))).collect())
 }
 
 /// FNV-1a over the parts of a definition: small, stable over builds and machines.

@@ -107,13 +107,7 @@ impl Found {
         if header.operator == OFFSET {
             return Ok(());
         }
-        let Header {
-            operator,
-            definition,
-            generation,
-            number,
-            ..
-        } = header;
+        let Header { operator, definition, generation, number, .. } = header;
         self.chunks
             .entry(operator)
             .or_default()
@@ -163,10 +157,7 @@ pub(crate) fn apply(
         let mut standing = Standing {
             generation,
             // Older generations are normally tombstoned already; compaction may lag, never the log itself.
-            stale: generations
-                .iter()
-                .map(|(older, numbers)| (*older, after_last(numbers)))
-                .collect(),
+            stale: generations.iter().map(|(older, numbers)| (*older, after_last(numbers))).collect(),
             ..Standing::default()
         };
         let expected = operator.definition_hash();
@@ -179,11 +170,7 @@ pub(crate) fn apply(
                     expected,
                 });
             }
-            tracing::warn!(
-                operator = operator.name(),
-                partition,
-                "state of another definition is dropped"
-            );
+            tracing::warn!(operator = operator.name(), partition, "state of another definition is dropped");
             standing.stale.push((generation, after_last(&numbers)));
             standing.generation += 1;
             standings.insert(operator.name().to_owned(), standing);
@@ -227,18 +214,9 @@ pub(crate) fn apply(
                 .next_back()
                 .and_then(|numbers| numbers.values().next())
                 .map_or(0, |(definition, _)| *definition);
-            return Err(RestoreError::Mismatch {
-                operator,
-                partition,
-                found,
-                expected: 0,
-            });
+            return Err(RestoreError::Mismatch { operator, partition, found, expected: 0 });
         }
-        tracing::warn!(
-            operator,
-            partition,
-            "state of an operator that the job no longer has is left alone"
-        );
+        tracing::warn!(operator, partition, "state of an operator that the job no longer has is left alone");
     }
     Ok(standings)
 }
@@ -276,11 +254,7 @@ pub(crate) fn attempt<L: Log>(
     state: &TopicPartition,
     to: ReadTo,
 ) -> Result<Attempt, RestoreError> {
-    let committed = consumer
-        .committed(std::slice::from_ref(input))?
-        .into_iter()
-        .next()
-        .flatten();
+    let committed = consumer.committed(std::slice::from_ref(input))?.into_iter().next().flatten();
     let (from, true_end) = consumer.bounds(state)?;
     let end = match to {
         ReadTo::TrueEnd => true_end,
@@ -289,10 +263,7 @@ pub(crate) fn attempt<L: Log>(
     };
     let found = read(log, state, from, end)?;
     match (committed, found.next_offset) {
-        (None, None) => Ok(Attempt::Agreed {
-            found,
-            next: consumer.bounds(input)?.0,
-        }),
+        (None, None) => Ok(Attempt::Agreed { found, next: consumer.bounds(input)?.0 }),
         (Some(next), Some(named)) if next == named => Ok(Attempt::Agreed { found, next }),
         (committed, _) => Ok(Attempt::Disagreed { committed, found }),
     }

@@ -80,14 +80,8 @@ impl Sums {
             vec![
                 Arc::new(UInt8Array::from(vec![Op::Put as u8; rows.len()])),
                 Arc::new(rows.iter().map(|(key, _)| Some(*key)).collect::<StringArray>()),
-                Arc::new(
-                    rows.iter()
-                        .map(|(_, row)| Some(seen(&row.0)))
-                        .collect::<StringArray>(),
-                ),
-                Arc::new(Int64Array::from(
-                    rows.iter().map(|(_, row)| row.1).collect::<Vec<_>>(),
-                )),
+                Arc::new(rows.iter().map(|(_, row)| Some(seen(&row.0))).collect::<StringArray>()),
+                Arc::new(Int64Array::from(rows.iter().map(|(_, row)| row.1).collect::<Vec<_>>())),
             ],
         )
         .map_err(arrow_error("sums"))
@@ -114,23 +108,14 @@ impl Operator for Sums {
         let seen = column::<StringArray>("sums", rows, 2)?;
         let sums = column::<Int64Array>("sums", rows, 3)?;
         for row in 0..rows.num_rows() {
-            let seen = seen
-                .value(row)
-                .split_whitespace()
-                .map(|seq| seq.parse().unwrap())
-                .collect();
-            self.sums
-                .insert(keys.value(row).to_owned(), (seen, sums.value(row)));
+            let seen = seen.value(row).split_whitespace().map(|seq| seq.parse().unwrap()).collect();
+            self.sums.insert(keys.value(row).to_owned(), (seen, sums.value(row)));
         }
         Ok(())
     }
     fn drain_changes(&mut self) -> Result<Option<RecordBatch>, StateError> {
         let changed = std::mem::take(&mut self.changed);
-        if changed.is_empty() {
-            Ok(None)
-        } else {
-            self.batch(&changed).map(Some)
-        }
+        if changed.is_empty() { Ok(None) } else { self.batch(&changed).map(Some) }
     }
     fn snapshot(&mut self) -> Result<RecordBatch, StateError> {
         self.changed.clear();
@@ -211,7 +196,7 @@ pub(crate) fn settings(slot: usize) -> WorkerSettings {
         max_commit_bytes: 1 << 20,
         max_batch_rows: 4,
         linger: Duration::ZERO,
-        restore_deadline: Duration::from_secs(3_600),
+        restore_deadline: Duration::from_hours(1),
         on_state_mismatch: OnMismatch::Refuse,
     }
 }
@@ -236,15 +221,8 @@ impl<J: Job> Fleet<J> {
         defect: Option<Defect>,
     ) -> Self {
         let ticker = Arc::new(Manual::default());
-        let mut fleet = Self {
-            log,
-            ticker,
-            workers: Vec::new(),
-            asleep: vec![0; count],
-            make,
-            settings,
-            defect,
-        };
+        let mut fleet =
+            Self { log, ticker, workers: Vec::new(), asleep: vec![0; count], make, settings, defect };
         for slot in 0..count {
             let made = fleet.start(slot);
             fleet.workers.push(made);
@@ -255,13 +233,8 @@ impl<J: Job> Fleet<J> {
     fn start(&self, slot: usize) -> (MemoryLog, Worker<MemoryLog, J>) {
         let handle = self.log.handle();
         let settings = (self.settings)(slot);
-        let mut worker = Worker::new(
-            handle.clone(),
-            (self.make)(),
-            settings,
-            Arc::clone(&self.ticker) as _,
-            None,
-        );
+        let mut worker =
+            Worker::new(handle.clone(), (self.make)(), settings, Arc::clone(&self.ticker) as _, None);
         worker.defect.clone_from(&self.defect);
         let seen = self.log.clone();
         worker.last_stable = Some(Box::new(move |of: &TopicPartition| {
@@ -338,8 +311,7 @@ impl<J: Job> Fleet<J> {
     pub(crate) fn settle(&self) {
         let settings = (self.settings)(0);
         for partition in 0..self.log.partitions(&settings.input).unwrap_or(0) {
-            self.log
-                .release_markers(&TopicPartition::new(Arc::clone(&settings.state), partition));
+            self.log.release_markers(&TopicPartition::new(Arc::clone(&settings.state), partition));
         }
         self.log.release_offsets(&settings.group);
     }
@@ -370,11 +342,7 @@ fn input(seed: u64) -> Vec<(i32, String, String)> {
     for at in 0..90_i64 {
         let key = chance.below(7);
         let partition = (key % 3) as i32;
-        let value = if chance.one_in(15) {
-            format!("poison {at}")
-        } else {
-            (at / 2 + 1).to_string()
-        };
+        let value = if chance.one_in(8) { format!("poison {at}") } else { (at / 2 + 1).to_string() };
         rows.push((partition, format!("k{key}"), value));
         if chance.one_in(4) {
             let again = rows[chance.below(rows.len() as u64) as usize].clone();
@@ -390,11 +358,8 @@ fn outputs(log: &MemoryLog, topics: &[&str]) -> Outputs {
     let mut found = Outputs::new();
     for topic in topics {
         for record in log.records(topic) {
-            let entry = (
-                (*topic).to_owned(),
-                record.key.unwrap_or_default(),
-                record.value.unwrap_or_default(),
-            );
+            let entry =
+                ((*topic).to_owned(), record.key.unwrap_or_default(), record.value.unwrap_or_default());
             *found.entry(entry).or_default() += 1;
         }
     }
@@ -407,22 +372,12 @@ fn run(plan: &Plan) -> Result<(Outputs, u64), String> {
     for topic in ["in", "out", "alerts", "dlq", "state"] {
         log.create(topic, PARTITIONS);
     }
-    let mut fleet = Fleet::new(
-        log,
-        2,
-        Box::new(|| SumJob),
-        Box::new(settings),
-        plan.defect.clone(),
-    );
+    let mut fleet = Fleet::new(log, 2, Box::new(|| SumJob), Box::new(settings), plan.defect.clone());
     if let Some((n, fault)) = plan.fault {
         fleet.handle(0).fail_at(n, fault);
     }
     let mut first = fleet.handle(0).clone();
-    let writer = fleet
-        .log
-        .handle()
-        .appender(Box::new(|_, _| {}))
-        .map_err(|error| error.to_string())?;
+    let writer = fleet.log.handle().appender(Box::new(|_, _| {})).map_err(|error| error.to_string())?;
     let mut rows = input(if plan.chaos { plan.seed } else { 0 }).into_iter();
     let mut chance = Chance::new(plan.seed);
     let mut calm = 0;
@@ -450,20 +405,11 @@ fn run(plan: &Plan) -> Result<(Outputs, u64), String> {
             fleet.log.compact("state");
         }
         let slot = chance.below(2) as usize;
-        fleet
-            .step(slot)
-            .map_err(|error| format!("worker {slot} stopped: {error}"))?;
-        first = if plan.fault.is_some() {
-            first
-        } else {
-            fleet.handle(0).clone()
-        };
+        fleet.step(slot).map_err(|error| format!("worker {slot} stopped: {error}"))?;
+        first = if plan.fault.is_some() { first } else { fleet.handle(0).clone() };
         calm = if !left && fleet.is_done() { calm + 1 } else { 0 };
         if calm > 20 {
-            return Ok((
-                outputs(&fleet.log, &["out", "alerts", "dlq"]),
-                first.calls().len() as u64,
-            ));
+            return Ok((outputs(&fleet.log, &["out", "alerts", "dlq"]), first.calls().len() as u64));
         }
     }
     Err("the workers did not finish".into())
@@ -472,14 +418,8 @@ fn run(plan: &Plan) -> Result<(Outputs, u64), String> {
 fn differs(plan: &Plan, expected: &Outputs) -> Option<String> {
     match catch_unwind(AssertUnwindSafe(|| run(plan))) {
         Ok(Ok((found, _))) => (found != *expected).then(|| {
-            let extra = found
-                .iter()
-                .filter(|(row, count)| expected.get(*row) != Some(count))
-                .count();
-            let missing = expected
-                .iter()
-                .filter(|(row, count)| found.get(*row) != Some(count))
-                .count();
+            let extra = found.iter().filter(|(row, count)| expected.get(*row) != Some(count)).count();
+            let missing = expected.iter().filter(|(row, count)| found.get(*row) != Some(count)).count();
             format!("{extra} outputs too many or wrong, {missing} missing or wrong")
         }),
         Ok(Err(error)) => Some(error),
@@ -492,11 +432,7 @@ fn undisturbed(seed: u64, chaos: bool) -> Outputs {
     let mut found = Outputs::new();
     let mut sums: BTreeMap<String, (BTreeSet<i64>, i64)> = BTreeMap::new();
     let mut add = |topic: &str, key: &str, value: &str| {
-        let row = (
-            topic.to_owned(),
-            Bytes::from(key.to_owned()),
-            Bytes::from(value.to_owned()),
-        );
+        let row = (topic.to_owned(), Bytes::from(key.to_owned()), Bytes::from(value.to_owned()));
         *found.entry(row).or_default() += 1;
     };
     for (_, key, value) in input(if chaos { seed } else { 0 }) {
@@ -523,19 +459,11 @@ fn failing_at_every_call_changes_nothing() {
     let (found, calls) = run(&Plan::default()).unwrap();
     assert_eq!(found, expected);
     assert!(calls > 60, "only {calls} calls");
-    for fault in [
-        Fault::Unavailable,
-        Fault::Aborted,
-        Fault::Fatal,
-        Fault::LostAnswer,
-        Fault::Kill,
-        Fault::KillAfter,
-    ] {
+    for fault in
+        [Fault::Unavailable, Fault::Aborted, Fault::Fatal, Fault::LostAnswer, Fault::Kill, Fault::KillAfter]
+    {
         for n in 1..=calls {
-            let plan = Plan {
-                fault: Some((n, fault)),
-                ..Plan::default()
-            };
+            let plan = Plan { fault: Some((n, fault)), ..Plan::default() };
             assert_eq!(differs(&plan, &expected), None, "call {n} {fault:?}");
         }
     }
@@ -543,12 +471,8 @@ fn failing_at_every_call_changes_nothing() {
 
 #[test]
 fn random_schedules_change_nothing() {
-    for seed in 0..400 {
-        let plan = Plan {
-            seed,
-            chaos: true,
-            ..Plan::default()
-        };
+    for seed in 0..250 {
+        let plan = Plan { seed, chaos: true, ..Plan::default() };
         assert_eq!(differs(&plan, &undisturbed(seed, true)), None, "seed {seed}");
     }
 }
@@ -560,18 +484,15 @@ fn each_planted_defect_is_found() {
         Defect::OffsetsOutside,
         Defect::KeepMemoryOnAbort,
         Defect::RestoreToLastStable,
+        Defect::CommitAfterRevoke,
     ];
     for defect in defects {
-        let found = (0..400).find(|seed| {
-            let plan = Plan {
-                seed: *seed,
-                chaos: true,
-                defect: Some(defect.clone()),
-                ..Plan::default()
-            };
+        let found = (0..250).find(|seed| {
+            let plan = Plan { seed: *seed, chaos: true, defect: Some(defect.clone()), ..Plan::default() };
             differs(&plan, &undisturbed(*seed, true)).is_some()
         });
         assert!(found.is_some(), "{defect:?} was not found");
+        println!("{defect:?} is found by seed {}", found.unwrap());
     }
 }
 

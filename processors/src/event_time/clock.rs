@@ -48,13 +48,7 @@ impl Default for Clock {
             Field::new("quiet", DataType::Int64, false),
             Field::new("connected", DataType::Boolean, false),
         ]);
-        Self {
-            now: 0,
-            quiet: 0,
-            bridges: Vec::new(),
-            changed: false,
-            schema,
-        }
+        Self { now: 0, quiet: 0, bridges: Vec::new(), changed: false, schema }
     }
 }
 
@@ -75,23 +69,15 @@ impl Clock {
         let before = self.now;
         // Who was connected over the time that passed is what they said before it passed.
         let all_connected = !self.bridges.is_empty()
-            && self
-                .bridges
-                .iter()
-                .all(|bridge| bridge.connected && appended - bridge.heard <= STALE);
+            && self.bridges.iter().all(|bridge| bridge.connected && appended - bridge.heard <= STALE);
         self.now = self.now.max(appended);
         if before > 0 && all_connected && connected {
             self.quiet += (self.now - before).min(MAX_STEP);
         }
         let now = self.now;
-        self.bridges
-            .retain(|known| known.id != bridge && now - known.heard <= GONE);
+        self.bridges.retain(|known| known.id != bridge && now - known.heard <= GONE);
         if !goodbye {
-            self.bridges.push(Bridge {
-                id: bridge.to_owned(),
-                heard: appended,
-                connected,
-            });
+            self.bridges.push(Bridge { id: bridge.to_owned(), heard: appended, connected });
             self.bridges.sort_by(|a, b| a.id.cmp(&b.id));
         }
     }
@@ -103,11 +89,7 @@ impl Clock {
         let mut quiet = Int64Builder::new();
         let mut connected = BooleanBuilder::new();
         // The whole clock is one value: the first row replaces everything that was there.
-        let own = Bridge {
-            id: String::new(),
-            heard: self.now,
-            connected: true,
-        };
+        let own = Bridge { id: String::new(), heard: self.now, connected: true };
         for bridge in std::iter::once(&own).chain(&self.bridges) {
             op.append_value(Op::Put as u8);
             id.append_value(&bridge.id);
@@ -216,9 +198,7 @@ mod tests {
         assert!(quiet < 130 * SECOND, "{quiet}");
         assert!(quiet > 90 * SECOND, "{quiet}");
         let mut restored = Clock::default();
-        restored
-            .restore(&clock.drain_changes().unwrap().unwrap())
-            .unwrap();
+        restored.restore(&clock.drain_changes().unwrap().unwrap()).unwrap();
         assert_eq!(
             (restored.now(), restored.quiet(), &restored.bridges),
             (clock.now(), quiet, &clock.bridges)

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use crate::dedup::{Agent, Agents, ForeignIds, Seen, Sequence, Session};
+use crate::dedup::{Agent, Agents, ForeignIds, Seen, Sequence, Session, UNTOLD};
 use crate::engine::operator::Operator;
 use schemas::identity::Lane;
 
@@ -189,26 +189,16 @@ impl Tracker {
     pub fn event(&mut self, row: &Row<'_>) -> Decision {
         let quiet = self.clock.quiet();
         let in_future = row.event_time > row.received_at.saturating_add(FUTURE);
-        let time = if in_future {
-            row.received_at
-        } else {
-            row.event_time
-        };
+        let time = if in_future { row.received_at } else { row.event_time };
         let watermark = self.agents.get(row.agent).watermark;
-        let decided = |verdict| Decision {
-            verdict,
-            time,
-            in_future,
-            watermark,
-        };
+        let decided = |verdict| Decision { verdict, time, in_future, watermark };
         let agent = self.agents.change(row.agent);
         agent.heard = quiet;
         agent.silent = false;
         let Some(lane) = lane_index(row.lane) else {
-            let fresh = row.event_id.is_none_or(|id| {
-                self.foreign
-                    .is_fresh(&self.agents.get(row.agent).id, id, self.clock.now())
-            });
+            let fresh = row
+                .event_id
+                .is_none_or(|id| self.foreign.is_fresh(&self.agents.get(row.agent).id, id, self.clock.now()));
             if fresh {
                 let agent = self.agents.change(row.agent);
                 agent.foreign_time = agent.foreign_time.max(time);
@@ -232,11 +222,7 @@ impl Tracker {
         }
         self.watch_for_clone(row, time);
         self.advance(row.agent);
-        decided(if seen == Seen::Fresh {
-            Verdict::Fresh
-        } else {
-            Verdict::Uncertain
-        })
+        decided(if seen == Seen::Fresh { Verdict::Fresh } else { Verdict::Uncertain })
     }
 
     /// Applies what an agent said about itself.
@@ -248,7 +234,7 @@ impl Tracker {
             && *previous < session
         {
             let known = agent.session(*previous, quiet);
-            known.tails = [0; 3];
+            known.tails = [-1; 3];
             known.moved = quiet;
             for (lane, tail) in tails {
                 if let Some(lane) = lane_index(*lane) {
@@ -263,15 +249,13 @@ impl Tracker {
             let shed = agent.session(of, quiet);
             shed.lanes[lane]
                 .get_or_insert_with(|| Box::new(Sequence::new(quiet)))
-                .explain(from, to, quiet);
+                .explain(from, to, true, quiet);
         }
         if session > agent.forgotten.max(agent.uncertain) {
             let own = agent.session(session, quiet);
             if let Some(lanes) = &status.lanes {
-                own.in_use = lanes
-                    .iter()
-                    .filter_map(|lane| lane_index(*lane))
-                    .fold(0, |bits, lane| bits | 1 << lane);
+                own.in_use =
+                    lanes.iter().filter_map(|lane| lane_index(*lane)).fold(0, |bits, lane| bits | 1 << lane);
             }
             for (lane, seq, time) in &status.marks {
                 if let Some(lane) = lane_index(*lane) {
@@ -280,18 +264,12 @@ impl Tracker {
                 }
             }
         }
-        let is_newest = agent
-            .sessions
-            .last()
-            .is_none_or(|newest| newest.session <= session);
+        let is_newest = agent.sessions.last().is_none_or(|newest| newest.session <= session);
         if is_newest {
             if let Some(interval) = status.interval {
                 agent.interval = interval;
             }
-            agent.backlog = status
-                .oldest
-                .filter(|oldest| *oldest < event_time - BACKLOG)
-                .unwrap_or(i64::MAX);
+            agent.backlog = status.oldest.filter(|oldest| *oldest < event_time - BACKLOG).unwrap_or(i64::MAX);
             if status.oldest.is_some_and(|oldest| oldest >= session) {
                 agent.forget_complete();
             }
@@ -310,7 +288,7 @@ impl Tracker {
             let known = agent.session(session, quiet);
             known.lanes[lane]
                 .get_or_insert_with(|| Box::new(Sequence::new(quiet)))
-                .explain(seq, seq, quiet);
+                .explain(seq, seq, false, quiet);
             self.advance(number);
         }
     }
@@ -409,21 +387,13 @@ fn newest(agent: &Agent) -> Option<&Session> {
 fn waited(agent: &Agent, quiet: i64) -> bool {
     let last = agent.sessions.len().saturating_sub(1);
     agent.sessions.iter().enumerate().any(|(at, session)| {
-        session
-            .lanes
-            .iter()
-            .flatten()
-            .any(|sequence| sequence.is_due(quiet - HOLE))
+        session.lanes.iter().flatten().any(|sequence| sequence.is_due(quiet - HOLE))
             || (at < last && !session.released && quiet - session.moved > SESSION)
     })
 }
 
 fn has_idle_lane(session: &Session, quiet: i64) -> bool {
-    session
-        .lanes
-        .iter()
-        .flatten()
-        .any(|sequence| quiet - sequence.moved() > IDLE_LANE)
+    session.lanes.iter().flatten().any(|sequence| quiet - sequence.moved() > IDLE_LANE)
 }
 
 /// Lets time pass what was waited for long enough; returns how many numbers were given up.
@@ -454,17 +424,11 @@ fn reached(agent: &Agent, quiet: i64) -> Option<i64> {
             continue;
         }
         for (lane, sequence) in session.lanes.iter().enumerate() {
-            let wanted = if is_newest {
-                session.in_use & (1 << lane) != 0
-            } else {
-                session.tails[lane] > 0
-            };
+            let tail = session.tails[lane];
+            let wanted = if is_newest { session.in_use & (1 << lane) != 0 } else { tail >= 0 };
             match sequence {
                 Some(sequence) if is_newest && quiet - sequence.moved() > IDLE_LANE => {}
-                Some(sequence)
-                    if !is_newest
-                        && session.tails[lane] >= 0
-                        && sequence.frontier() >= session.tails[lane] => {}
+                Some(sequence) if !is_newest && tail != UNTOLD && sequence.has_reached(tail) => {}
                 Some(sequence) => least = least.min(sequence.time()),
                 // A lane in use of which nothing came yet holds everything back, for a while.
                 None if wanted && quiet - session.moved <= IDLE_LANE => return None,

@@ -9,10 +9,7 @@ struct Log {
 
 impl Log {
     fn new() -> Self {
-        let mut log = Self {
-            tracker: Tracker::new(Lateness(2 * SECOND)),
-            clock: START,
-        };
+        let mut log = Self { tracker: Tracker::new(Lateness(2 * SECOND)), clock: START };
         log.clock(0);
         log
     }
@@ -20,10 +17,7 @@ impl Log {
     fn clock(&mut self, seconds: i64) -> Vec<String> {
         self.clock += seconds * SECOND;
         let silent = self.tracker.tick("b", self.clock, true, false);
-        silent
-            .into_iter()
-            .map(|number| self.tracker.agent(number).id.to_string())
-            .collect()
+        silent.into_iter().map(|number| self.tracker.agent(number).id.to_string()).collect()
     }
 
     fn row(&mut self, agent: &str, session: i64, lane: Lane, seq: i64, at: i64) -> Decision {
@@ -42,8 +36,7 @@ impl Log {
 
     fn status(&mut self, agent: &str, session: i64, at: i64, status: &Status) {
         let number = self.tracker.intern(agent);
-        self.tracker
-            .status(number, START + session * SECOND, START + at * SECOND, status);
+        self.tracker.status(number, START + session * SECOND, START + at * SECOND, status);
     }
 
     /// Seconds after the start; `None` before the first.
@@ -85,18 +78,12 @@ fn an_outage_of_ours_does_not_age_holes_or_agents() {
 fn the_slowest_lane_in_use_decides_and_marks_move_empty_ones() {
     let mut log = Log::new();
     log.row("a", 0, Lane::Critical, 1, 10);
-    let all = Status {
-        lanes: Some(vec![Lane::Critical, Lane::Normal]),
-        ..Status::default()
-    };
+    let all = Status { lanes: Some(vec![Lane::Critical, Lane::Normal]), ..Status::default() };
     log.status("a", 0, 10, &all);
     log.row("a", 0, Lane::Critical, 2, 50);
     // The first row alone could not know of the other lane.
     assert_eq!(log.watermark("a"), Some(8));
-    let mark = Status {
-        marks: vec![(Lane::Normal, 0, START + 40 * SECOND)],
-        ..Status::default()
-    };
+    let mark = Status { marks: vec![(Lane::Normal, -1, START + 40 * SECOND)], ..Status::default() };
     log.status("a", 0, 50, &mark);
     assert_eq!(log.watermark("a"), Some(38));
     log.row("a", 0, Lane::Normal, 1, 45);
@@ -111,13 +98,13 @@ fn explained_numbers_are_no_holes() {
     let number = log.tracker.intern("a");
     log.tracker.rejected(number, START, Lane::Bulk, 3);
     assert_eq!(log.watermark("a"), Some(8));
-    let shed = Status {
-        shed: Some((START, Lane::Bulk, 2, 4)),
-        ..Status::default()
-    };
+    let shed = Status { shed: Some((START, Lane::Bulk, 2, 4)), ..Status::default() };
     log.status("a", 0, 50, &shed);
     assert_eq!(log.watermark("a"), Some(48));
+    // What was shed may have been sent before; what was rejected cannot come.
+    assert_eq!(log.row("a", 0, Lane::Bulk, 4, 40).verdict, Verdict::Fresh);
     assert_eq!(log.row("a", 0, Lane::Bulk, 4, 40).verdict, Verdict::Duplicate);
+    assert_eq!(log.row("a", 0, Lane::Bulk, 3, 30).verdict, Verdict::Duplicate);
 }
 
 #[test]
@@ -125,20 +112,14 @@ fn an_older_session_is_waited_for_until_its_tail_is_here_and_then_forgotten() {
     let mut log = Log::new();
     log.row("a", 0, Lane::Normal, 1, 10);
     log.row("a", 100, Lane::Normal, 1, 110);
-    let tails = Status {
-        tails: Some((START, vec![(Lane::Normal, 3)])),
-        ..Status::default()
-    };
+    let tails = Status { tails: Some((START, vec![(Lane::Normal, 3)])), ..Status::default() };
     log.status("a", 100, 110, &tails);
     assert_eq!(log.watermark("a"), Some(8));
     log.row("a", 0, Lane::Normal, 2, 20);
     assert_eq!(log.watermark("a"), Some(18));
     assert!(log.row("a", 0, Lane::Normal, 3, 30).watermark < START + 30 * SECOND);
     assert_eq!(log.watermark("a"), Some(108));
-    let oldest = Status {
-        oldest: Some(START + 115 * SECOND),
-        ..Status::default()
-    };
+    let oldest = Status { oldest: Some(START + 115 * SECOND), ..Status::default() };
     log.status("a", 100, 116, &oldest);
     let number = log.tracker.intern("a");
     assert_eq!(log.tracker.agent(number).sessions.len(), 1);
@@ -148,10 +129,7 @@ fn an_older_session_is_waited_for_until_its_tail_is_here_and_then_forgotten() {
 #[test]
 fn a_declared_backlog_holds_the_watermark() {
     let mut log = Log::new();
-    let backlog = Status {
-        oldest: Some(START + 5 * SECOND),
-        ..Status::default()
-    };
+    let backlog = Status { oldest: Some(START + 5 * SECOND), ..Status::default() };
     log.row("a", 200, Lane::Critical, 1, 200);
     let before = log.watermark("a");
     let mut other = Log::new();

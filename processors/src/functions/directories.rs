@@ -53,11 +53,7 @@ impl InDirectory {
 
     fn new(reach: Reach, lists: Arc<Lists>) -> Self {
         let text = vec![DataType::Utf8, DataType::Utf8View, DataType::LargeUtf8];
-        Self {
-            reach,
-            signature: Signature::variadic(text, Volatility::Immutable),
-            lists,
-        }
+        Self { reach, signature: Signature::variadic(text, Volatility::Immutable), lists }
     }
 
     /// The directories that a literal stands for.
@@ -68,10 +64,7 @@ impl InDirectory {
                 .map(|one| vec![one])
                 .ok_or_else(|| format!("'{literal}' is not an absolute directory"));
         };
-        let list = self
-            .lists
-            .get(name)
-            .ok_or_else(|| format!("there is no list '{name}'"))?;
+        let list = self.lists.get(name).ok_or_else(|| format!("there is no list '{name}'"))?;
         list.entries()
             .map(|entry| {
                 Directory::parse(entry)

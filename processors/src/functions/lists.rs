@@ -11,15 +11,8 @@ impl List {
     /// Reads the text of a list file: one entry a line; blanks around it, empty lines and what follows a `#` at the
     /// start of a line or after a blank do not count. Entries are compared without regard to case.
     pub fn parse(text: &str) -> Self {
-        let entries = text
-            .lines()
-            .map(without_comment)
-            .filter(|entry| !entry.is_empty());
-        Self {
-            entries: entries
-                .map(|entry| (entry.to_lowercase(), entry.to_owned()))
-                .collect(),
-        }
+        let entries = text.lines().map(without_comment).filter(|entry| !entry.is_empty());
+        Self { entries: entries.map(|entry| (entry.to_lowercase(), entry.to_owned())).collect() }
     }
 
     /// Whether the list has this entry.

@@ -69,19 +69,16 @@ impl ScalarUDFImpl for InList {
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let list = match &args.args[1] {
-            ColumnarValue::Scalar(scalar) => scalar
-                .try_as_str()
-                .flatten()
-                .and_then(|name| self.lists.get(name)),
+            ColumnarValue::Scalar(scalar) => {
+                scalar.try_as_str().flatten().and_then(|name| self.lists.get(name))
+            }
             ColumnarValue::Array(_) => None,
         };
         let Some(list) = list else {
             return exec_err!("in_list needs the name of a known list as a literal");
         };
         on_array(&args.args[0], |array| {
-            let result: BooleanArray = texts(array)?
-                .map(|text| text.map(|text| list.has(text)))
-                .collect();
+            let result: BooleanArray = texts(array)?.map(|text| text.map(|text| list.has(text))).collect();
             Ok(Arc::new(result))
         })
     }

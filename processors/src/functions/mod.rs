@@ -57,9 +57,7 @@ impl Functions {
             ScalarUDF::from(directories::InDirectory::directly(Arc::clone(lists))),
             ScalarUDF::from(membership::InList::new(Arc::clone(lists))),
         ];
-        Self {
-            functions: functions.into_iter().map(Arc::new).collect(),
-        }
+        Self { functions: functions.into_iter().map(Arc::new).collect() }
     }
 
     /// Makes the functions known to a session.

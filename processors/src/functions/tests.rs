@@ -7,21 +7,14 @@ use crate::plan::{CachedPlan, PlanError};
 
 fn lists() -> Arc<Lists> {
     let mut lists = Lists::default();
-    lists.insert(
-        "forbidden",
-        List::parse("# tools\nMimikatz.exe  # credentials\n\nc#.exe\n"),
-    );
+    lists.insert("forbidden", List::parse("# tools\nMimikatz.exe  # credentials\n\nc#.exe\n"));
     lists.insert("places", List::parse("C:\\Windows\n/usr\n"));
     lists.insert("broken", List::parse("not/absolute\n"));
     Arc::new(lists)
 }
 
 fn evaluate_on(array: ArrayRef, expression: &str) -> Result<ArrayRef, PlanError> {
-    let schema = Arc::new(Schema::new(vec![Field::new(
-        "path",
-        array.data_type().clone(),
-        true,
-    )]));
+    let schema = Arc::new(Schema::new(vec![Field::new("path", array.data_type().clone(), true)]));
     let functions = Functions::with_lists(&lists());
     let sql = format!("SELECT {expression} AS result FROM events");
     let mut plan = CachedPlan::new(&sql, "events", Arc::clone(&schema), &functions)?;
@@ -48,73 +41,40 @@ fn booleans_of(array: &ArrayRef) -> Vec<Option<bool>> {
 #[test]
 fn path_class_and_basename_over_columns() {
     let rows = [Some(r"C:\Windows\x.exe"), None, Some("/tmp/y")];
-    assert_eq!(
-        texts_of(&evaluate(&rows, "path_class(path)")),
-        [Some("system"), None, Some("temp")]
-    );
-    assert_eq!(
-        texts_of(&evaluate(&rows, "basename(path)")),
-        [Some("x.exe"), None, Some("y")]
-    );
+    assert_eq!(texts_of(&evaluate(&rows, "path_class(path)")), [Some("system"), None, Some("temp")]);
+    assert_eq!(texts_of(&evaluate(&rows, "basename(path)")), [Some("x.exe"), None, Some("y")]);
 }
 
 #[test]
 fn functions_of_literals() {
     let one = [Some("x")];
     assert_eq!(texts_of(&evaluate(&one, "path_class('/tmp/y')")), [Some("temp")]);
-    assert_eq!(
-        booleans_of(&evaluate(&one, "is_under('/tmp/y', '/tmp')")),
-        [Some(true)]
-    );
-    assert_eq!(
-        texts_of(&evaluate(&one, "program_name('A.EXE', path)")),
-        [Some("a.exe")]
-    );
+    assert_eq!(booleans_of(&evaluate(&one, "is_under('/tmp/y', '/tmp')")), [Some(true)]);
+    assert_eq!(texts_of(&evaluate(&one, "program_name('A.EXE', path)")), [Some("a.exe")]);
 }
 
 #[test]
 fn is_under_takes_directories_and_lists() {
-    let rows = [
-        Some(r"c:\WINDOWS\System32\x.exe"),
-        Some("/usr/bin/y"),
-        Some("/opt/z"),
-        None,
-    ];
+    let rows = [Some(r"c:\WINDOWS\System32\x.exe"), Some("/usr/bin/y"), Some("/opt/z"), None];
     let either = evaluate(&rows, r"is_under(path, 'C:\Windows', '/opt')");
     assert_eq!(booleans_of(&either), [Some(true), Some(false), Some(true), None]);
     let listed = evaluate(&rows, "is_under(path, '@places')");
     assert_eq!(booleans_of(&listed), [Some(true), Some(true), Some(false), None]);
     let directly = evaluate(&rows, r"is_in(path, 'C:\Windows', '/usr/bin')");
-    assert_eq!(
-        booleans_of(&directly),
-        [Some(false), Some(true), Some(false), None]
-    );
+    assert_eq!(booleans_of(&directly), [Some(false), Some(true), Some(false), None]);
 }
 
 #[test]
 fn in_list_ignores_case_and_comments() {
-    let rows = [
-        Some("MIMIKATZ.exe"),
-        Some("mimikatz.exe"),
-        Some("C#.exe"),
-        Some("# tools"),
-        Some(""),
-        None,
-    ];
+    let rows = [Some("MIMIKATZ.exe"), Some("mimikatz.exe"), Some("C#.exe"), Some("# tools"), Some(""), None];
     let expected = [Some(true), Some(true), Some(true), Some(false), Some(false), None];
-    assert_eq!(
-        booleans_of(&evaluate(&rows, "in_list(path, 'forbidden')")),
-        expected
-    );
+    assert_eq!(booleans_of(&evaluate(&rows, "in_list(path, 'forbidden')")), expected);
 }
 
 #[test]
 fn names_are_lowered_for_windows_only() {
     let rows = [Some(r"C:\Tools\NC.EXE"), Some("/opt/Tools/NC"), None];
-    assert_eq!(
-        texts_of(&evaluate(&rows, "program_name(NULL, path)")),
-        [Some("nc.exe"), Some("NC"), None]
-    );
+    assert_eq!(texts_of(&evaluate(&rows, "program_name(NULL, path)")), [Some("nc.exe"), Some("NC"), None]);
     assert_eq!(
         texts_of(&evaluate(&rows, "program_name(' Net Cat ', path)")),
         [Some("net cat"), Some("Net Cat"), Some("Net Cat")]
@@ -123,10 +83,7 @@ fn names_are_lowered_for_windows_only() {
 
 #[test]
 fn entropy_is_in_bits_per_character() {
-    let array = evaluate(
-        &[Some("aaaa"), Some("abcd"), Some(""), Some("яя"), None],
-        "entropy(path)",
-    );
+    let array = evaluate(&[Some("aaaa"), Some("abcd"), Some(""), Some("яя"), None], "entropy(path)");
     let values: Vec<_> = array.as_primitive::<Float64Type>().iter().collect();
     assert_eq!(values, [Some(0.0), Some(2.0), Some(0.0), Some(0.0), None]);
     assert_eq!(array.data_type(), &DataType::Float64);

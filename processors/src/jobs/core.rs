@@ -127,10 +127,7 @@ impl CoreJob {
     /// Rows as framed Avro.
     fn encode(&mut self, kind: RecordKind, rows: &RecordBatch) -> Result<Vec<Bytes>, JobError> {
         let id = self.setup.ids.id(kind);
-        let encoder = self
-            .encoders
-            .entry(kind)
-            .or_insert_with(|| BatchEncoder::new(kind, id));
+        let encoder = self.encoders.entry(kind).or_insert_with(|| BatchEncoder::new(kind, id));
         encoder.encode(rows).map_err(fatal)
     }
 
@@ -231,10 +228,7 @@ impl CoreJob {
         for (number, before) in state.tracker.take_advanced() {
             let agent = state.tracker.agent(number);
             if state.windows.closes(before, agent.watermark) {
-                closings.push(Closing {
-                    agent: Arc::clone(&agent.id),
-                    watermark: agent.watermark,
-                });
+                closings.push(Closing { agent: Arc::clone(&agent.id), watermark: agent.watermark });
             }
         }
         if !closings.is_empty()
@@ -244,18 +238,14 @@ impl CoreJob {
                 features::rows(&results, &self.feature_schema, &mut state.tracker, false).map_err(fatal)?;
             self.send_features(&rows, output)?;
             alerts.extend(
-                self.thresholds
-                    .evaluate_features(&rows, &mut state.consecutive.state)
-                    .map_err(fatal)?,
+                self.thresholds.evaluate_features(&rows, &mut state.consecutive.state).map_err(fatal)?,
             );
         }
         if silent.is_empty() {
             return Ok(());
         }
-        let agents: AHashSet<Arc<str>> = silent
-            .iter()
-            .map(|number| Arc::clone(&state.tracker.agent(*number).id))
-            .collect();
+        let agents: AHashSet<Arc<str>> =
+            silent.iter().map(|number| Arc::clone(&state.tracker.agent(*number).id)).collect();
         if let Some(results) = state.windows.peek(&agents).map_err(fatal)? {
             let rows =
                 features::rows(&results, &self.feature_schema, &mut state.tracker, true).map_err(fatal)?;
@@ -283,11 +273,7 @@ impl CoreJob {
         for (alert, value) in alerts.iter().zip(values) {
             metrics::counter!("varta_processors_alerts_total", "rule" => alert.rule.id.clone()).increment(1);
             let key = Bytes::copy_from_slice(alert.agent_id.as_bytes());
-            output.send(NewRecord::keyed(
-                Arc::clone(&self.names.alerts),
-                key.clone(),
-                value,
-            ))?;
+            output.send(NewRecord::keyed(Arc::clone(&self.names.alerts), key.clone(), value))?;
             let json = serde_json::to_vec(&to_ocsf(alert)).map_err(fatal)?;
             output.send(NewRecord::keyed(Arc::clone(&self.names.ocsf), key, json))?;
         }
@@ -339,10 +325,7 @@ impl Job for CoreJob {
         records: &[Record],
         output: &mut Output<'_>,
     ) -> Result<(), JobError> {
-        let decoded = self
-            .decoder
-            .decode(records)
-            .map_err(|error| registry_trouble(&error))?;
+        let decoded = self.decoder.decode(records).map_err(|error| registry_trouble(&error))?;
         self.dead_letters(decoded.poison, records, output)?;
         let scan = Scan::new(records, &decoded.groups).map_err(fatal)?;
         let mut from = 0;
@@ -358,13 +341,7 @@ impl Job for CoreJob {
                     alerts.extend(self.segment(state, group, family, picked, records, output)?);
                 }
             }
-            alerts.extend(
-                state
-                    .tracker
-                    .take_clones()
-                    .iter()
-                    .map(|found| self.engine_rules.cloned(found)),
-            );
+            alerts.extend(state.tracker.take_clones().iter().map(|found| self.engine_rules.cloned(found)));
             self.windows(state, &segment.silent, &mut alerts, output)?;
             self.send_alerts(&alerts, output)?;
             metrics::counter!("varta_processors_lost_total").increment(state.tracker.take_lost() as u64);

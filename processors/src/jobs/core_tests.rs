@@ -72,11 +72,7 @@ struct Script {
 
 impl Script {
     fn new(ids: SchemaIds) -> Self {
-        Self {
-            translator: Translator::new(),
-            ids,
-            rows: Vec::new(),
-        }
+        Self { translator: Translator::new(), ids, rows: Vec::new() }
     }
 
     fn frame(&self, kind: RecordKind, datum: &[u8]) -> Bytes {
@@ -86,8 +82,7 @@ impl Script {
     }
 
     fn put(&mut self, at: i64, partition: Option<i32>, key: &str, value: Bytes) {
-        self.rows
-            .push((at, self.rows.len(), partition, key.to_owned(), value));
+        self.rows.push((at, self.rows.len(), partition, key.to_owned(), value));
     }
 
     fn event(&mut self, arrives: i64, message: &serde_json::Value) -> Bytes {
@@ -101,12 +96,8 @@ impl Script {
             sent_at: None,
             mint: &mut mint,
         };
-        let row = self
-            .translator
-            .message(&payload, context)
-            .remove(0)
-            .map_err(|r| r.reason.to_string())
-            .unwrap();
+        let row =
+            self.translator.message(&payload, context).remove(0).map_err(|r| r.reason.to_string()).unwrap();
         let value = self.frame(RecordKind::Family(row.family), &row.datum);
         self.put(arrives, None, &agent, value.clone());
         value
@@ -127,17 +118,8 @@ impl Script {
     }
 
     fn rejected(&mut self, at: i64, agent: &str, seq: i64) {
-        let identity = Identity {
-            agent_id: agent.into(),
-            session: START,
-            lane: Lane::Normal,
-            seq,
-        };
-        let rejected = Rejected {
-            identity,
-            reason: "broken".into(),
-            received_at: at,
-        };
+        let identity = Identity { agent_id: agent.into(), session: START, lane: Lane::Normal, seq };
+        let rejected = Rejected { identity, reason: "broken".into(), received_at: at };
         let value = self.frame(RecordKind::Rejected, &self.translator.rejected(&rejected));
         self.put(at, None, agent, value);
     }
@@ -164,11 +146,7 @@ fn script(seed: u64, ids: SchemaIds) -> Vec<(i64, Option<i32>, String, Bytes)> {
                 arrives = START + 400 * SECOND + at * 10_000;
             }
             let busy = number == 1;
-            let cpu = if busy {
-                95.0
-            } else {
-                chance.below(160) as f64 / 2.0
-            };
+            let cpu = if busy { 95.0 } else { chance.below(160) as f64 / 2.0 };
             let message = match chance.below(6) {
                 0 => {
                     json!({"agent_id": agent, "session": START, "lane": "normal", "seq": seq, "event_time": time,
@@ -183,12 +161,7 @@ fn script(seed: u64, ids: SchemaIds) -> Vec<(i64, Option<i32>, String, Bytes)> {
             };
             let value = script.event(arrives, &message);
             if chance.one_in(4) {
-                script.put(
-                    arrives + chance.below(20_000) as i64 * 1_000,
-                    None,
-                    &agent,
-                    value.clone(),
-                );
+                script.put(arrives + chance.below(20_000) as i64 * 1_000, None, &agent, value.clone());
             }
             if chance.one_in(20) {
                 let cut = value.slice(..value.len() / 2);
@@ -204,11 +177,7 @@ fn script(seed: u64, ids: SchemaIds) -> Vec<(i64, Option<i32>, String, Bytes)> {
         script.clock(START + at * SECOND);
     }
     script.rows.sort_by_key(|row| (row.0, row.1));
-    script
-        .rows
-        .into_iter()
-        .map(|(at, _, partition, key, value)| (at, partition, key, value))
-        .collect()
+    script.rows.into_iter().map(|(at, _, partition, key, value)| (at, partition, key, value)).collect()
 }
 
 fn worker_settings(batch: usize, commit_ms: u64) -> WorkerSettings {
@@ -227,13 +196,7 @@ type Outputs = BTreeMap<(String, Bytes, Bytes, String), usize>;
 fn outputs(log: &MemoryLog) -> Outputs {
     let topics = Topics::default();
     let mut names: Vec<Arc<str>> = Family::ALL.iter().map(|family| topics.events(*family)).collect();
-    names.extend([
-        topics.features("1m"),
-        topics.alerts(),
-        topics.alerts_ocsf(),
-        topics.late(),
-        topics.dlq(),
-    ]);
+    names.extend([topics.features("1m"), topics.alerts(), topics.alerts_ocsf(), topics.late(), topics.dlq()]);
     let mut found = Outputs::new();
     for topic in names {
         for record in log.records(&topic) {
@@ -278,11 +241,7 @@ fn run(rows: &[(i64, Option<i32>, String, Bytes)], run: &Run) -> Outputs {
     for _ in 0..60_000 {
         fleet.ticker.advance(10);
         let mut left = false;
-        let burst = if run.chaos.is_some() {
-            1 + chance.below(20)
-        } else {
-            u64::MAX
-        };
+        let burst = if run.chaos.is_some() { 1 + chance.below(20) } else { u64::MAX };
         for (at, partition, key, value) in rows.by_ref().take(burst as usize) {
             left = true;
             fleet.log.set_time(at / 1_000);
@@ -323,19 +282,10 @@ fn compare(found: &Outputs, expected: &Outputs, what: &str) {
 }
 
 fn count(outputs: &Outputs, topic: &str) -> usize {
-    outputs
-        .iter()
-        .filter(|((name, ..), _)| name == topic)
-        .map(|(_, count)| count)
-        .sum()
+    outputs.iter().filter(|((name, ..), _)| name == topic).map(|(_, count)| count).sum()
 }
 
-const CALM: Run = Run {
-    workers: 1,
-    batch: 4_000,
-    commit_ms: 50,
-    chaos: None,
-};
+const CALM: Run = Run { workers: 1, batch: 4_000, commit_ms: 50, chaos: None };
 
 #[test]
 fn outputs_do_not_depend_on_how_the_log_is_cut() {
@@ -344,32 +294,14 @@ fn outputs_do_not_depend_on_how_the_log_is_cut() {
     let expected = run(&rows, &CALM);
     let topics = Topics::default();
     assert!(expected.values().all(|count| *count == 1), "an output came twice");
-    assert!(
-        count(&expected, "varta.features.1m") >= 40,
-        "{}",
-        count(&expected, "varta.features.1m")
-    );
+    assert!(count(&expected, "varta.features.1m") >= 40, "{}", count(&expected, "varta.features.1m"));
     assert!(count(&expected, &topics.alerts()) > 3);
-    assert_eq!(
-        count(&expected, &topics.alerts()),
-        count(&expected, &topics.alerts_ocsf())
-    );
+    assert_eq!(count(&expected, &topics.alerts()), count(&expected, &topics.alerts_ocsf()));
     assert!(count(&expected, &topics.dlq()) > 3);
     assert_eq!(count(&expected, &topics.events(Family::CustomEvent)), 1);
-    assert_eq!(
-        count(&expected, &topics.late()),
-        0,
-        "nothing of an outage is late"
-    );
+    assert_eq!(count(&expected, &topics.late()), 0, "nothing of an outage is late");
     for (batch, commit_ms) in [(1, 50), (7, 20), (4_000, 500)] {
-        let found = run(
-            &rows,
-            &Run {
-                batch,
-                commit_ms,
-                ..CALM
-            },
-        );
+        let found = run(&rows, &Run { batch, commit_ms, ..CALM });
         compare(&found, &expected, &format!("batches of {batch}"));
     }
 }
@@ -380,12 +312,7 @@ fn disturbances_change_nothing() {
     for seed in 0..4 {
         let rows = script(seed, ids.clone());
         let expected = run(&rows, &CALM);
-        let chaos = Run {
-            workers: 2,
-            batch: 40,
-            commit_ms: 30,
-            chaos: Some(seed),
-        };
+        let chaos = Run { workers: 2, batch: 40, commit_ms: 30, chaos: Some(seed) };
         compare(&run(&rows, &chaos), &expected, &format!("seed {seed}"));
     }
 }

@@ -34,11 +34,7 @@ pub(super) fn rows(
     let mut revisions = Vec::with_capacity(starts.len());
     for (row, start) in starts.iter().enumerate() {
         let number = tracker.intern(agents.value(row));
-        let before = tracker
-            .agent(number)
-            .revisions
-            .iter()
-            .position(|(window, _)| window == start);
+        let before = tracker.agent(number).revisions.iter().position(|(window, _)| window == start);
         let revision = before.map_or(0, |at| tracker.agent(number).revisions[at].1);
         match (before, is_partial) {
             (Some(at), true) => tracker.agent_mut(number).revisions[at].1 += 1,
@@ -50,25 +46,22 @@ pub(super) fn rows(
         }
         revisions.push(revision);
     }
-    let columns = schema
-        .fields()
-        .iter()
-        .map(|field| -> Result<ArrayRef, ArrowError> {
-            Ok(match field.name().as_str() {
-                "window_end" => {
-                    let ends: Vec<i64> = starts.iter().map(|start| start + MINUTE).collect();
-                    Arc::new(TimestampMicrosecondArray::from(ends).with_timezone("+00:00"))
-                }
-                "revision" => Arc::new(Int32Array::from(revisions.clone())),
-                "is_partial" => Arc::new(BooleanArray::from(vec![is_partial; starts.len()])),
-                name => {
-                    let found = results.column_by_name(name);
-                    let found = found
-                        .ok_or_else(|| ArrowError::SchemaError(format!("the query has no column {name}")))?;
-                    cast(found, field.data_type())?
-                }
-            })
-        });
+    let columns = schema.fields().iter().map(|field| -> Result<ArrayRef, ArrowError> {
+        Ok(match field.name().as_str() {
+            "window_end" => {
+                let ends: Vec<i64> = starts.iter().map(|start| start + MINUTE).collect();
+                Arc::new(TimestampMicrosecondArray::from(ends).with_timezone("+00:00"))
+            }
+            "revision" => Arc::new(Int32Array::from(revisions.clone())),
+            "is_partial" => Arc::new(BooleanArray::from(vec![is_partial; starts.len()])),
+            name => {
+                let found = results.column_by_name(name);
+                let found = found
+                    .ok_or_else(|| ArrowError::SchemaError(format!("the query has no column {name}")))?;
+                cast(found, field.data_type())?
+            }
+        })
+    });
     RecordBatch::try_new(Arc::clone(schema), columns.collect::<Result<_, _>>()?)
 }
 
@@ -90,58 +83,25 @@ impl Default for Consecutive {
             Field::new("first_start", DataType::Int64, false),
             Field::new("last_end", DataType::Int64, false),
         ]);
-        Self {
-            state: ConsecutiveState::new(),
-            schema,
-        }
+        Self { state: ConsecutiveState::new(), schema }
     }
 }
 
 impl Consecutive {
     fn batch(&self, rows: &[(ConsecutiveKey, Option<Run>)]) -> Result<RecordBatch, StateError> {
         let op = |run: &Option<Run>| {
-            if run.is_some() {
-                Op::Put as u8
-            } else {
-                Op::Delete as u8
-            }
+            if run.is_some() { Op::Put as u8 } else { Op::Delete as u8 }
         };
-        let run = |run: &Option<Run>| {
-            run.unwrap_or(Run {
-                count: 0,
-                first_start: 0,
-                last_end: 0,
-            })
-        };
+        let run = |run: &Option<Run>| run.unwrap_or(Run { count: 0, first_start: 0, last_end: 0 });
         RecordBatch::try_new(
             Arc::clone(&self.schema),
             vec![
                 Arc::new(rows.iter().map(|row| Some(op(&row.1))).collect::<UInt8Array>()),
-                Arc::new(
-                    rows.iter()
-                        .map(|row| Some(&*row.0.agent_id))
-                        .collect::<StringArray>(),
-                ),
-                Arc::new(
-                    rows.iter()
-                        .map(|row| Some(&*row.0.rule_id))
-                        .collect::<StringArray>(),
-                ),
-                Arc::new(
-                    rows.iter()
-                        .map(|row| Some(run(&row.1).count))
-                        .collect::<UInt32Array>(),
-                ),
-                Arc::new(
-                    rows.iter()
-                        .map(|row| Some(run(&row.1).first_start))
-                        .collect::<Int64Array>(),
-                ),
-                Arc::new(
-                    rows.iter()
-                        .map(|row| Some(run(&row.1).last_end))
-                        .collect::<Int64Array>(),
-                ),
+                Arc::new(rows.iter().map(|row| Some(&*row.0.agent_id)).collect::<StringArray>()),
+                Arc::new(rows.iter().map(|row| Some(&*row.0.rule_id)).collect::<StringArray>()),
+                Arc::new(rows.iter().map(|row| Some(run(&row.1).count)).collect::<UInt32Array>()),
+                Arc::new(rows.iter().map(|row| Some(run(&row.1).first_start)).collect::<Int64Array>()),
+                Arc::new(rows.iter().map(|row| Some(run(&row.1).last_end)).collect::<Int64Array>()),
             ],
         )
         .map_err(arrow_error(NAME))
@@ -184,20 +144,12 @@ impl Operator for Consecutive {
 
     fn drain_changes(&mut self) -> Result<Option<RecordBatch>, StateError> {
         let changes = self.state.take_changes();
-        if changes.is_empty() {
-            Ok(None)
-        } else {
-            self.batch(&changes).map(Some)
-        }
+        if changes.is_empty() { Ok(None) } else { self.batch(&changes).map(Some) }
     }
 
     fn snapshot(&mut self) -> Result<RecordBatch, StateError> {
         self.state.take_changes();
-        let rows: Vec<_> = self
-            .state
-            .rows()
-            .map(|(key, run)| (key.clone(), Some(*run)))
-            .collect();
+        let rows: Vec<_> = self.state.rows().map(|(key, run)| (key.clone(), Some(*run))).collect();
         self.batch(&rows)
     }
 

@@ -28,13 +28,8 @@ pub(super) struct EngineRules {
 impl EngineRules {
     pub(super) fn new() -> Result<Self, Vec<RuleProblem>> {
         let set = RuleSet::parse([("engine.yaml", CLONED)], [])?;
-        let missing = || {
-            vec![RuleProblem {
-                file: "engine.yaml".into(),
-                line: 1,
-                what: "agent-cloned".into(),
-            }]
-        };
+        let missing =
+            || vec![RuleProblem { file: "engine.yaml".into(), line: 1, what: "agent-cloned".into() }];
         let cloned = set.get("agent-cloned").cloned().ok_or_else(missing)?;
         Ok(Self { set, cloned })
     }
@@ -42,12 +37,7 @@ impl EngineRules {
     /// One id, two machines.
     pub(super) fn cloned(&self, found: &event_time::Clone) -> Alert {
         Alert {
-            finding_uid: uid(&[
-                "clone",
-                &found.agent,
-                &found.older.to_string(),
-                &found.newer.to_string(),
-            ]),
+            finding_uid: uid(&["clone", &found.agent, &found.older.to_string(), &found.newer.to_string()]),
             rule: Arc::clone(&self.cloned),
             rule_set: Arc::clone(self.set.hash()),
             activity: Activity::Create,
@@ -91,9 +81,7 @@ mod tests {
 
     #[test]
     fn the_engine_rules_parse_and_ids_repeat() {
-        EngineRules::new()
-            .map_err(|problems| format!("{problems:?}"))
-            .unwrap();
+        EngineRules::new().map_err(|problems| format!("{problems:?}")).unwrap();
         assert_eq!(uid(&["a", "b"]), uid(&["a", "b"]));
         assert_ne!(uid(&["a", "b"]), uid(&["ab"]));
     }

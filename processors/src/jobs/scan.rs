@@ -41,11 +41,7 @@ impl Picked {
         } else {
             take_record_batch(of, &UInt32Array::from(self.rows.clone()))?
         };
-        if self.uncertain.is_empty() {
-            Ok(batch)
-        } else {
-            with_flag(&batch, &self.uncertain, UNCERTAIN)
-        }
+        if self.uncertain.is_empty() { Ok(batch) } else { with_flag(&batch, &self.uncertain, UNCERTAIN) }
     }
 }
 
@@ -70,15 +66,8 @@ pub(super) struct Scan<'a> {
 }
 
 enum Columns<'a> {
-    Events {
-        events: EventColumns<'a>,
-        status: Option<StatusColumns<'a>>,
-    },
-    Clock {
-        bridge: &'a StringArray,
-        connected: &'a BooleanArray,
-        goodbye: &'a BooleanArray,
-    },
+    Events { events: EventColumns<'a>, status: Option<StatusColumns<'a>> },
+    Clock { bridge: &'a StringArray, connected: &'a BooleanArray, goodbye: &'a BooleanArray },
     Rejected(IdentityColumns<'a>),
     Other,
 }
@@ -107,23 +96,14 @@ impl<'a> Scan<'a> {
             }
         }
         let groups = groups.iter().map(Columns::of).collect::<Result<_, _>>()?;
-        Ok(Self {
-            groups,
-            places,
-            records,
-        })
+        Ok(Self { groups, places, records })
     }
 
     /// Scans from `from` to the end, or to the first clock record at which something must be emitted.
     pub(super) fn segment(&self, tracker: &mut Tracker, from: usize) -> Segment {
         let mut picked: Vec<Picked> = Vec::new();
         picked.resize_with(self.groups.len(), Picked::default);
-        let mut segment = Segment {
-            end: self.records.len(),
-            picked,
-            silent: Vec::new(),
-            duplicates: 0,
-        };
+        let mut segment = Segment { end: self.records.len(), picked, silent: Vec::new(), duplicates: 0 };
         // Neighbouring rows are often of one agent; looking it up once is enough.
         let mut last: (&str, u32) = ("", 0);
         let mut known = |tracker: &mut Tracker, id: &'a str| {
@@ -147,10 +127,7 @@ impl<'a> Scan<'a> {
                         session: identity.session.value(index),
                         lane: identity.lane(index),
                         seq: identity.seq.value(index),
-                        event_id: events
-                            .event_id
-                            .is_valid(index)
-                            .then(|| events.event_id.value(index)),
+                        event_id: events.event_id.is_valid(index).then(|| events.event_id.value(index)),
                         event_time: events.event_time[index],
                         received_at: events.received_at[index],
                         replayed: events.replayed.value(index),
@@ -160,13 +137,11 @@ impl<'a> Scan<'a> {
                         segment.duplicates += 1;
                         continue;
                     }
-                    if let Some(status) = status {
-                        tracker.status(
-                            agent,
-                            seen.session,
-                            decision.time,
-                            &status.read(index, seen.session),
-                        );
+                    // The broker's last will and its like have no sequence and say nothing about sequences.
+                    if let Some(status) = status
+                        && seen.lane != Lane::Foreign
+                    {
+                        tracker.status(agent, seen.session, decision.time, &status.read(index, seen.session));
                     }
                     let picked = &mut segment.picked[group as usize];
                     if decision.verdict == Verdict::Uncertain {
@@ -175,11 +150,7 @@ impl<'a> Scan<'a> {
                     picked.rows.push(row);
                     picked.times.push((decision.time, decision.watermark));
                 }
-                Columns::Clock {
-                    bridge,
-                    connected,
-                    goodbye,
-                } => {
+                Columns::Clock { bridge, connected, goodbye } => {
                     let appended = self.records[at].timestamp.saturating_mul(1_000);
                     let bridge = bridge.value(index);
                     segment.silent =
@@ -248,42 +219,28 @@ fn missing(name: &str) -> ArrowError {
 
 /// A text column.
 pub(super) fn text<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a StringArray, ArrowError> {
-    batch
-        .column_by_name(name)
-        .and_then(|column| column.as_string_opt::<i32>())
-        .ok_or_else(|| missing(name))
+    batch.column_by_name(name).and_then(|column| column.as_string_opt::<i32>()).ok_or_else(|| missing(name))
 }
 
 fn long<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a Int64Array, ArrowError> {
-    let column = batch
-        .column_by_name(name)
-        .and_then(|column| column.as_any().downcast_ref());
+    let column = batch.column_by_name(name).and_then(|column| column.as_any().downcast_ref());
     column.ok_or_else(|| missing(name))
 }
 
 fn flag<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a BooleanArray, ArrowError> {
-    batch
-        .column_by_name(name)
-        .and_then(|column| column.as_boolean_opt())
-        .ok_or_else(|| missing(name))
+    batch.column_by_name(name).and_then(|column| column.as_boolean_opt()).ok_or_else(|| missing(name))
 }
 
 /// A timestamp column, µs.
 pub(super) fn micros<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a [i64], ArrowError> {
-    let column = batch
-        .column_by_name(name)
-        .and_then(|column| column.as_primitive_opt::<TimestampMicrosecondType>());
-    column
-        .map(|column| &column.values()[..])
-        .ok_or_else(|| missing(name))
+    let column =
+        batch.column_by_name(name).and_then(|column| column.as_primitive_opt::<TimestampMicrosecondType>());
+    column.map(|column| &column.values()[..]).ok_or_else(|| missing(name))
 }
 
 /// Adds a flag to the `flags` column of some rows.
 fn with_flag(batch: &RecordBatch, rows: &[u32], flag: &str) -> Result<RecordBatch, ArrowError> {
-    let (at, _) = batch
-        .schema_ref()
-        .column_with_name("flags")
-        .ok_or_else(|| missing("flags"))?;
+    let (at, _) = batch.schema_ref().column_with_name("flags").ok_or_else(|| missing("flags"))?;
     let flags = text(batch, "flags")?;
     let mut built = StringBuilder::new();
     let mut next = rows.iter().peekable();

@@ -52,9 +52,7 @@ impl FamilyPlan {
             } else if let Some(rule) = name.strip_prefix("drop_") {
                 Role::Drop(rule.to_owned())
             } else {
-                let at = schema
-                    .index_of(name)
-                    .map_err(|_| wrong(format!("there is no column `{name}`")))?;
+                let at = schema.index_of(name).map_err(|_| wrong(format!("there is no column `{name}`")))?;
                 Role::Column(at)
             };
             let expected = match role {
@@ -62,29 +60,17 @@ impl FamilyPlan {
                 Role::Flag(_) | Role::Drop(_) => &DataType::Boolean,
             };
             if answer.data_type() != expected {
-                return Err(wrong(format!(
-                    "`{name}` is {}, but must be {expected}",
-                    answer.data_type()
-                )));
+                return Err(wrong(format!("`{name}` is {}, but must be {expected}", answer.data_type())));
             }
             roles.push(role);
         }
-        let flags = schema
-            .index_of(FLAGS)
-            .map_err(|_| wrong(format!("there is no column `{FLAGS}`")))?;
-        Ok(Self {
-            family,
-            schema,
-            flags,
-            roles,
-            plan,
-        })
+        let flags = schema.index_of(FLAGS).map_err(|_| wrong(format!("there is no column `{FLAGS}`")))?;
+        Ok(Self { family, schema, flags, roles, plan })
     }
 
     pub(super) fn apply(&mut self, batch: RecordBatch) -> Result<Normalised, NormaliseError> {
         let family = self.family;
-        self.normalise(batch)
-            .map_err(|source| NormaliseError::Plan { family, source })
+        self.normalise(batch).map_err(|source| NormaliseError::Plan { family, source })
     }
 
     fn normalise(&mut self, batch: RecordBatch) -> Result<Normalised, PlanError> {
@@ -114,20 +100,12 @@ impl FamilyPlan {
         }
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
         if dropping.is_empty() {
-            return Ok(Normalised {
-                batch,
-                kept: (0..rows as u32).collect(),
-                dropped: Vec::new(),
-            });
+            return Ok(Normalised { batch, kept: (0..rows as u32).collect(), dropped: Vec::new() });
         }
         let (drop, dropped) = decide(rows, &dropping);
         let keep = not(&drop)?;
         let kept = (0..rows as u32).filter(|&row| keep.value(row as usize)).collect();
-        Ok(Normalised {
-            batch: filter_record_batch(&batch, &keep)?,
-            kept,
-            dropped,
-        })
+        Ok(Normalised { batch: filter_record_batch(&batch, &keep)?, kept, dropped })
     }
 }
 
@@ -147,12 +125,7 @@ fn decide(rows: usize, dropping: &[(&String, &BooleanArray)]) -> (BooleanArray, 
     });
     let drop = verdicts.collect::<BooleanArray>();
     let counted = dropping.iter().zip(counts).filter(|(_, count)| *count > 0);
-    (
-        drop,
-        counted
-            .map(|((rule, _), count)| ((*rule).clone(), count))
-            .collect(),
-    )
+    (drop, counted.map(|((rule, _), count)| ((*rule).clone(), count)).collect())
 }
 
 /// The column `flags` with the raised ones added; what a source had set stays, and nothing is said twice.
@@ -163,13 +136,7 @@ fn with_flags(before: &ArrayRef, raised: &[(&String, &BooleanArray)]) -> ArrayRe
     for row in 0..before.len() {
         flags.clear();
         if before.is_valid(row) {
-            flags.extend(
-                before
-                    .value(row)
-                    .split(',')
-                    .map(str::trim)
-                    .filter(|flag| !flag.is_empty()),
-            );
+            flags.extend(before.value(row).split(',').map(str::trim).filter(|flag| !flag.is_empty()));
         }
         for (name, column) in raised {
             if is_true(column, row) && !flags.contains(&name.as_str()) {

@@ -53,12 +53,8 @@ pub struct Normaliser {
 impl Normaliser {
     /// Plans the query of every family.
     pub fn new(functions: &Functions) -> Result<Self, NormaliseError> {
-        let plans = Family::ALL
-            .into_iter()
-            .map(|family| FamilyPlan::new(family, sql(family), functions));
-        Ok(Self {
-            plans: plans.collect::<Result<_, _>>()?,
-        })
+        let plans = Family::ALL.into_iter().map(|family| FamilyPlan::new(family, sql(family), functions));
+        Ok(Self { plans: plans.collect::<Result<_, _>>()? })
     }
 
     /// Normalises rows of one family. The batch must have the family's columns.

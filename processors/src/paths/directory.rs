@@ -16,15 +16,8 @@ impl Directory {
         if matches!(path.root(), Root::None | Root::Device | Root::Memory) {
             return None;
         }
-        let segments = path
-            .segments()
-            .iter()
-            .map(|&segment| segment.to_owned())
-            .collect();
-        Some(Self {
-            root: path.root(),
-            segments,
-        })
+        let segments = path.segments().iter().map(|&segment| segment.to_owned()).collect();
+        Some(Self { root: path.root(), segments })
     }
 
     /// Whether the path lies in this directory or in one below it; the directory is not under itself.
@@ -44,13 +37,10 @@ impl Directory {
         };
         let posix = self.root == Root::Posix;
         same_root
-            && self.segments.iter().zip(path.segments()).all(|(own, other)| {
-                own == "*"
-                    || if posix {
-                        own == other
-                    } else {
-                        same_name(own, other)
-                    }
-            })
+            && self
+                .segments
+                .iter()
+                .zip(path.segments())
+                .all(|(own, other)| own == "*" || if posix { own == other } else { same_name(own, other) })
     }
 }

@@ -38,10 +38,7 @@ pub fn basename(path: &str) -> Option<&str> {
     let text = parse::trimmed(path);
     let windows = parse::looks_like_windows(text);
     let is_separator = |c: char| c == '/' || (windows && c == '\\');
-    text.trim_end_matches(is_separator)
-        .rsplit(is_separator)
-        .next()
-        .filter(|name| !name.is_empty())
+    text.trim_end_matches(is_separator).rsplit(is_separator).next().filter(|name| !name.is_empty())
 }
 
 /// Whether a path, or a bare program name, is spelled the Windows way; its names are then compared without case.

@@ -41,10 +41,7 @@ const WINDOWS_VARIABLES: &[(&str, &[&str])] = &[
     ("PROGRAMFILES(X86)", &["Program Files (x86)"]),
     ("PROGRAMW6432", &["Program Files"]),
     ("COMMONPROGRAMFILES", &["Program Files", "Common Files"]),
-    (
-        "COMMONPROGRAMFILES(X86)",
-        &["Program Files (x86)", "Common Files"],
-    ),
+    ("COMMONPROGRAMFILES(X86)", &["Program Files (x86)", "Common Files"]),
     ("PROGRAMDATA", &["ProgramData"]),
     ("ALLUSERSPROFILE", &["ProgramData"]),
     ("PUBLIC", &["Users", "Public"]),
@@ -84,11 +81,7 @@ impl<'a> Path<'a> {
     /// Takes a path apart; never fails, for whatever cannot be read has no root.
     pub fn parse(text: &'a str) -> Self {
         let text = trimmed(text);
-        if looks_like_windows(text) {
-            Self::windows(text)
-        } else {
-            Self::posix(text)
-        }
+        if looks_like_windows(text) { Self::windows(text) } else { Self::posix(text) }
     }
 
     /// What the path starts from.
@@ -102,10 +95,7 @@ impl<'a> Path<'a> {
     }
 
     fn new(root: Root) -> Self {
-        Self {
-            root,
-            segments: Vec::with_capacity(12),
-        }
+        Self { root, segments: Vec::with_capacity(12) }
     }
 
     fn posix(text: &'a str) -> Self {
@@ -118,10 +108,7 @@ impl<'a> Path<'a> {
             _ if first.is_empty() && text.starts_with('/') => {}
             _ if first.starts_with('~') => path.segments.extend(["home", "*"]),
             Some(name) => {
-                let name = name
-                    .strip_prefix('{')
-                    .and_then(|inner| inner.strip_suffix('}'))
-                    .unwrap_or(name);
+                let name = name.strip_prefix('{').and_then(|inner| inner.strip_suffix('}')).unwrap_or(name);
                 match POSIX_VARIABLES.iter().find(|(variable, _)| *variable == name) {
                     Some((_, place)) => path.segments.extend(*place),
                     None => return Self::new(Root::None),
@@ -265,23 +252,17 @@ pub(super) fn looks_like_windows(text: &str) -> bool {
 
 /// Whether a bare file name ends as programs of Windows do.
 pub(super) fn has_windows_extension(text: &str) -> bool {
-    const EXTENSIONS: [&str; 12] = [
-        "exe", "com", "scr", "dll", "bat", "cmd", "ps1", "vbs", "msi", "sys", "cpl", "pif",
-    ];
-    text.rsplit_once('.').is_some_and(|(_, extension)| {
-        EXTENSIONS
-            .iter()
-            .any(|known| extension.eq_ignore_ascii_case(known))
-    })
+    const EXTENSIONS: [&str; 12] =
+        ["exe", "com", "scr", "dll", "bat", "cmd", "ps1", "vbs", "msi", "sys", "cpl", "pif"];
+    text.rsplit_once('.')
+        .is_some_and(|(_, extension)| EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known)))
 }
 
 /// Whether two names of Windows are the same file.
 pub(super) fn same_name(a: &str, b: &str) -> bool {
     a.eq_ignore_ascii_case(b)
         || (!(a.is_ascii() && b.is_ascii())
-            && a.chars()
-                .flat_map(char::to_lowercase)
-                .eq(b.chars().flat_map(char::to_lowercase)))
+            && a.chars().flat_map(char::to_lowercase).eq(b.chars().flat_map(char::to_lowercase)))
 }
 
 fn drive_letter(text: &str) -> Option<u8> {
@@ -298,9 +279,7 @@ fn windows_variable(text: &str) -> Option<(&'static [&'static str], &str)> {
         let inner = strip_ci(text, "$env:")?;
         inner.split_at(inner.find(['\\', '/']).unwrap_or(inner.len()))
     };
-    let (_, place) = WINDOWS_VARIABLES
-        .iter()
-        .find(|(variable, _)| name.eq_ignore_ascii_case(variable))?;
+    let (_, place) = WINDOWS_VARIABLES.iter().find(|(variable, _)| name.eq_ignore_ascii_case(variable))?;
     Some((place, rest))
 }
 
@@ -309,11 +288,7 @@ fn long_name(segment: &str, depth: usize) -> &str {
         return segment;
     }
     if segment.eq_ignore_ascii_case("DOCUME~1") {
-        return if depth == 0 {
-            "Documents and Settings"
-        } else {
-            "Documents"
-        };
+        return if depth == 0 { "Documents and Settings" } else { "Documents" };
     }
     SHORT_NAMES
         .iter()

@@ -82,17 +82,10 @@ pub(super) fn classify(segments: &[&str]) -> PathClass {
 }
 
 fn first(places: &[(&[&str], PathClass)], segments: &[&str]) -> Option<PathClass> {
-    places
-        .iter()
-        .find(|(place, _)| below(place, segments).is_some())
-        .map(|(_, class)| *class)
+    places.iter().find(|(place, _)| below(place, segments).is_some()).map(|(_, class)| *class)
 }
 
 fn below<'a, 'b>(place: &[&str], segments: &'b [&'a str]) -> Option<&'b [&'a str]> {
     let (head, rest) = segments.split_at_checked(place.len())?;
-    place
-        .iter()
-        .zip(head)
-        .all(|(own, other)| *own == "*" || own == other)
-        .then_some(rest)
+    place.iter().zip(head).all(|(own, other)| *own == "*" || own == other).then_some(rest)
 }

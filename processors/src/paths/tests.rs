@@ -26,14 +26,8 @@ fn places_of_windows() {
         (r"\??\C:\Windows\system32\conhost.exe", "system"),
         (r"\\?\C:\Windows\System32\cmd.exe", "system"),
         (r"\Device\HarddiskVolume3\Windows\System32\lsass.exe", "system"),
-        (
-            r"\\?\GLOBALROOT\Device\HarddiskVolume1\Windows\notepad.exe",
-            "system",
-        ),
-        (
-            r"\\?\Volume{4c1b02c1-d990-11dc-99ae-806e6f6e6963}\Windows\notepad.exe",
-            "system",
-        ),
+        (r"\\?\GLOBALROOT\Device\HarddiskVolume1\Windows\notepad.exe", "system"),
+        (r"\\?\Volume{4c1b02c1-d990-11dc-99ae-806e6f6e6963}\Windows\notepad.exe", "system"),
         (r"D:\Windows\System32\svchost.exe", "other"),
         (r"C:\WindowsEvil\svchost.exe", "other"),
         (r"C:\Windows \System32\svchost.exe", "other"),
@@ -48,27 +42,18 @@ fn places_of_windows() {
         (r"C:\PROGRA~1\MICROS~1\Office\winword.exe", "program"),
         (r"C:\PROGRA~7\x.exe", "other"),
         (r"C:\ProgramData\Acme\x.exe", "program_data"),
-        (
-            r"C:\ProgramData\Microsoft\Windows Defender\Platform\4.18\MsMpEng.exe",
-            "program",
-        ),
+        (r"C:\ProgramData\Microsoft\Windows Defender\Platform\4.18\MsMpEng.exe", "program"),
         (r"C:\Users\anna\AppData\Local\Temp\x.exe", "user_temp"),
         (r"C:\Users\anna\AppData\Local\Temp2\x.exe", "user_local"),
         (r"C:\DOCUME~1\anna\LOCALS~1\Temp\x.exe", "user_temp"),
         (r"%TEMP%\x.exe", "user_temp"),
         (r"$env:TEMP\x.exe", "user_temp"),
         (r"%LOCALAPPDATA%\Programs\x.exe", "user_local"),
-        (
-            r"C:\Windows\System32\config\systemprofile\AppData\Local\Temp\x.exe",
-            "user_temp",
-        ),
+        (r"C:\Windows\System32\config\systemprofile\AppData\Local\Temp\x.exe", "user_temp"),
         (r"C:\Users\anna\AppData\Roaming\x.exe", "user_roaming"),
         (r"%APPDATA%\x.exe", "user_roaming"),
         (r"%APPDATA%\..\Local\Temp\x.exe", "user_temp"),
-        (
-            r"C:\Users\anna\AppData\Local\Google\Chrome\Application\chrome.exe",
-            "user_local",
-        ),
+        (r"C:\Users\anna\AppData\Local\Google\Chrome\Application\chrome.exe", "user_local"),
         (r"C:\Users\anna\Documents\x.exe", "user_documents"),
         (r"C:\Users\anna\OneDrive\Documents\x.exe", "user_documents"),
         (r"%HOMEDRIVE%%HOMEPATH%\Downloads\x.exe", "user_downloads"),
@@ -84,10 +69,7 @@ fn places_of_windows() {
         (r"\\server\share\x.exe", "network"),
         (r"\\?\UNC\server\share\x.exe", "network"),
         (r"\Device\Mup\server\share\x.exe", "network"),
-        (
-            r"\Device\LanmanRedirector\;Z:00000000000f2a1c\server\share\x.exe",
-            "network",
-        ),
+        (r"\Device\LanmanRedirector\;Z:00000000000f2a1c\server\share\x.exe", "network"),
         (r"\\127.0.0.1\C$\Windows\System32\cmd.exe", "network"),
         (r"\Device\CdRom0\setup.exe", "removable"),
         (r"A:\x.exe", "removable"),
@@ -154,26 +136,14 @@ fn under_means_whole_segments() {
     assert!(under(r"C:\Windows\System32\x.exe", r"C:\Windows"));
     assert!(under(r"c:\windows\x.exe", r"C:\Windows\"));
     assert!(!under(r"C:\WindowsEvil\x.exe", r"C:\Windows"));
-    assert!(
-        !under(r"C:\Windows", r"C:\Windows"),
-        "a directory is not under itself"
-    );
+    assert!(!under(r"C:\Windows", r"C:\Windows"), "a directory is not under itself");
     assert!(!under(r"D:\Windows\x.exe", r"C:\Windows"));
     assert!(!under(r"D:\Windows\x.exe", r"%SystemRoot%"));
     assert!(under(r"\Device\HarddiskVolume2\Windows\x.exe", r"C:\Windows"));
-    assert!(under(
-        r"C:\Users\anna\AppData\Roaming\Zoom\bin\Zoom.exe",
-        r"%APPDATA%\Zoom"
-    ));
-    assert!(under(
-        r"%APPDATA%\Zoom\bin\Zoom.exe",
-        r"C:\Users\*\AppData\Roaming\Zoom"
-    ));
+    assert!(under(r"C:\Users\anna\AppData\Roaming\Zoom\bin\Zoom.exe", r"%APPDATA%\Zoom"));
+    assert!(under(r"%APPDATA%\Zoom\bin\Zoom.exe", r"C:\Users\*\AppData\Roaming\Zoom"));
     assert!(under(r"\\Server\Share\dir\x.exe", r"\\server\share"));
-    assert!(
-        !under(r"\\server\share\..\..\other\x.exe", r"\\server\other"),
-        "a share has no parent"
-    );
+    assert!(!under(r"\\server\share\..\..\other\x.exe", r"\\server\other"), "a share has no parent");
     assert!(!under("/tmp/x", r"C:\tmp"));
     assert!(!under(r"C:\tmp\x", "/tmp"));
     assert!(under("/usr/lib/../bin/x", "/usr/bin"));
@@ -184,14 +154,8 @@ fn under_means_whole_segments() {
 
 #[test]
 fn directly_in_means_the_parent() {
-    assert!(directly_in(
-        r"C:\Windows\System32\svchost.exe",
-        r"C:\Windows\System32"
-    ));
-    assert!(!directly_in(
-        r"C:\Windows\System32\drivers\svchost.exe",
-        r"C:\Windows\System32"
-    ));
+    assert!(directly_in(r"C:\Windows\System32\svchost.exe", r"C:\Windows\System32"));
+    assert!(!directly_in(r"C:\Windows\System32\drivers\svchost.exe", r"C:\Windows\System32"));
     assert!(!directly_in(r"C:\Windows\System32", r"C:\Windows\System32"));
 }
 

@@ -56,10 +56,7 @@ const ON_DRIVE: &[(&[&str], PathClass)] = &[
     (&["Program Files"], PathClass::Program),
     (&["Program Files (x86)"], PathClass::Program),
     // its own service may update itself there, users may not
-    (
-        &["ProgramData", "Microsoft", "Windows Defender", "Platform"],
-        PathClass::Program,
-    ),
+    (&["ProgramData", "Microsoft", "Windows Defender", "Platform"], PathClass::Program),
     (&["ProgramData"], PathClass::ProgramData),
     (&["Temp"], PathClass::Temp),
     (&["Tmp"], PathClass::Temp),
@@ -99,10 +96,7 @@ fn in_profile(segments: &[&str]) -> Option<PathClass> {
 fn in_windows(rest: &[&str]) -> PathClass {
     if below(&["Temp"], rest).is_some() {
         PathClass::Temp
-    } else if WRITABLE_IN_WINDOWS
-        .iter()
-        .any(|place| below(place, rest).is_some())
-    {
+    } else if WRITABLE_IN_WINDOWS.iter().any(|place| below(place, rest).is_some()) {
         PathClass::WorldWritable
     } else {
         PathClass::System
@@ -110,17 +104,11 @@ fn in_windows(rest: &[&str]) -> PathClass {
 }
 
 fn first(places: &[(&[&str], PathClass)], segments: &[&str]) -> Option<PathClass> {
-    places
-        .iter()
-        .find(|(place, _)| below(place, segments).is_some())
-        .map(|(_, class)| *class)
+    places.iter().find(|(place, _)| below(place, segments).is_some()).map(|(_, class)| *class)
 }
 
 fn below<'a, 'b>(place: &[&str], segments: &'b [&'a str]) -> Option<&'b [&'a str]> {
     let (head, rest) = segments.split_at_checked(place.len())?;
-    let same = place
-        .iter()
-        .zip(head)
-        .all(|(own, other)| *own == "*" || same_name(own, other));
+    let same = place.iter().zip(head).all(|(own, other)| *own == "*" || same_name(own, other));
     same.then_some(rest)
 }

@@ -20,9 +20,7 @@ const TABLE: &str = "events";
 pub(super) fn check(rule: &Rule, functions: &Functions) -> Result<(), String> {
     let schema = arrow_schema(rule.condition.reads());
     let columns = DFSchema::try_from(Arc::clone(&schema)).map_err(plain)?;
-    let expression = session(functions)
-        .state()
-        .create_logical_expr(rule.condition.predicate(), &columns);
+    let expression = session(functions).state().create_logical_expr(rule.condition.predicate(), &columns);
     let expression = expression.map_err(plain)?;
     of_one_row(&expression)?;
     refuse_impure(&expression).map_err(|error| error.to_string())?;
@@ -49,18 +47,11 @@ pub(super) fn plan(
 /// The error of a plan, with the places of its rules.
 pub(super) fn error(rules: &[Arc<Rule>], reads: RecordKind, source: PlanError) -> RuleError {
     let places = rules.iter().map(|rule| format!("{} at {}", rule.id, rule.origin));
-    RuleError::Plan {
-        over: reads.name(),
-        rules: places.collect::<Vec<_>>().join(", "),
-        source,
-    }
+    RuleError::Plan { over: reads.name(), rules: places.collect::<Vec<_>>().join(", "), source }
 }
 
 fn select<'a>(rules: impl IntoIterator<Item = &'a Rule>) -> String {
-    let columns = rules
-        .into_iter()
-        .enumerate()
-        .map(|(index, rule)| format!("{} AS \"{index}\"", rule.sql()));
+    let columns = rules.into_iter().enumerate().map(|(index, rule)| format!("{} AS \"{index}\"", rule.sql()));
     format!("SELECT {} FROM {TABLE}", columns.collect::<Vec<_>>().join(",\n"))
 }
 
@@ -78,15 +69,10 @@ fn of_one_row(expression: &Expr) -> Result<(), String> {
         Ok(TreeNodeRecursion::Stop)
     });
     walked.map_err(plain)?;
-    other.map_or(Ok(()), |what| {
-        Err(format!("{what} does not judge a row by itself"))
-    })
+    other.map_or(Ok(()), |what| Err(format!("{what} does not judge a row by itself")))
 }
 
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "it is used as the function of map_err"
-)]
+#[expect(clippy::needless_pass_by_value, reason = "it is used as the function of map_err")]
 fn plain(error: datafusion::error::DataFusionError) -> String {
     error.strip_backtrace().replace('\n', " ")
 }

@@ -32,40 +32,22 @@ impl<'a> Document<'a> {
         }
         documents.push((first_line, &text[start..]));
         documents.retain(|(_, document)| {
-            document
-                .lines()
-                .any(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#'))
+            document.lines().any(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#'))
         });
         documents
     }
 
     /// Parses a document into its keys.
     pub(super) fn parse(file: &'a str, first_line: usize, text: &'a str) -> Result<Self, RuleProblem> {
-        let problem = |line: usize, what: String| RuleProblem {
-            file: file.to_owned(),
-            line,
-            what,
-        };
+        let problem = |line: usize, what: String| RuleProblem { file: file.to_owned(), line, what };
         match serde_yaml_ng::from_str::<Value>(text) {
             Ok(Value::Mapping(keys)) => {
                 let (read, problems) = (BTreeSet::new(), Vec::new());
-                Ok(Self {
-                    file,
-                    first_line,
-                    text,
-                    keys,
-                    read,
-                    problems,
-                })
+                Ok(Self { file, first_line, text, keys, read, problems })
             }
-            Ok(_) => Err(problem(
-                first_line,
-                "a rule is a mapping of keys to values".to_owned(),
-            )),
+            Ok(_) => Err(problem(first_line, "a rule is a mapping of keys to values".to_owned())),
             Err(error) => {
-                let line = error
-                    .location()
-                    .map_or(first_line, |location| first_line + location.line() - 1);
+                let line = error.location().map_or(first_line, |location| first_line + location.line() - 1);
                 Err(problem(line, error.to_string()))
             }
         }
@@ -84,19 +66,14 @@ impl<'a> Document<'a> {
     pub(super) fn line_of(&self, key: &str) -> usize {
         let found = self.text.lines().position(|line| {
             let line = line.trim_start_matches(['"', '\'']);
-            line.strip_prefix(key)
-                .is_some_and(|rest| rest.trim_start_matches(['"', '\'']).starts_with(':'))
+            line.strip_prefix(key).is_some_and(|rest| rest.trim_start_matches(['"', '\'']).starts_with(':'))
         });
         found.map_or_else(|| self.begins(), |index| self.first_line + index)
     }
 
     /// Notes a problem with a key.
     pub(super) fn problem(&mut self, key: &str, what: impl Into<String>) {
-        let problem = RuleProblem {
-            file: self.file.to_owned(),
-            line: self.line_of(key),
-            what: what.into(),
-        };
+        let problem = RuleProblem { file: self.file.to_owned(), line: self.line_of(key), what: what.into() };
         self.problems.push(problem);
     }
 
@@ -138,21 +115,13 @@ impl<'a> Document<'a> {
 
     pub(super) fn as_mapping(&mut self, key: &str, value: &Value, known: &[&str]) -> Option<Mapping> {
         let Value::Mapping(mapping) = value else {
-            self.problem(
-                key,
-                format!("`{key}` must be a mapping with the keys {}", known.join(", ")),
-            );
+            self.problem(key, format!("`{key}` must be a mapping with the keys {}", known.join(", ")));
             return None;
         };
-        for unknown in mapping
-            .keys()
-            .filter(|name| !name.as_str().is_some_and(|name| known.contains(&name)))
+        for unknown in mapping.keys().filter(|name| !name.as_str().is_some_and(|name| known.contains(&name)))
         {
             let name = unknown.as_str().unwrap_or("?");
-            self.problem(
-                key,
-                format!("`{key}` has no key `{name}`; it has {}", known.join(", ")),
-            );
+            self.problem(key, format!("`{key}` has no key `{name}`; it has {}", known.join(", ")));
         }
         Some(mapping.clone())
     }
@@ -173,10 +142,7 @@ impl<'a> Document<'a> {
             self.problem(key, format!("`{key}` must be a list"));
             return Vec::new();
         };
-        values
-            .iter()
-            .filter_map(|value| self.as_text(key, value))
-            .collect()
+        values.iter().filter_map(|value| self.as_text(key, value)).collect()
     }
 
     /// Ends the reading: keys that nobody asked for are problems, too.
@@ -189,10 +155,7 @@ impl<'a> Document<'a> {
             .collect();
         for key in unknown {
             let known = self.read.iter().copied().collect::<Vec<_>>().join(", ");
-            self.problem(
-                &key,
-                format!("there is no key `{key}` in such a rule; there are {known}"),
-            );
+            self.problem(&key, format!("there is no key `{key}` in such a rule; there are {known}"));
         }
         self.problems
     }

@@ -63,10 +63,7 @@ fn read(document: &mut Document<'_>, file: &str, around: &Surroundings<'_>) -> O
     let suppress = suppress(document, reads);
     let message = message(document, reads);
     let labels = labels(document);
-    let origin = Origin {
-        file: file.to_owned(),
-        line: document.begins(),
-    };
+    let origin = Origin { file: file.to_owned(), line: document.begins() };
     let rule = Rule {
         id: id?,
         title: title?,
@@ -86,9 +83,7 @@ fn read(document: &mut Document<'_>, file: &str, around: &Surroundings<'_>) -> O
 }
 
 fn is_id(text: &str) -> bool {
-    text.bytes()
-        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        && !text.starts_with('-')
+    text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') && !text.starts_with('-')
 }
 
 fn severity(document: &mut Document<'_>) -> Option<Severity> {
@@ -105,19 +100,11 @@ fn attack(document: &mut Document<'_>) -> Option<Attack> {
     let mapping = document.mapping("attack", &["version", "techniques"])?;
     let version = inner_text(document, "attack", &mapping, "version");
     let techniques = inner(document, "attack", &mapping, "techniques");
-    let techniques = techniques
-        .map(|value| document.as_texts("attack", &value))
-        .unwrap_or_default();
+    let techniques = techniques.map(|value| document.as_texts("attack", &value)).unwrap_or_default();
     for technique in techniques.iter().filter(|technique| !is_technique(technique)) {
-        document.problem(
-            "attack",
-            format!("`{technique}` is no technique id such as T1036 or T1036.005"),
-        );
+        document.problem("attack", format!("`{technique}` is no technique id such as T1036 or T1036.005"));
     }
-    Some(Attack {
-        version: version?,
-        techniques,
-    })
+    Some(Attack { version: version?, techniques })
 }
 
 fn is_technique(text: &str) -> bool {
@@ -136,10 +123,7 @@ fn condition(document: &mut Document<'_>) -> Option<Condition> {
         "match" => {
             let family = family(document);
             let predicate = document.required("where");
-            Some(Condition::Match {
-                family: family?,
-                predicate: predicate?.trim().to_owned(),
-            })
+            Some(Condition::Match { family: family?, predicate: predicate?.trim().to_owned() })
         }
         "threshold" => {
             let window = window(document);
@@ -147,18 +131,10 @@ fn condition(document: &mut Document<'_>) -> Option<Condition> {
             let having = document.required("having");
             let consecutive = consecutive(document);
             let having = having?.trim().to_owned();
-            Some(Condition::Threshold {
-                window: window?,
-                group_by,
-                having,
-                consecutive: consecutive?,
-            })
+            Some(Condition::Threshold { window: window?, group_by, having, consecutive: consecutive? })
         }
         other => {
-            document.problem(
-                "kind",
-                format!("`{other}` is no kind of rule; there are match, threshold"),
-            );
+            document.problem("kind", format!("`{other}` is no kind of rule; there are match, threshold"));
             None
         }
     }
@@ -169,10 +145,7 @@ fn family(document: &mut Document<'_>) -> Option<Family> {
     let family = Family::from_name(&name);
     if family.is_none() {
         let names = Family::ALL.map(Family::name).join(", ");
-        document.problem(
-            "family",
-            format!("`{name}` is no family of events; there are {names}"),
-        );
+        document.problem("family", format!("`{name}` is no family of events; there are {names}"));
     }
     family
 }
@@ -181,10 +154,7 @@ fn window(document: &mut Document<'_>) -> Option<Duration> {
     let text = document.required("window")?;
     let window = duration(document, "window", &text)?;
     if window != WINDOW {
-        document.problem(
-            "window",
-            format!("there are no windows of `{text}`; there are 1m"),
-        );
+        document.problem("window", format!("there are no windows of `{text}`; there are 1m"));
         return None;
     }
     Some(window)
@@ -202,10 +172,7 @@ fn consecutive(document: &mut Document<'_>) -> Option<u32> {
     let Some(value) = document.value("for") else {
         return Some(1);
     };
-    let count = value
-        .as_u64()
-        .and_then(|count| u32::try_from(count).ok())
-        .filter(|count| *count > 0);
+    let count = value.as_u64().and_then(|count| u32::try_from(count).ok()).filter(|count| *count > 0);
     if count.is_none() {
         document.problem("for", "`for` must be a number of windows, at least 1");
     }
@@ -220,10 +187,7 @@ fn exceptions(document: &mut Document<'_>, reads: Option<RecordKind>, lists: &Li
         document.problem("unless", "`unless` must be a list");
         return Vec::new();
     };
-    entries
-        .iter()
-        .filter_map(|entry| exception(document, entry, reads, lists))
-        .collect()
+    entries.iter().filter_map(|entry| exception(document, entry, reads, lists)).collect()
 }
 
 fn exception(
@@ -239,10 +203,7 @@ fn exception(
         (true, false) => (Test::In, "in"),
         (false, true) => (Test::Under, "under"),
         _ => {
-            document.problem(
-                "unless",
-                "an exception has either `in` or `under` with the name of a list",
-            );
+            document.problem("unless", "an exception has either `in` or `under` with the name of a list");
             return None;
         }
     };
@@ -257,9 +218,7 @@ fn exception(
 fn suppress(document: &mut Document<'_>, reads: Option<RecordKind>) -> Option<Suppress> {
     let mapping = document.mapping("suppress", &["by", "for"])?;
     let by = inner(document, "suppress", &mapping, "by");
-    let by = by
-        .map(|value| document.as_texts("suppress", &value))
-        .unwrap_or_default();
+    let by = by.map(|value| document.as_texts("suppress", &value)).unwrap_or_default();
     for column in &by {
         known_column(document, "suppress", column, reads);
     }
@@ -303,13 +262,7 @@ fn labels(document: &mut Document<'_>) -> BTreeMap<String, String> {
 fn known_column(document: &mut Document<'_>, key: &str, column: &str, reads: Option<RecordKind>) {
     let Some(reads) = reads else { return };
     if arrow_schema(reads).index_of(column).is_err() {
-        document.problem(
-            key,
-            format!(
-                "`{key}` names the column `{column}`, which {} has not",
-                reads.name()
-            ),
-        );
+        document.problem(key, format!("`{key}` names the column `{column}`, which {} has not", reads.name()));
     }
 }
 
@@ -317,10 +270,7 @@ fn duration(document: &mut Document<'_>, key: &str, text: &str) -> Option<Durati
     match humantime::parse_duration(text) {
         Ok(duration) => Some(duration),
         Err(error) => {
-            document.problem(
-                key,
-                format!("`{text}` is no length of time such as 90s or 10m: {error}"),
-            );
+            document.problem(key, format!("`{text}` is no length of time such as 90s or 10m: {error}"));
             None
         }
     }

@@ -37,10 +37,7 @@ impl MatchRules {
                 Some(OfFamily { rules, plan })
             });
         }
-        Ok(Self {
-            families,
-            rule_set: Arc::clone(set.hash()),
-        })
+        Ok(Self { families, rule_set: Arc::clone(set.hash()) })
     }
 
     /// Judges normalised rows of one family; alerts come in the order of rows, then of rule ids, however the rows are
@@ -53,9 +50,7 @@ impl MatchRules {
             return Ok(Vec::new());
         }
         let kind = RecordKind::Family(family);
-        let verdicts = plan
-            .run(batch.clone())
-            .map_err(|source| compile::error(rules, kind, source))?;
+        let verdicts = plan.run(batch.clone()).map_err(|source| compile::error(rules, kind, source))?;
         let mut hits = Vec::new();
         for (rule, verdict) in verdicts.columns().iter().enumerate() {
             let verdict = verdict.as_boolean();
@@ -67,10 +62,8 @@ impl MatchRules {
         }
         hits.sort_unstable();
         let alerts = hits.into_iter().map(|(row, rule)| {
-            Alert::of_event(&rules[rule], &self.rule_set, batch, row).map_err(|source| RuleError::Rows {
-                over: family.name(),
-                source,
-            })
+            Alert::of_event(&rules[rule], &self.rule_set, batch, row)
+                .map_err(|source| RuleError::Rows { over: family.name(), source })
         });
         alerts.collect()
     }

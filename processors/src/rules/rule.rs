@@ -28,14 +28,8 @@ pub enum Severity {
 
 impl Severity {
     /// All, the least first.
-    pub const ALL: [Self; 6] = [
-        Self::Informational,
-        Self::Low,
-        Self::Medium,
-        Self::High,
-        Self::Critical,
-        Self::Fatal,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Informational, Self::Low, Self::Medium, Self::High, Self::Critical, Self::Fatal];
 
     /// `severity_id` of OCSF: 1 to 6.
     pub const fn id(self) -> i32 {

@@ -52,10 +52,7 @@ impl RuleSet {
             return Err(problems);
         }
         let lists = lists.iter().map(|(path, text)| (stem(path), text.as_str()));
-        Self::parse(
-            files.iter().map(|(path, text)| (path.as_str(), text.as_str())),
-            lists,
-        )
+        Self::parse(files.iter().map(|(path, text)| (path.as_str(), text.as_str())), lists)
     }
 
     /// The rules that ship with the program.
@@ -76,14 +73,7 @@ impl RuleSet {
         let functions = Functions::with_lists(&lists);
         let (mut rules, mut problems) = (Vec::new(), Vec::new());
         for (file, text) in files {
-            let (some, wrong) = rules_of(
-                file,
-                text,
-                &Surroundings {
-                    lists: &lists,
-                    functions: &functions,
-                },
-            );
+            let (some, wrong) = rules_of(file, text, &Surroundings { lists: &lists, functions: &functions });
             rules.extend(some);
             problems.extend(wrong);
         }
@@ -91,22 +81,14 @@ impl RuleSet {
         for pair in rules.windows(2).filter(|pair| pair[0].id == pair[1].id) {
             let [first, second] = pair else { continue };
             let what = format!("the id `{}` is taken by {}", second.id, first.origin);
-            problems.push(RuleProblem {
-                file: second.origin.file.clone(),
-                line: second.origin.line,
-                what,
-            });
+            problems.push(RuleProblem { file: second.origin.file.clone(), line: second.origin.line, what });
         }
         if !problems.is_empty() {
             problems.sort_by(|a, b| (&a.file, a.line, &a.what).cmp(&(&b.file, b.line, &b.what)));
             return Err(problems);
         }
         let hash = hash(&rules, &lists).into();
-        Ok(Self {
-            rules: rules.into_iter().map(Arc::new).collect(),
-            lists,
-            hash,
-        })
+        Ok(Self { rules: rules.into_iter().map(Arc::new).collect(), lists, hash })
     }
 
     /// The rules, sorted by id.
@@ -150,27 +132,16 @@ fn hash(rules: &[Rule], lists: &Lists) -> String {
         rules: &'a [Rule],
         lists: BTreeMap<&'a str, Vec<&'a str>>,
     }
-    let lists = lists
-        .iter()
-        .map(|(name, list)| (name, list.entries().collect()))
-        .collect();
+    let lists = lists.iter().map(|(name, list)| (name, list.entries().collect())).collect();
     // structs serialise in the order of their fields, maps here are sorted; none of it can fail
     let canonical = serde_json::to_vec(&Canonical { rules, lists }).unwrap_or_default();
     let digest = Sha256::digest(canonical);
-    digest
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect::<Vec<_>>()
-        .concat()
+    digest.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
 }
 
 fn read_all(directory: &Path, extension: &str, problems: &mut Vec<RuleProblem>) -> Vec<(String, String)> {
     let mut problem = |path: &Path, error: std::io::Error| {
-        problems.push(RuleProblem {
-            file: path.display().to_string(),
-            line: 1,
-            what: error.to_string(),
-        });
+        problems.push(RuleProblem { file: path.display().to_string(), line: 1, what: error.to_string() });
     };
     let entries = match fs_err::read_dir(directory) {
         Ok(entries) => entries,
@@ -197,8 +168,5 @@ fn read_all(directory: &Path, extension: &str, problems: &mut Vec<RuleProblem>) 
 }
 
 fn stem(path: &str) -> &str {
-    Path::new(path)
-        .file_stem()
-        .and_then(|stem| stem.to_str())
-        .unwrap_or(path)
+    Path::new(path).file_stem().and_then(|stem| stem.to_str()).unwrap_or(path)
 }

@@ -54,10 +54,7 @@ impl Template {
         if !literal.is_empty() {
             parts.push(Part::Text(literal));
         }
-        Ok(Self {
-            text: text.to_owned(),
-            parts,
-        })
+        Ok(Self { text: text.to_owned(), parts })
     }
 
     /// The columns that it names.
@@ -88,11 +85,7 @@ mod tests {
     use super::*;
 
     fn columns(text: &str) -> Vec<String> {
-        Template::parse(text)
-            .unwrap()
-            .columns()
-            .map(str::to_owned)
-            .collect()
+        Template::parse(text).unwrap().columns().map(str::to_owned).collect()
     }
 
     #[test]

@@ -83,11 +83,8 @@ struct TestEvent {
 
 /// Runs the tests of one file against a set of rules and adds the outcome to the report.
 pub fn run(set: &RuleSet, file: &str, text: &str, report: &mut TestReport) {
-    let failure = |test: &str, what: String| TestFailure {
-        file: file.to_owned(),
-        test: test.to_owned(),
-        what,
-    };
+    let failure =
+        |test: &str, what: String| TestFailure { file: file.to_owned(), test: test.to_owned(), what };
     let tests: Vec<TestCase> = match serde_yaml_ng::from_str(text) {
         Ok(tests) => tests,
         Err(error) => {
@@ -105,9 +102,7 @@ pub fn run(set: &RuleSet, file: &str, text: &str, report: &mut TestReport) {
         }
         match outcome(set, &test) {
             Ok(differences) => {
-                report
-                    .failures
-                    .extend(differences.into_iter().map(|what| failure(&test.name, what)));
+                report.failures.extend(differences.into_iter().map(|what| failure(&test.name, what)));
             }
             Err(what) => report.failures.push(failure(&test.name, what)),
         }
@@ -129,20 +124,10 @@ fn outcome(set: &RuleSet, test: &TestCase) -> Result<Vec<String>, String> {
     let differs = |(number, (event, came)): (usize, (&TestEvent, BTreeSet<String>))| {
         (event.alerts != came).then(|| {
             let row = Value::Object(event.columns.clone());
-            format!(
-                "event {}: expected {:?}, came {came:?}: {row}",
-                number + 1,
-                event.alerts
-            )
+            format!("event {}: expected {:?}, came {came:?}: {row}", number + 1, event.alerts)
         })
     };
-    Ok(test
-        .events
-        .iter()
-        .zip(came)
-        .enumerate()
-        .filter_map(differs)
-        .collect())
+    Ok(test.events.iter().zip(came).enumerate().filter_map(differs).collect())
 }
 
 fn of_events(set: &RuleSet, family: Family, test: &TestCase) -> Result<Vec<(usize, Alert)>, String> {
@@ -158,11 +143,7 @@ fn of_events(set: &RuleSet, family: Family, test: &TestCase) -> Result<Vec<(usiz
     let mut normaliser = Normaliser::new(&set.functions()).map_err(text_of)?;
     let normalised = normaliser.apply(family, batch).map_err(text_of)?;
     let alerts = MatchRules::new(set).and_then(|mut rules| rules.evaluate(family, &normalised.batch));
-    Ok(alerts
-        .map_err(text_of)?
-        .into_iter()
-        .map(|alert| (alert.seq as usize, alert))
-        .collect())
+    Ok(alerts.map_err(text_of)?.into_iter().map(|alert| (alert.seq as usize, alert)).collect())
 }
 
 fn of_features(set: &RuleSet, test: &TestCase) -> Result<Vec<(usize, Alert)>, String> {
@@ -201,9 +182,7 @@ pub fn rows_of(kind: RecordKind, rows: &[Value]) -> Result<RecordBatch, ArrowErr
         }
         complete.push(row);
     }
-    let mut decoder = ReaderBuilder::new(Arc::clone(&schema))
-        .with_strict_mode(true)
-        .build_decoder()?;
+    let mut decoder = ReaderBuilder::new(Arc::clone(&schema)).with_strict_mode(true).build_decoder()?;
     decoder.serialize(&complete)?;
     Ok(decoder.flush()?.unwrap_or_else(|| RecordBatch::new_empty(schema)))
 }

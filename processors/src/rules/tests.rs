@@ -43,21 +43,12 @@ fn the_pack_that_ships_does_what_its_tests_say() {
     let mut files = 0;
     for entry in std::fs::read_dir(folder().join("tests")).unwrap() {
         let path = entry.unwrap().path();
-        run(
-            &set,
-            &path.display().to_string(),
-            &std::fs::read_to_string(&path).unwrap(),
-            &mut report,
-        );
+        run(&set, &path.display().to_string(), &std::fs::read_to_string(&path).unwrap(), &mut report);
         files += 1;
     }
     let failures: Vec<_> = report.failures.iter().map(ToString::to_string).collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
-    assert!(
-        files >= 5 && report.quiet >= 40,
-        "{files} files, {} quiet events",
-        report.quiet
-    );
+    assert!(files >= 5 && report.quiet >= 40, "{files} files, {} quiet events", report.quiet);
     let tested: BTreeSet<_> = report.fired.keys().map(String::as_str).collect();
     let rules: BTreeSet<_> = set.rules().iter().map(|rule| rule.id.as_str()).collect();
     assert_eq!(tested, rules, "each rule has an event that it must fire for");
@@ -88,12 +79,7 @@ fn a_test_that_expects_otherwise_fails() {
 ";
     let mut report = TestReport::default();
     run(&set, "t.yaml", text, &mut report);
-    assert_eq!(
-        (report.tests, report.failures.len()),
-        (3, 4),
-        "{:?}",
-        report.failures
-    );
+    assert_eq!((report.tests, report.failures.len()), (3, 4), "{:?}", report.failures);
     run(&set, "t.yaml", "name: [", &mut report);
     assert_eq!(report.failures.len(), 5);
 }
@@ -138,9 +124,7 @@ message: m
         ("r.yaml:22:", "`sequence` is no kind"),
     ];
     for (line, says) in expect {
-        let told = found
-            .iter()
-            .any(|problem| problem.starts_with(line) && problem.contains(says));
+        let told = found.iter().any(|problem| problem.starts_with(line) && problem.contains(says));
         assert!(told, "{line} {says} in {found:#?}");
     }
     assert_eq!(found.len(), expect.len(), "{found:#?}");
@@ -162,10 +146,7 @@ fn predicates_are_checked_when_they_are_read() {
     for (predicate, says) in cases {
         let found = with("where: name = 'x'", predicate);
         assert_eq!(found.len(), 1, "{predicate}: {found:?}");
-        assert!(
-            found[0].starts_with("r.yaml:8:") && found[0].contains(says),
-            "{predicate}: {found:?}"
-        );
+        assert!(found[0].starts_with("r.yaml:8:") && found[0].contains(says), "{predicate}: {found:?}");
     }
     assert!(
         with("where: name = 'x'", "where: |\n  name = 'x' -- why").is_empty(),
@@ -180,48 +161,23 @@ fn other_problems_of_single_keys() {
         ("kind: match", "kind: threshold", "`window` is missing"),
         ("title: One", "title: [a]", "must be text"),
         ("message: '{name}'", "message: '{name'", "nothing closes"),
-        (
-            "message: '{name}'",
-            "message: '{cpu_mean}'",
-            "which process_event has not",
-        ),
+        ("message: '{name}'", "message: '{cpu_mean}'", "which process_event has not"),
         ("severity: low", "severity: low\nlabels: [a]", "must be a mapping"),
         ("severity: low", "severity: low\nreferences: x", "must be a list"),
-        (
-            "severity: low",
-            "severity: low\nunless: [{ column: name }]",
-            "either `in` or `under`",
-        ),
-        (
-            "severity: low",
-            "severity: low\nattack: { techniques: [T1036] }",
-            "needs `version`",
-        ),
-        (
-            "severity: low",
-            "severity: low\nattack: { version: 1, tactics: [] }",
-            "no key `tactics`",
-        ),
+        ("severity: low", "severity: low\nunless: [{ column: name }]", "either `in` or `under`"),
+        ("severity: low", "severity: low\nattack: { techniques: [T1036] }", "needs `version`"),
+        ("severity: low", "severity: low\nattack: { version: 1, tactics: [] }", "no key `tactics`"),
         ("id: one", "id: [", "r.yaml:"),
     ];
     for (from, to, says) in cases {
         let found = with(from, to);
-        assert!(
-            found.iter().any(|problem| problem.contains(says)),
-            "{to}: {found:?}"
-        );
+        assert!(found.iter().any(|problem| problem.contains(says)), "{to}: {found:?}");
     }
-    assert_eq!(
-        problems("- a\n- b\n"),
-        ["r.yaml:1: a rule is a mapping of keys to values"]
-    );
+    assert_eq!(problems("- a\n- b\n"), ["r.yaml:1: a rule is a mapping of keys to values"]);
     let threshold = "kind: threshold\nwindow: 5m\nhaving: cpu_mean > 1\nfor: 0\ngroup_by: [host]";
     let found = with("kind: match\nfamily: process_event\nwhere: name = 'x'", threshold);
     for says in ["no windows of `5m`", "at least 1", "by agent_id only"] {
-        assert!(
-            found.iter().any(|problem| problem.contains(says)),
-            "{says}: {found:?}"
-        );
+        assert!(found.iter().any(|problem| problem.contains(says)), "{says}: {found:?}");
     }
 }
 
@@ -233,20 +189,14 @@ fn an_id_is_taken_once() {
 
 #[test]
 fn a_list_entry_that_is_no_directory_is_a_problem_of_the_rule() {
-    let found = with(
-        "severity: low",
-        "severity: low\nunless: [{ column: path, under: known }]",
-    );
+    let found = with("severity: low", "severity: low\nunless: [{ column: path, under: known }]");
     assert!(found[0].contains("not an absolute directory"), "{found:?}");
 }
 
 #[test]
 fn the_hash_covers_what_rules_mean_and_nothing_else() {
     let hash = |text: &str, list: &str| {
-        RuleSet::parse([("r.yaml", text)], [("known", list)])
-            .unwrap()
-            .hash()
-            .clone()
+        RuleSet::parse([("r.yaml", text)], [("known", list)]).unwrap().hash().clone()
     };
     let before = hash(GOOD, "a.exe\nb.exe");
     let reordered = GOOD.replace("title: One\nseverity: low", "# why\nseverity: low\ntitle: One");
@@ -263,11 +213,7 @@ fn exceptions_take_nulls_for_no_exception() {
         "severity: low",
         "severity: low\nunless: [{ column: name, in: known }, { column: path, under: places }]",
     );
-    let set = RuleSet::parse(
-        [("r.yaml", text.as_str())],
-        [("known", "a.exe"), ("places", "/usr")],
-    )
-    .unwrap();
+    let set = RuleSet::parse([("r.yaml", text.as_str())], [("known", "a.exe"), ("places", "/usr")]).unwrap();
     let rows = [
         json!({"pid": 1}),
         json!({"pid": 1, "name": "A.EXE"}),
@@ -276,31 +222,22 @@ fn exceptions_take_nulls_for_no_exception() {
         json!({"name": "b.exe"}),
     ];
     let batch = rows_of(RecordKind::Family(Family::ProcessEvent), &rows).unwrap();
-    let alerts = MatchRules::new(&set)
-        .unwrap()
-        .evaluate(Family::ProcessEvent, &batch)
-        .unwrap();
+    let alerts = MatchRules::new(&set).unwrap().evaluate(Family::ProcessEvent, &batch).unwrap();
     let messages: Vec<_> = alerts.iter().map(|alert| alert.message.as_str()).collect();
     assert_eq!(messages, ["-", "b.exe"]);
 }
 
 #[test]
 fn alerts_come_in_the_order_of_rows_however_they_are_cut() {
-    let second = GOOD
-        .replace("id: one", "id: another")
-        .replace("name = 'x'", "pid > 0");
+    let second = GOOD.replace("id: one", "id: another").replace("name = 'x'", "pid > 0");
     let set = RuleSet::parse([("r.yaml", format!("{GOOD}---{second}").as_str())], []).unwrap();
-    let rows: Vec<_> = (0..6)
-        .map(|seq| json!({"seq": seq, "name": "x", "pid": seq % 2}))
-        .collect();
+    let rows: Vec<_> = (0..6).map(|seq| json!({"seq": seq, "name": "x", "pid": seq % 2})).collect();
     let batch = rows_of(RecordKind::Family(Family::ProcessEvent), &rows).unwrap();
     let mut rules = MatchRules::new(&set).unwrap();
     let mut judge = |cuts: &[(usize, usize)]| -> Vec<(i64, String)> {
         let mut found = Vec::new();
         for &(from, length) in cuts {
-            let alerts = rules
-                .evaluate(Family::ProcessEvent, &batch.slice(from, length))
-                .unwrap();
+            let alerts = rules.evaluate(Family::ProcessEvent, &batch.slice(from, length)).unwrap();
             found.extend(alerts.into_iter().map(|alert| (alert.seq, alert.rule.id.clone())));
         }
         found

@@ -72,10 +72,7 @@ impl ConsecutiveState {
     /// The rows that changed since the last call, sorted by key; `None` is a row that went.
     pub fn take_changes(&mut self) -> Vec<(ConsecutiveKey, Option<Run>)> {
         let changed = std::mem::take(&mut self.changed);
-        changed
-            .into_iter()
-            .map(|key| (key.clone(), self.runs.get(&key).copied()))
-            .collect()
+        changed.into_iter().map(|key| (key.clone(), self.runs.get(&key).copied())).collect()
     }
 
     /// Judges the next window of a key; answers the run if the window counts towards one.
@@ -93,17 +90,11 @@ impl ConsecutiveState {
             return None;
         }
         let run = match before {
-            Some(run) if run.last_end == start => Run {
-                count: run.count.saturating_add(1),
-                last_end: end,
-                ..run
-            },
+            Some(run) if run.last_end == start => {
+                Run { count: run.count.saturating_add(1), last_end: end, ..run }
+            }
             // none before, or windows are missing between
-            _ => Run {
-                count: 1,
-                first_start: start,
-                last_end: end,
-            },
+            _ => Run { count: 1, first_start: start, last_end: end },
         };
         self.runs.insert(key.clone(), run);
         self.changed.insert(key);
@@ -126,11 +117,7 @@ impl ThresholdRules {
         let plan = if thresholds.is_empty() {
             None
         } else {
-            Some(compile::plan(
-                &thresholds,
-                RecordKind::Feature1m,
-                &set.functions(),
-            )?)
+            Some(compile::plan(&thresholds, RecordKind::Feature1m, &set.functions())?)
         };
         let mut rules = Vec::with_capacity(thresholds.len());
         for rule in thresholds {
@@ -141,11 +128,7 @@ impl ThresholdRules {
             };
             rules.push((rule, id, consecutive));
         }
-        Ok(Self {
-            rules,
-            plan,
-            rule_set: Arc::clone(set.hash()),
-        })
+        Ok(Self { rules, plan, rule_set: Arc::clone(set.hash()) })
     }
 
     /// Judges feature rows in the order in which their windows closed. An alert comes once, with the window that
@@ -166,12 +149,7 @@ impl ThresholdRules {
             let rules: Vec<_> = self.rules.iter().map(|(rule, ..)| Arc::clone(rule)).collect();
             compile::error(&rules, RecordKind::Feature1m, source)
         })?;
-        if state.is_empty()
-            && !verdicts
-                .columns()
-                .iter()
-                .any(|column| column.as_boolean().has_true())
-        {
+        if state.is_empty() && !verdicts.columns().iter().any(|column| column.as_boolean().has_true()) {
             return Ok(Vec::new());
         }
         let wrong = |source| RuleError::Rows { over, source };
@@ -185,10 +163,7 @@ impl ThresholdRules {
             for ((rule, id, consecutive), verdict) in self.rules.iter().zip(verdicts.columns()) {
                 let verdict = verdict.as_boolean();
                 let holds = verdict.is_valid(row) && verdict.value(row);
-                let key = ConsecutiveKey {
-                    agent_id: Arc::clone(&agent),
-                    rule_id: Arc::clone(id),
-                };
+                let key = ConsecutiveKey { agent_id: Arc::clone(&agent), rule_id: Arc::clone(id) };
                 let run = state.judge(key, holds, starts.value(row), ends.value(row));
                 if let Some(run) = run.filter(|run| run.count == *consecutive) {
                     alerts.push(Alert::of_windows(rule, &self.rule_set, batch, row, &run).map_err(wrong)?);

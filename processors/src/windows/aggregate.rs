@@ -38,12 +38,7 @@ impl Aggregate {
             return Err(refused("the query has no aggregate in one step"));
         };
         let keys = aggregate.group_expr().expr().len();
-        let names: Vec<&str> = aggregate
-            .group_expr()
-            .expr()
-            .iter()
-            .map(|(_, name)| name.as_str())
-            .collect();
+        let names: Vec<&str> = aggregate.group_expr().expr().iter().map(|(_, name)| name.as_str()).collect();
         if names != ["agent_id", WINDOW_START] {
             return Err(refused("the query must group by agent_id, window_start"));
         }
@@ -121,10 +116,7 @@ impl Aggregate {
     }
 
     fn fit(&self, batch: &RecordBatch) -> Result<RecordBatch, PlanError> {
-        Ok(RecordBatch::try_new(
-            Arc::clone(&self.state),
-            batch.columns().to_vec(),
-        )?)
+        Ok(RecordBatch::try_new(Arc::clone(&self.state), batch.columns().to_vec())?)
     }
 }
 
@@ -136,10 +128,8 @@ fn find(plan: &Arc<dyn ExecutionPlan>) -> Option<Arc<dyn ExecutionPlan>> {
     let mut node = Arc::clone(plan);
     loop {
         if let Some(aggregate) = node.downcast_ref::<AggregateExec>() {
-            let in_one_step = matches!(
-                aggregate.mode(),
-                AggregateMode::Single | AggregateMode::SinglePartitioned
-            );
+            let in_one_step =
+                matches!(aggregate.mode(), AggregateMode::Single | AggregateMode::SinglePartitioned);
             return in_one_step.then_some(node);
         }
         let next = match node.children().as_slice() {
@@ -163,11 +153,7 @@ pub(super) fn with_window_start(rows: &Schema) -> SchemaRef {
 /// A deleted key has no values, so values in the changelog are nullable.
 fn nullable(schema: &Schema, keys: usize) -> SchemaRef {
     let fields = schema.fields().iter().enumerate().map(|(at, field)| {
-        Field::new(
-            field.name(),
-            field.data_type().clone(),
-            at >= keys || field.is_nullable(),
-        )
+        Field::new(field.name(), field.data_type().clone(), at >= keys || field.is_nullable())
     });
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }

@@ -58,13 +58,7 @@ impl Tumbling {
         functions: &Functions,
     ) -> Result<Self, PlanError> {
         let aggregate = Aggregate::new(sql, table, rows, functions)?;
-        let schema = state_schema(
-            aggregate
-                .state()
-                .fields()
-                .iter()
-                .map(|field| field.as_ref().clone()),
-        );
+        let schema = state_schema(aggregate.state().fields().iter().map(|field| field.as_ref().clone()));
         let definition = definition_hash(&[name, sql, &size.to_string(), &schema_text(&schema)]);
         Ok(Self {
             name,
@@ -109,14 +103,10 @@ impl Tumbling {
     /// Closes windows: their results, sorted by agent and window, each once. `None` if nothing closed.
     pub fn close(&mut self, closings: &[Closing]) -> Result<Option<RecordBatch>, PlanError> {
         let size = self.size;
-        let by_agent: AHashMap<&str, i64> = closings
-            .iter()
-            .map(|closing| (&*closing.agent, closing.watermark))
-            .collect();
+        let by_agent: AHashMap<&str, i64> =
+            closings.iter().map(|closing| (&*closing.agent, closing.watermark)).collect();
         let closes = |agent: &str, start: i64| {
-            by_agent
-                .get(agent)
-                .is_some_and(|watermark| start.saturating_add(size) <= *watermark)
+            by_agent.get(agent).is_some_and(|watermark| start.saturating_add(size) <= *watermark)
         };
         let mut taken = Vec::new();
         for batches in [&mut self.kept, &mut self.added] {
@@ -136,8 +126,7 @@ impl Tumbling {
         for batch in &taken {
             let (agents, starts) = keys(batch);
             for row in 0..batch.num_rows() {
-                self.closed
-                    .push((Arc::from(agents.value(row)), starts.value(row)));
+                self.closed.push((Arc::from(agents.value(row)), starts.value(row)));
             }
         }
         self.results(taken).map(Some)
@@ -153,26 +142,16 @@ impl Tumbling {
                 taken.push(filter_record_batch(batch, &mask)?);
             }
         }
-        if taken.is_empty() {
-            Ok(None)
-        } else {
-            self.results(taken).map(Some)
-        }
+        if taken.is_empty() { Ok(None) } else { self.results(taken).map(Some) }
     }
 
     fn results(&mut self, states: Vec<RecordBatch>) -> Result<RecordBatch, PlanError> {
         let result = self.aggregate.finish(states)?;
         let sort = |name: &str| {
             let values = result.column_by_name(name).map(Arc::clone);
-            values.map(|values| arrow::compute::SortColumn {
-                values,
-                options: None,
-            })
+            values.map(|values| arrow::compute::SortColumn { values, options: None })
         };
-        let by: Vec<_> = ["agent_id", super::WINDOW_START]
-            .into_iter()
-            .filter_map(sort)
-            .collect();
+        let by: Vec<_> = ["agent_id", super::WINDOW_START].into_iter().filter_map(sort).collect();
         let order = arrow::compute::lexsort_to_indices(&by, None)?;
         Ok(arrow::compute::take_record_batch(&result, &order)?)
     }
@@ -212,27 +191,19 @@ impl Tumbling {
     }
 
     fn failed(&self, error: &PlanError) -> StateError {
-        StateError::Malformed {
-            operator: self.name,
-            what: error.to_string(),
-        }
+        StateError::Malformed { operator: self.name, what: error.to_string() }
     }
 }
 
 /// The key columns of partial rows.
 fn keys(batch: &RecordBatch) -> (&StringArray, Int64Array) {
     let starts = batch.column(1).as_primitive::<TimestampMicrosecondType>();
-    (
-        batch.column(0).as_string::<i32>(),
-        Int64Array::new(starts.values().clone(), None),
-    )
+    (batch.column(0).as_string::<i32>(), Int64Array::new(starts.values().clone(), None))
 }
 
 fn mask(batch: &RecordBatch, wanted: &dyn Fn(&str, i64) -> bool) -> BooleanArray {
     let (agents, starts) = keys(batch);
-    (0..batch.num_rows())
-        .map(|row| Some(wanted(agents.value(row), starts.value(row))))
-        .collect()
+    (0..batch.num_rows()).map(|row| Some(wanted(agents.value(row), starts.value(row)))).collect()
 }
 
 impl Operator for Tumbling {
@@ -250,18 +221,14 @@ impl Operator for Tumbling {
 
     fn restore(&mut self, rows: &RecordBatch) -> Result<(), StateError> {
         if rows.schema_ref().fields().len() != self.schema.fields().len() {
-            return Err(StateError::Malformed {
-                operator: self.name,
-                what: "other columns".into(),
-            });
+            return Err(StateError::Malformed { operator: self.name, what: "other columns".into() });
         }
         let deleted = rows_with(self.name, rows, Op::Delete)?;
         let (agents, starts) = (rows.column(1).as_string::<i32>(), rows.column(2));
         let starts = starts.as_primitive::<TimestampMicrosecondType>();
         for row in (0..rows.num_rows()).filter(|row| deleted.value(*row)) {
             // A closed window never opens again, so the order against its merges does not matter.
-            self.gone
-                .insert((agents.value(row).to_owned(), starts.value(row)));
+            self.gone.insert((agents.value(row).to_owned(), starts.value(row)));
         }
         debug_assert_eq!(ops(self.name, rows)?.null_count(), 0);
         let live = arrow::compute::not(&deleted).map_err(arrow_error(self.name))?;
@@ -285,10 +252,7 @@ impl Operator for Tumbling {
             }
         }
         if !states.is_empty() {
-            let reduced = self
-                .aggregate
-                .reduce(states)
-                .map_err(|error| self.failed(&error))?;
+            let reduced = self.aggregate.reduce(states).map_err(|error| self.failed(&error))?;
             self.kept.push(reduced);
         }
         Ok(())
@@ -301,10 +265,7 @@ impl Operator for Tumbling {
         }
         if !self.added.is_empty() {
             let added = std::mem::take(&mut self.added);
-            let added = self
-                .aggregate
-                .reduce(added)
-                .map_err(|error| self.failed(&error))?;
+            let added = self.aggregate.reduce(added).map_err(|error| self.failed(&error))?;
             rows.push(self.changelog(Op::Merge, &added)?);
             self.kept.push(added);
             self.compact().map_err(|error| self.failed(&error))?;
@@ -312,9 +273,7 @@ impl Operator for Tumbling {
         if rows.is_empty() {
             return Ok(None);
         }
-        concat_batches(&self.schema, &rows)
-            .map(Some)
-            .map_err(arrow_error(self.name))
+        concat_batches(&self.schema, &rows).map(Some).map_err(arrow_error(self.name))
     }
 
     fn snapshot(&mut self) -> Result<RecordBatch, StateError> {
@@ -324,10 +283,7 @@ impl Operator for Tumbling {
         if states.is_empty() {
             return Ok(RecordBatch::new_empty(Arc::clone(&self.schema)));
         }
-        let reduced = self
-            .aggregate
-            .reduce(states)
-            .map_err(|error| self.failed(&error))?;
+        let reduced = self.aggregate.reduce(states).map_err(|error| self.failed(&error))?;
         let rows = self.changelog(Op::Merge, &reduced)?;
         self.kept.push(reduced);
         Ok(rows)

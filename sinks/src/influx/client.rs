@@ -18,10 +18,7 @@ pub(super) enum Answer {
     /// More at once than it takes.
     TooLarge,
     /// Not now: away, busy, or not set up (yet).
-    Later {
-        reason: String,
-        retry_after: Option<Duration>,
-    },
+    Later { reason: String, retry_after: Option<Duration> },
 }
 
 /// One server.
@@ -45,10 +42,7 @@ impl Client {
         let base = write.path().trim_end_matches('/').to_owned();
         {
             let (path, pairs) = match config.api {
-                WriteApi::V2 => (
-                    "/api/v2/write",
-                    vec![("org", &config.org), ("bucket", &config.bucket)],
-                ),
+                WriteApi::V2 => ("/api/v2/write", vec![("org", &config.org), ("bucket", &config.bucket)]),
                 WriteApi::V1 => {
                     let mut pairs = vec![("db", &config.bucket)];
                     pairs.extend(config.retention_policy.iter().map(|policy| ("rp", policy)));
@@ -56,24 +50,15 @@ impl Client {
                 }
             };
             write.set_path(&format!("{base}{path}"));
-            write
-                .query_pairs_mut()
-                .extend_pairs(pairs)
-                .append_pair("precision", "ns");
+            write.query_pairs_mut().extend_pairs(pairs).append_pair("precision", "ns");
         }
-        Ok(Self {
-            http,
-            write,
-            config: config.clone(),
-        })
+        Ok(Self { http, write, config: config.clone() })
     }
 
     /// Writes lines. Never fails: every failure is an [`Answer`].
     pub(super) async fn write(&self, lines: &[u8]) -> Answer {
-        let mut request = self
-            .http
-            .post(self.write.clone())
-            .header(header::CONTENT_TYPE, "text/plain; charset=utf-8");
+        let mut request =
+            self.http.post(self.write.clone()).header(header::CONTENT_TYPE, "text/plain; charset=utf-8");
         match self.config.api {
             WriteApi::V2 => {
                 if let Some(token) = &self.config.token {
@@ -99,10 +84,7 @@ impl Client {
                 let text = response.text().await.unwrap_or_default();
                 judge(status, retry_after, &text)
             }
-            Err(error) => Answer::Later {
-                reason: chain(&error),
-                retry_after: None,
-            },
+            Err(error) => Answer::Later { reason: chain(&error), retry_after: None },
         }
     }
 }
@@ -127,13 +109,7 @@ fn gzip(lines: &[u8]) -> Option<Vec<u8>> {
 
 /// Seconds; the other form, a date, is not used by these servers.
 fn retry_after(headers: &header::HeaderMap) -> Option<Duration> {
-    let seconds: u64 = headers
-        .get(header::RETRY_AFTER)?
-        .to_str()
-        .ok()?
-        .trim()
-        .parse()
-        .ok()?;
+    let seconds: u64 = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds.min(300)))
 }
 
@@ -146,28 +122,19 @@ fn judge(status: StatusCode, retry_after: Option<Duration>, text: &str) -> Answe
     let message = message(text);
     match status.as_u16() {
         413 => Answer::TooLarge,
-        401 | 403 | 404 | 408 | 429 | 500..=599 => Answer::Later {
-            reason: format!("{}: {message}", status.as_u16()),
-            retry_after,
-        },
+        401 | 403 | 404 | 408 | 429 | 500..=599 => {
+            Answer::Later { reason: format!("{}: {message}", status.as_u16()), retry_after }
+        }
         400..=499 => Answer::Refused(message),
-        code => Answer::Later {
-            reason: format!("unexpected answer {code}: {message}"),
-            retry_after,
-        },
+        code => Answer::Later { reason: format!("unexpected answer {code}: {message}"), retry_after },
     }
 }
 
 /// The server's words, at most 500 characters of them.
 fn message(text: &str) -> String {
     let json: Option<serde_json::Value> = serde_json::from_str(text).ok();
-    let field = |name: &str| {
-        json.as_ref()
-            .and_then(|json| json.get(name)?.as_str().map(str::to_owned))
-    };
-    let message = field("message")
-        .or_else(|| field("error"))
-        .unwrap_or_else(|| text.trim().to_owned());
+    let field = |name: &str| json.as_ref().and_then(|json| json.get(name)?.as_str().map(str::to_owned));
+    let message = field("message").or_else(|| field("error")).unwrap_or_else(|| text.trim().to_owned());
     message.chars().take(500).collect()
 }
 
@@ -177,12 +144,8 @@ mod tests {
 
     #[test]
     fn answers_about_the_server_are_waited_out_and_those_about_lines_are_not() {
-        let later = |code| {
-            matches!(
-                judge(StatusCode::from_u16(code).unwrap(), None, ""),
-                Answer::Later { .. }
-            )
-        };
+        let later =
+            |code| matches!(judge(StatusCode::from_u16(code).unwrap(), None, ""), Answer::Later { .. });
         for code in [401, 403, 404, 429, 500, 502, 503, 302] {
             assert!(later(code), "{code}");
         }

@@ -66,16 +66,7 @@ pub struct InfluxConfig {
 
 impl Default for InfluxConfig {
     fn default() -> Self {
-        let skip = [
-            "extra",
-            "command_line",
-            "parameters",
-            "title",
-            "url",
-            "document",
-            "payload",
-            "pids",
-        ];
+        let skip = ["extra", "command_line", "parameters", "title", "url", "document", "payload", "pids"];
         Self {
             enabled: true,
             url: "http://127.0.0.1:8086".to_owned(),
@@ -126,5 +117,26 @@ impl Check for InfluxConfig {
                 problems.add(key(at, name), "must not be empty", None);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use runtime::config::load;
+
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_right_and_all_problems_are_named_at_once() {
+        assert!(load::<InfluxConfig>("", "test", &|_| None).is_ok());
+        let problems =
+            load::<InfluxConfig>("url = \"nowhere\"\nbatch_lines = 0\nbucket = \"\"", "test", &|_| None)
+                .unwrap_err();
+        let mut named: Vec<&str> = problems.iter().map(|problem| problem.at.as_str()).collect();
+        let mut expected = ["url", "batch_lines", "bucket"];
+        named.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(named, expected);
+        assert!(!problems.to_string().contains("secret"));
     }
 }

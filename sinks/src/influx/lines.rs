@@ -53,26 +53,14 @@ fn series(kind: RecordKind) -> Option<(&'static str, &'static str, &'static [&'s
         RecordKind::Family(Family::HostMetrics) => Some((
             "host_metrics",
             time,
-            &[
-                "agent_id",
-                "disk",
-                "event_type",
-                "host",
-                "lane",
-                "net_interface",
-                "sensor",
-            ],
+            &["agent_id", "disk", "event_type", "host", "lane", "net_interface", "sensor"],
         )),
-        RecordKind::Family(Family::ProcessEvent) => Some((
-            "process_event",
-            time,
-            &["agent_id", "event_type", "host", "lane", "path_class"],
-        )),
-        RecordKind::Family(Family::FileEvent) => Some((
-            "file_event",
-            time,
-            &["agent_id", "event_type", "host", "lane", "path_class"],
-        )),
+        RecordKind::Family(Family::ProcessEvent) => {
+            Some(("process_event", time, &["agent_id", "event_type", "host", "lane", "path_class"]))
+        }
+        RecordKind::Family(Family::FileEvent) => {
+            Some(("file_event", time, &["agent_id", "event_type", "host", "lane", "path_class"]))
+        }
         // Anybody may invent event types; as a tag they would be series without bound.
         RecordKind::Family(Family::CustomEvent) => {
             Some(("custom_event", time, &["agent_id", "host", "lane"]))
@@ -150,10 +138,7 @@ fn tag(line: Buffer<AfterMeasurement>, name: &str, value: &str) -> Buffer<AfterM
     if value.is_empty() {
         return line;
     }
-    if value
-        .chars()
-        .all(|character| !character.is_control() && character != '\\')
-    {
+    if value.chars().all(|character| !character.is_control() && character != '\\') {
         return line.tag(name, value);
     }
     let replace = |character: char| match character {
@@ -197,9 +182,7 @@ impl<'a> Field<'a> {
             DataType::Int32 => Ok(Self::Int(array.as_primitive::<Int32Type>())),
             DataType::Float64 => Ok(Self::Double(array.as_primitive::<Float64Type>())),
             DataType::Boolean => Ok(Self::Boolean(array.as_boolean())),
-            other => Err(SinkError::Fatal(format!(
-                "column `{name}` has the unexpected type {other}"
-            ))),
+            other => Err(SinkError::Fatal(format!("column `{name}` has the unexpected type {other}"))),
         }
     }
 
@@ -220,10 +203,7 @@ impl<'a> Field<'a> {
 /// Nanoseconds below the microsecond that keep rows of one instant apart.
 enum Suffix<'a> {
     /// Events: the sequence number, or for foreign events their id.
-    Identity {
-        seq: Int64Array,
-        event_id: &'a StringArray,
-    },
+    Identity { seq: Int64Array, event_id: &'a StringArray },
     /// Features: one row a window; a later revision shall overwrite.
     None,
 }
@@ -233,10 +213,7 @@ impl<'a> Suffix<'a> {
         if batch.column_by_name("seq").is_none() {
             return Ok(Self::None);
         }
-        Ok(Self::Identity {
-            seq: column::long(batch, "seq")?,
-            event_id: column::text(batch, "event_id")?,
-        })
+        Ok(Self::Identity { seq: column::long(batch, "seq")?, event_id: column::text(batch, "event_id")? })
     }
 
     fn of_row(&self, row: usize) -> i64 {
@@ -277,16 +254,9 @@ mod tests {
         let field =
             |(name, array): &(&str, ArrayRef)| ArrowField::new(*name, array.data_type().clone(), true);
         let schema = Schema::new(all.iter().map(field).collect::<Vec<_>>());
-        let batch = RecordBatch::try_new(
-            Arc::new(schema),
-            all.into_iter().map(|(_, array)| array).collect(),
-        )
-        .unwrap();
-        let place = |offset: usize| Place {
-            partition: 0,
-            offset: offset as i64,
-            timestamp: 0,
-        };
+        let batch = RecordBatch::try_new(Arc::new(schema), all.into_iter().map(|(_, array)| array).collect())
+            .unwrap();
+        let place = |offset: usize| Place { partition: 0, offset: offset as i64, timestamp: 0 };
         Rows {
             kind: Some(RecordKind::Family(Family::UserActivity)),
             places: (0..count).map(place).collect(),
@@ -296,10 +266,7 @@ mod tests {
 
     fn times(values: Vec<i64>) -> ArrayRef {
         let array = TimestampMicrosecondArray::from(values);
-        assert!(matches!(
-            array.data_type(),
-            DataType::Timestamp(TimeUnit::Microsecond, None)
-        ));
+        assert!(matches!(array.data_type(), DataType::Timestamp(TimeUnit::Microsecond, None)));
         Arc::new(array)
     }
 
@@ -334,28 +301,19 @@ mod tests {
             ("event_time", times(vec![i64::MAX, 7])),
             ("agent_id", text(&["a", "b"])),
             ("seq", longs(vec![1, 2])),
-            (
-                "active_s",
-                Arc::new(Float64Array::from(vec![f64::NAN, f64::INFINITY])),
-            ),
+            ("active_s", Arc::new(Float64Array::from(vec![f64::NAN, f64::INFINITY]))),
         ]);
         let mut lines = Lines::default();
         append(&rows, &["idle_s".to_owned()], &mut lines).unwrap();
-        assert_eq!(
-            String::from_utf8(lines.text).unwrap(),
-            "user_activity,agent_id=b seq=2i 7002\n"
-        );
+        assert_eq!(String::from_utf8(lines.text).unwrap(), "user_activity,agent_id=b seq=2i 7002\n");
         assert_eq!(lines.refused.len(), 1);
         assert_eq!(lines.refused[0].0.offset, 0);
     }
 
     #[test]
     fn a_row_without_fields_leaves_no_half_line() {
-        let rows = rows(vec![
-            ("event_time", times(vec![1])),
-            ("agent_id", text(&["a"])),
-            ("seq", longs(vec![1])),
-        ]);
+        let rows =
+            rows(vec![("event_time", times(vec![1])), ("agent_id", text(&["a"])), ("seq", longs(vec![1]))]);
         let mut lines = Lines::default();
         append(&rows, &["seq".to_owned()], &mut lines).unwrap();
         assert!(lines.text.is_empty() && lines.ends.is_empty());

@@ -43,10 +43,8 @@ pub async fn run<L: Log>(
     if !config.enabled {
         return Ok(());
     }
-    let mut decoded: Vec<String> = Family::ALL
-        .iter()
-        .map(|family| topics.events(*family).to_string())
-        .collect();
+    let mut decoded: Vec<String> =
+        Family::ALL.iter().map(|family| topics.events(*family).to_string()).collect();
     decoded.push(topics.features("1m").to_string());
     let feed = Feed {
         group: config.group.clone(),
@@ -95,10 +93,7 @@ impl InfluxSink {
     }
 
     fn held_lines(&self) -> usize {
-        self.waiting
-            .iter()
-            .map(|waiting| waiting.lines.ends.len() - waiting.done)
-            .sum()
+        self.waiting.iter().map(|waiting| waiting.lines.ends.len() - waiting.done).sum()
     }
 
     fn held_bytes(&self) -> usize {
@@ -122,11 +117,7 @@ impl InfluxSink {
         let mut parts = vec![(from, to)];
         while let Some((from, to)) = parts.pop() {
             let waiting = &self.waiting[number];
-            let start = if from == 0 {
-                0
-            } else {
-                waiting.lines.ends[from - 1].0
-            };
+            let start = if from == 0 { 0 } else { waiting.lines.ends[from - 1].0 };
             let bytes = &waiting.lines.text[start..waiting.lines.ends[to - 1].0];
             let middle = from + (to - from) / 2;
             match self.client.write(bytes).await {
@@ -202,22 +193,15 @@ impl Sink for InfluxSink {
             }
             Ok::<_, SinkError>(lines)
         });
-        let mut lines = built
-            .await
-            .map_err(|error| SinkError::Fatal(error.to_string()))??;
+        let mut lines = built.await.map_err(|error| SinkError::Fatal(error.to_string()))??;
         for (place, reason, row) in std::mem::take(&mut lines.refused) {
             self.refuse(&topic, place, row, reason);
         }
         for span in spans {
-            self.positions
-                .insert((Arc::clone(&topic), span.partition), span.to);
+            self.positions.insert((Arc::clone(&topic), span.partition), span.to);
         }
         if !lines.ends.is_empty() {
-            self.waiting.push(Waiting {
-                topic,
-                lines,
-                done: 0,
-            });
+            self.waiting.push(Waiting { topic, lines, done: 0 });
         }
         self.since.get_or_insert_with(Instant::now);
         Ok(())
@@ -226,13 +210,7 @@ impl Sink for InfluxSink {
     fn due(&self) -> Option<Instant> {
         let full = self.held_lines() >= self.config.batch_lines
             || self.held_bytes() as u64 >= self.config.batch_bytes.bytes();
-        self.since.map(|since| {
-            if full {
-                since
-            } else {
-                since + self.config.batch_age
-            }
-        })
+        self.since.map(|since| if full { since } else { since + self.config.batch_age })
     }
 
     async fn flush(&mut self, _: Flush) -> Result<Vec<Position>, SinkError> {
@@ -251,11 +229,7 @@ impl Sink for InfluxSink {
         self.letters.clear();
         self.since = None;
         let positions = std::mem::take(&mut self.positions);
-        let position = |((topic, partition), offset)| Position {
-            topic,
-            partition,
-            offset,
-        };
+        let position = |((topic, partition), offset)| Position { topic, partition, offset };
         Ok(positions.into_iter().map(position).collect())
     }
 
@@ -266,8 +240,7 @@ impl Sink for InfluxSink {
     /// Lines of partitions that go stay in the queue: written twice they are one point. Their offsets go.
     fn discard(&mut self, of: &[TopicPartition]) {
         self.positions.retain(|(topic, partition), _| {
-            !of.iter()
-                .any(|gone| gone.topic == *topic && gone.partition == *partition)
+            !of.iter().any(|gone| gone.topic == *topic && gone.partition == *partition)
         });
     }
 }

@@ -99,11 +99,27 @@ impl Check for LakeConfig {
             }
         }
         if !(1..=22).contains(&self.zstd_level) {
-            problems.add(
-                key(at, "zstd_level"),
-                "must be between 1 and 22",
-                Some("3".to_owned()),
-            );
+            problems.add(key(at, "zstd_level"), "must be between 1 and 22", Some("3".to_owned()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use runtime::config::load;
+
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_right_and_all_problems_are_named_at_once() {
+        assert!(load::<LakeConfig>("", "test", &|_| None).is_ok());
+        let problems = load::<LakeConfig>("zstd_level = 99\nroot = \"\"\ncommit_rows = 0", "test", &|_| None)
+            .unwrap_err();
+        let mut named: Vec<&str> = problems.iter().map(|problem| problem.at.as_str()).collect();
+        let mut expected = ["commit_rows", "root", "zstd_level"];
+        named.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(named, expected);
+        assert!(!problems.to_string().contains("secret"));
     }
 }

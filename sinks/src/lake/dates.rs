@@ -18,10 +18,7 @@ pub(super) struct Believable {
 impl Believable {
     pub(super) fn new(oldest: Duration, ahead: Duration) -> Self {
         let micros = |limit: Duration| i64::try_from(limit.as_micros()).unwrap_or(i64::MAX);
-        Self {
-            oldest: micros(oldest),
-            ahead: micros(ahead),
-        }
+        Self { oldest: micros(oldest), ahead: micros(ahead) }
     }
 
     /// Days since 1970-01-01 (UTC) of a row's partition, and whether its arrival decided because the

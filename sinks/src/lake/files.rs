@@ -31,14 +31,7 @@ const CHUNK: usize = 8192;
 /// Longest text that goes into the statistics of the log.
 const LONGEST_STATISTIC: usize = 64;
 /// Numbers that hardly repeat but grow: differences are smaller than a dictionary.
-const GROWING: [&str; 6] = [
-    "event_time",
-    "received_at",
-    "sent_at",
-    "seq",
-    "window_start",
-    "offset",
-];
+const GROWING: [&str; 6] = ["event_time", "received_at", "sent_at", "seq", "window_start", "offset"];
 
 /// How files are written.
 #[derive(Debug, Clone)]
@@ -91,21 +84,14 @@ fn broken(error: impl std::fmt::Display) -> SinkError {
 
 fn properties(shape: &Shape, how: &Writing) -> Result<WriterProperties, SinkError> {
     let level = ZstdLevel::try_new(how.zstd_level).map_err(broken)?;
-    let ascending = |column: usize| SortingColumn {
-        column_idx: column as i32,
-        descending: false,
-        nulls_first: true,
-    };
+    let ascending =
+        |column: usize| SortingColumn { column_idx: column as i32, descending: false, nulls_first: true };
     let mut properties = WriterProperties::builder()
         .set_writer_version(WriterVersion::PARQUET_1_0)
         .set_compression(Compression::ZSTD(level))
         .set_max_row_group_row_count(Some(how.row_group_rows))
         .set_dictionary_enabled(true)
-        .set_sorting_columns(Some(vec![
-            ascending(shape.agent),
-            ascending(shape.time),
-            ascending(shape.tie),
-        ]))
+        .set_sorting_columns(Some(vec![ascending(shape.agent), ascending(shape.time), ascending(shape.tie)]))
         .set_created_by("varta".to_owned());
     for field in shape.schema.fields() {
         if GROWING.contains(&field.name().as_str()) && *field.data_type() != DataType::Int32 {
@@ -142,10 +128,7 @@ fn write_day(
     let content = Bytes::from(writer.into_inner().map_err(broken)?);
     let day = dates::text(keys.first().map_or(0, |key| key.day));
     Ok(DataFile {
-        path: format!(
-            "{PARTITION}={day}/part-00000-{}-c000.zstd.parquet",
-            uuid::Uuid::now_v7()
-        ),
+        path: format!("{PARTITION}={day}/part-00000-{}-c000.zstd.parquet", uuid::Uuid::now_v7()),
         rows: keys.len(),
         sha256: hex(&Sha256::digest(&content)),
         statistics: statistics(shape, keys, agents),
@@ -176,11 +159,7 @@ fn order(shape: &Shape, rows: &[Rows], believable: Believable) -> Result<(Vec<Ke
         let arrivals = shape.arrival.map(|column| numbers(rows, column)).transpose()?;
         let mut last: Option<(&str, u32)> = None;
         for (row, place) in rows.places.iter().enumerate() {
-            let agent = if agents.is_null(row) {
-                ""
-            } else {
-                agents.value(row)
-            };
+            let agent = if agents.is_null(row) { "" } else { agents.value(row) };
             let agent = match last {
                 Some((name, id)) if name == agent => id,
                 _ => {
@@ -191,10 +170,7 @@ fn order(shape: &Shape, rows: &[Rows], believable: Believable) -> Result<(Vec<Ke
                 }
             };
             let logged = place.timestamp.saturating_mul(1000);
-            let arrival = arrivals
-                .as_ref()
-                .and_then(|a| column::number(a, row))
-                .unwrap_or(logged);
+            let arrival = arrivals.as_ref().and_then(|a| column::number(a, row)).unwrap_or(logged);
             let time = column::number(&times, row).unwrap_or(arrival);
             let (day, by_arrival) = believable.day(time, arrival);
             keys.push(Key {
@@ -218,10 +194,7 @@ fn order(shape: &Shape, rows: &[Rows], believable: Believable) -> Result<(Vec<Ke
         key.agent = rank[key.agent as usize];
     }
     keys.sort_unstable();
-    Ok((
-        keys,
-        by_name.into_iter().map(|(name, _)| name.to_owned()).collect(),
-    ))
+    Ok((keys, by_name.into_iter().map(|(name, _)| name.to_owned()).collect()))
 }
 
 fn numbers(rows: &Rows, index: usize) -> Result<Int64Array, SinkError> {
@@ -267,8 +240,6 @@ fn statistics(shape: &Shape, keys: &[Key], agents: &[String]) -> String {
 
 /// As the Delta log writes times; `None` outside the years 0 to 9999.
 fn time_text(micros: i64) -> Option<String> {
-    let text = DateTime::from_timestamp_micros(micros)?
-        .format("%Y-%m-%dT%H:%M:%S%.6fZ")
-        .to_string();
+    let text = DateTime::from_timestamp_micros(micros)?.format("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
     (text.len() == "2025-11-21T00:00:00.000000Z".len()).then_some(text)
 }

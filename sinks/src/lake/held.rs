@@ -53,10 +53,8 @@ impl Held {
         for span in &arrival.spans {
             let held = self.spans.entry(span.partition).or_insert(span.from..span.from);
             if span.from > held.end {
-                self.gap = Some(format!(
-                    "partition {} went on at {} after {}",
-                    span.partition, span.from, held.end
-                ));
+                self.gap =
+                    Some(format!("partition {} went on at {} after {}", span.partition, span.from, held.end));
                 return Ok(());
             }
             begin.insert(span.partition, held.end);
@@ -71,17 +69,9 @@ impl Held {
                 self.rows.push(rows);
             }
         }
-        arrival
-            .letters
-            .retain(|(partition, offset, _)| fresh(*partition, *offset));
-        arrival
-            .apart
-            .retain(|(partition, offset, _)| fresh(*partition, *offset));
-        self.bytes += arrival
-            .letters
-            .iter()
-            .map(|(_, _, letter)| letter.original.len())
-            .sum::<usize>();
+        arrival.letters.retain(|(partition, offset, _)| fresh(*partition, *offset));
+        arrival.apart.retain(|(partition, offset, _)| fresh(*partition, *offset));
+        self.bytes += arrival.letters.iter().map(|(_, _, letter)| letter.original.len()).sum::<usize>();
         self.letters.append(&mut arrival.letters);
         self.apart.append(&mut arrival.apart);
         self.since.get_or_insert_with(Instant::now);
@@ -99,11 +89,7 @@ impl Held {
         for (partition, range) in &mut self.spans {
             let Some(end) = stored(*partition) else { continue };
             if end < range.start {
-                return Err(CutError::Gap {
-                    partition: *partition,
-                    from: end,
-                    to: range.start,
-                });
+                return Err(CutError::Gap { partition: *partition, from: end, to: range.start });
             }
             if end > range.start {
                 changed = true;
@@ -135,16 +121,10 @@ impl Held {
                 kept.push(rows);
             }
         }
-        self.letters
-            .retain(|(partition, offset, _)| inside(*partition, *offset));
-        self.apart
-            .retain(|(partition, offset, _)| inside(*partition, *offset));
+        self.letters.retain(|(partition, offset, _)| inside(*partition, *offset));
+        self.apart.retain(|(partition, offset, _)| inside(*partition, *offset));
         self.bytes = kept.iter().map(Rows::memory).sum::<usize>()
-            + self
-                .letters
-                .iter()
-                .map(|(_, _, letter)| letter.original.len())
-                .sum::<usize>();
+            + self.letters.iter().map(|(_, _, letter)| letter.original.len()).sum::<usize>();
         self.count = kept.iter().map(|rows| rows.places.len()).sum();
         self.rows = kept;
         if self.spans.is_empty() {
@@ -156,10 +136,7 @@ impl Held {
 
     /// Everything held is in the table.
     pub(super) fn clear(&mut self) {
-        *self = Self {
-            edition: self.edition + 1,
-            ..Self::default()
-        };
+        *self = Self { edition: self.edition + 1, ..Self::default() };
     }
 
     /// Poison that was not delivered yet.
@@ -188,21 +165,12 @@ impl Held {
     }
 
     pub(super) fn spans(&self) -> impl Iterator<Item = Span> + '_ {
-        self.spans.iter().map(|(p, range)| Span {
-            partition: *p,
-            from: range.start,
-            to: range.end,
-        })
+        self.spans.iter().map(|(p, range)| Span { partition: *p, from: range.start, to: range.end })
     }
 
     /// Rows of one partition.
     pub(super) fn rows_of(&self, partition: i32) -> usize {
-        let of = |rows: &Rows| {
-            rows.places
-                .iter()
-                .filter(|place| place.partition == partition)
-                .count()
-        };
+        let of = |rows: &Rows| rows.places.iter().filter(|place| place.partition == partition).count();
         self.rows.iter().map(of).sum()
     }
 
@@ -244,34 +212,20 @@ mod tests {
     use super::*;
 
     fn arrival(partition: i32, from: i64, to: i64) -> Arrival {
-        let places: Vec<Place> = (from..to)
-            .map(|offset| Place {
-                partition,
-                offset,
-                timestamp: 0,
-            })
-            .collect();
+        let places: Vec<Place> = (from..to).map(|offset| Place { partition, offset, timestamp: 0 }).collect();
         let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]));
         let column = Arc::new(Int64Array::from_iter_values(from..to));
         let batch = RecordBatch::try_new(schema, vec![column]).unwrap();
         Arrival {
             spans: vec![Span { partition, from, to }],
-            rows: vec![Rows {
-                kind: None,
-                batch,
-                places: places.into(),
-            }],
+            rows: vec![Rows { kind: None, batch, places: places.into() }],
             ..Arrival::default()
         }
     }
 
     fn offsets(held: &Held, partition: i32) -> Vec<i64> {
         let of = |rows: &Rows| -> Vec<i64> {
-            rows.places
-                .iter()
-                .filter(|p| p.partition == partition)
-                .map(|p| p.offset)
-                .collect()
+            rows.places.iter().filter(|p| p.partition == partition).map(|p| p.offset).collect()
         };
         held.rows().iter().flat_map(of).collect()
     }
@@ -280,10 +234,7 @@ mod tests {
     fn a_gap_between_table_and_memory_is_an_error() {
         let mut held = Held::default();
         held.push(arrival(0, 10, 20)).unwrap();
-        assert!(matches!(
-            held.cut(|_| Some(5)),
-            Err(CutError::Gap { from: 5, to: 10, .. })
-        ));
+        assert!(matches!(held.cut(|_| Some(5)), Err(CutError::Gap { from: 5, to: 10, .. })));
         assert!(held.cut(|_| Some(10)).is_ok());
         held.push(arrival(0, 25, 30)).unwrap();
         assert!(matches!(held.cut(|_| Some(10)), Err(CutError::Broken(_))));

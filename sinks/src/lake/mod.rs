@@ -53,9 +53,8 @@ pub async fn run<L: Log>(
         return Ok(());
     }
     let tables = tables(&topics);
-    let (plain, decoded): (Vec<_>, Vec<_>) = tables
-        .iter()
-        .partition(|(_, _, content)| *content == Content::Records);
+    let (plain, decoded): (Vec<_>, Vec<_>) =
+        tables.iter().partition(|(_, _, content)| *content == Content::Records);
     let names =
         |of: Vec<&(String, Arc<str>, Content)>| of.iter().map(|(_, topic, _)| topic.to_string()).collect();
     let feed = Feed {
@@ -68,15 +67,7 @@ pub async fn run<L: Log>(
         drain: config.drain,
     };
     let letters = DeadLetters::open(&log, &topics, "lake")?;
-    runner::run(
-        LakeSink::new(config, tables, letters)?,
-        feed,
-        log,
-        registry,
-        health,
-        shutdown,
-    )
-    .await
+    runner::run(LakeSink::new(config, tables, letters)?, feed, log, registry, health, shutdown).await
 }
 
 /// Every table with its topic.
@@ -88,11 +79,7 @@ fn tables(topics: &Topics) -> Vec<(String, Arc<str>, Content)> {
     }
     let content = Content::Kind(RecordKind::Feature1m);
     tables.push(("features_1m".to_owned(), topics.features("1m"), content));
-    tables.push((
-        "alerts".to_owned(),
-        topics.alerts(),
-        Content::Kind(RecordKind::Alert),
-    ));
+    tables.push(("alerts".to_owned(), topics.alerts(), Content::Kind(RecordKind::Alert)));
     tables.push(("late".to_owned(), topics.late(), Content::Records));
     tables.push(("dead_letters".to_owned(), topics.dlq(), Content::Records));
     tables
@@ -122,23 +109,12 @@ impl LakeSink {
             let writer = TableWriter::new(name, Arc::clone(&topic), &config.app, content, writing.clone())?;
             writers.insert(topic, writer);
         }
-        let root = Root {
-            location: config.root.clone(),
-            options: config.options.clone(),
-        };
-        Ok(Self {
-            config,
-            root,
-            letters,
-            tables: writers,
-        })
+        let root = Root { location: config.root.clone(), options: config.options.clone() };
+        Ok(Self { config, root, letters, tables: writers })
     }
 
     fn memory(&self) -> u64 {
-        self.tables
-            .values()
-            .map(|table| table.held().bytes() as u64)
-            .sum()
+        self.tables.values().map(|table| table.held().bytes() as u64).sum()
     }
 
     fn is_full(&self, table: &TableWriter) -> bool {
@@ -170,10 +146,7 @@ impl Sink for LakeSink {
     async fn starts(&mut self, of: &[TopicPartition]) -> Result<Vec<Start>, SinkError> {
         let mut partitions: BTreeMap<Arc<str>, Vec<i32>> = BTreeMap::new();
         for of in of {
-            partitions
-                .entry(Arc::clone(&of.topic))
-                .or_default()
-                .push(of.partition);
+            partitions.entry(Arc::clone(&of.topic)).or_default().push(of.partition);
         }
         let mut found: BTreeMap<(Arc<str>, i32), Start> = BTreeMap::new();
         for (topic, partitions) in partitions {
@@ -185,10 +158,7 @@ impl Sink for LakeSink {
             }
         }
         let start = |of: &TopicPartition| found.get(&(Arc::clone(&of.topic), of.partition)).copied();
-        Ok(of
-            .iter()
-            .map(|of| start(of).unwrap_or(Start::Beginning))
-            .collect())
+        Ok(of.iter().map(|of| start(of).unwrap_or(Start::Beginning)).collect())
     }
 
     async fn accept(&mut self, mut batch: Batch) -> Result<(), SinkError> {
@@ -240,11 +210,8 @@ impl Sink for LakeSink {
 
     fn discard(&mut self, of: &[TopicPartition]) {
         for (topic, table) in &mut self.tables {
-            let partitions: Vec<i32> = of
-                .iter()
-                .filter(|of| of.topic == *topic)
-                .map(|of| of.partition)
-                .collect();
+            let partitions: Vec<i32> =
+                of.iter().filter(|of| of.topic == *topic).map(|of| of.partition).collect();
             if !partitions.is_empty() {
                 table.discard(&partitions);
             }

@@ -81,9 +81,7 @@ impl Shape {
         };
         let schema = Schema::new(fields);
         let index = |name: &str| {
-            schema
-                .index_of(name)
-                .map_err(|_| SinkError::Fatal(format!("no column `{name}` to sort by")))
+            schema.index_of(name).map_err(|_| SinkError::Fatal(format!("no column `{name}` to sort by")))
         };
         Ok(Self {
             content,
@@ -154,11 +152,8 @@ impl Shape {
         }
         let text = |bytes: &bytes::Bytes| String::from_utf8_lossy(bytes).into_owned();
         let headers = |record: &Record| {
-            let pairs: Vec<(&str, String)> = record
-                .headers
-                .iter()
-                .map(|(name, value)| (name.as_str(), text(value)))
-                .collect();
+            let pairs: Vec<(&str, String)> =
+                record.headers.iter().map(|(name, value)| (name.as_str(), text(value))).collect();
             serde_json::to_string(&pairs).unwrap_or_default()
         };
         let columns: Vec<ArrayRef> = vec![
@@ -171,34 +166,20 @@ impl Shape {
                 )
                 .with_timezone("UTC"),
             ),
-            Arc::new(
-                records
-                    .iter()
-                    .map(|r| r.key.as_ref().map(text))
-                    .collect::<StringArray>(),
-            ),
+            Arc::new(records.iter().map(|r| r.key.as_ref().map(text)).collect::<StringArray>()),
             Arc::new(values.finish()),
             Arc::new(StringArray::from_iter_values(records.iter().map(headers))),
         ];
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns)
             .map_err(|error| SinkError::Fatal(format!("records do not fit their table: {error}")))?;
-        let place = |r: &Record| Place {
-            partition: r.partition,
-            offset: r.offset,
-            timestamp: r.timestamp,
-        };
-        Ok(Rows {
-            kind: None,
-            batch,
-            places: records.iter().map(place).collect(),
-        })
+        let place = |r: &Record| Place { partition: r.partition, offset: r.offset, timestamp: r.timestamp };
+        Ok(Rows { kind: None, batch, places: records.iter().map(place).collect() })
     }
 }
 
 fn envelope_len(schema: &Schema) -> Result<usize, SinkError> {
     let end = schema.index_of(ENVELOPE_END);
-    end.map(|end| end + 1)
-        .map_err(|_| SinkError::Fatal(format!("no column `{ENVELOPE_END}` in an event")))
+    end.map(|end| end + 1).map_err(|_| SinkError::Fatal(format!("no column `{ENVELOPE_END}` in an event")))
 }
 
 fn nullable(field: &Field) -> Field {

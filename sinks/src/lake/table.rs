@@ -86,11 +86,7 @@ impl Table {
         checkpoint_every: u64,
     ) -> Result<Self, SinkError> {
         let store = root.log_store(name)?;
-        if !store
-            .is_delta_table_location()
-            .await
-            .map_err(|error| away(name, error))?
-        {
+        if !store.is_delta_table_location().await.map_err(|error| away(name, error))? {
             create(&store, name, &columns).await?;
         }
         let mut table = Self {
@@ -111,13 +107,10 @@ impl Table {
     }
 
     async fn snapshot(&mut self) -> Result<EagerSnapshot, SinkError> {
-        let snapshot = EagerSnapshot::try_new(&self.store, None)
-            .await
-            .map_err(|error| away(&self.name, error))?;
-        let (reader, writer) = (
-            snapshot.protocol().min_reader_version(),
-            snapshot.protocol().min_writer_version(),
-        );
+        let snapshot =
+            EagerSnapshot::try_new(&self.store, None).await.map_err(|error| away(&self.name, error))?;
+        let (reader, writer) =
+            (snapshot.protocol().min_reader_version(), snapshot.protocol().min_writer_version());
         if reader > 1 || writer > 2 {
             return Err(SinkError::Fatal(format!(
                 "lake table {} asks for Delta reader {reader} and writer {writer}; this sink writes for 1 and 2",
@@ -154,19 +147,11 @@ impl Table {
         }
         fields.extend(added.iter().cloned());
         let schema = StructType::try_new(fields).map_err(|error| away(&self.name, error))?;
-        let metadata = snapshot
-            .metadata()
-            .clone()
-            .with_schema(&schema)
-            .map_err(|error| away(&self.name, error))?;
+        let metadata =
+            snapshot.metadata().clone().with_schema(&schema).map_err(|error| away(&self.name, error))?;
         tracing::info!(table = %self.name, columns = added.len(), "adds columns");
         let operation = DeltaOperation::AddColumn { fields: added };
-        let commit = CommitData::new(
-            vec![Action::Metadata(metadata)],
-            operation,
-            HashMap::new(),
-            vec![],
-        );
+        let commit = CommitData::new(vec![Action::Metadata(metadata)], operation, HashMap::new(), vec![]);
         Ok(self.put(&commit).await? == Attempt::Committed)
     }
 
@@ -197,11 +182,7 @@ impl Table {
     pub(super) async fn refresh(&mut self) -> Result<(), SinkError> {
         loop {
             let next = self.version + 1;
-            let entry = self
-                .store
-                .read_commit_entry(next)
-                .await
-                .map_err(|error| away(&self.name, error))?;
+            let entry = self.store.read_commit_entry(next).await.map_err(|error| away(&self.name, error))?;
             let Some(entry) = entry else { return Ok(()) };
             self.follow(&entry)?;
             self.version = next;
@@ -254,11 +235,7 @@ impl Table {
     async fn put(&self, commit: &CommitData) -> Result<Attempt, SinkError> {
         let bytes = commit.get_bytes().map_err(|error| away(&self.name, error))?;
         let entry = CommitOrBytes::LogBytes(bytes);
-        match self
-            .store
-            .write_commit_entry(self.version + 1, entry, uuid::Uuid::new_v4())
-            .await
-        {
+        match self.store.write_commit_entry(self.version + 1, entry, uuid::Uuid::new_v4()).await {
             Ok(()) => Ok(Attempt::Committed),
             Err(TransactionError::VersionAlreadyExists(_)) => Ok(Attempt::Conflict),
             // Perhaps it is there and only the answer was lost: the next attempt reads the log first.
@@ -306,10 +283,7 @@ async fn create(store: &LogStoreRef, name: &str, columns: &[StructField]) -> Res
     let bytes = CommitData::new(actions, operation, HashMap::new(), vec![])
         .get_bytes()
         .map_err(|error| away(name, error))?;
-    match store
-        .write_commit_entry(0, CommitOrBytes::LogBytes(bytes), uuid::Uuid::new_v4())
-        .await
-    {
+    match store.write_commit_entry(0, CommitOrBytes::LogBytes(bytes), uuid::Uuid::new_v4()).await {
         Ok(()) => tracing::info!(table = name, "created"),
         Err(TransactionError::VersionAlreadyExists(_)) => {}
         Err(error) => return Err(away(name, error)),
@@ -356,7 +330,5 @@ pub(super) struct RemovedFile {
 
 /// The known actions of a log entry, in order.
 pub(super) fn actions(entry: &[u8]) -> impl Iterator<Item = LogAction> + '_ {
-    entry
-        .split(|byte| *byte == b'\n')
-        .filter_map(|line| serde_json::from_slice(line).ok())
+    entry.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok())
 }

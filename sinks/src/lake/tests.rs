@@ -46,22 +46,13 @@ impl Lake {
         let shutdown = Shutdown::new();
         let registry: Arc<dyn SchemaRegistry> =
             Arc::<eventlog::registry::MemoryRegistry>::clone(&world.registry);
-        let running = run(
-            self.config.clone(),
-            log,
-            registry,
-            world.topics.clone(),
-            Health::new(),
-            shutdown.clone(),
-        );
+        let running =
+            run(self.config.clone(), log, registry, world.topics.clone(), Health::new(), shutdown.clone());
         (tokio::spawn(running), shutdown)
     }
 
     fn root(&self) -> Root {
-        Root {
-            location: self.config.root.clone(),
-            options: BTreeMap::new(),
-        }
+        Root { location: self.config.root.clone(), options: BTreeMap::new() }
     }
 
     /// Paths of the files that the log names.
@@ -90,10 +81,7 @@ impl Lake {
         for file in self.files(table) {
             let file = fs_err::File::open(self.folder.path().join(table).join(file)).unwrap();
             let (file, _) = file.into_parts();
-            let reader = ParquetRecordBatchReaderBuilder::try_new(file)
-                .unwrap()
-                .build()
-                .unwrap();
+            let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
             batches.extend(reader.map(Result::unwrap));
         }
         batches
@@ -114,15 +102,11 @@ impl Lake {
 fn identities(batch: &RecordBatch) -> Vec<Identity> {
     let agents = batch.column_by_name("agent_id").unwrap().as_string::<i32>();
     let seqs = batch.column_by_name("seq").unwrap().as_primitive::<Int64Type>();
-    (0..batch.num_rows())
-        .map(|row| (agents.value(row).to_owned(), seqs.value(row)))
-        .collect()
+    (0..batch.num_rows()).map(|row| (agents.value(row).to_owned(), seqs.value(row))).collect()
 }
 
 fn expected(partitions: i32, count: i64) -> Vec<Identity> {
-    (0..partitions)
-        .flat_map(|partition| (0..count).map(move |seq| (format!("a{partition}"), seq)))
-        .collect()
+    (0..partitions).flat_map(|partition| (0..count).map(move |seq| (format!("a{partition}"), seq))).collect()
 }
 
 /// A writer of host_metrics and its batches, without a log between.
@@ -134,10 +118,8 @@ struct Writer {
 
 impl Writer {
     async fn open(lake: &Lake, world: &World) -> Self {
-        let (name, topic, content) = tables(&world.topics)
-            .into_iter()
-            .find(|(name, ..)| name == "host_metrics")
-            .unwrap();
+        let (name, topic, content) =
+            tables(&world.topics).into_iter().find(|(name, ..)| name == "host_metrics").unwrap();
         let writing = Writing {
             row_group_rows: 1000,
             zstd_level: 3,
@@ -147,11 +129,7 @@ impl Writer {
         writer.open(&lake.root(), 10).await.unwrap();
         writer.next_offsets(&[0]).await.unwrap();
         let letters = DeadLetters::open(&world.log, &world.topics, "lake").unwrap();
-        Self {
-            table: writer,
-            letters,
-            topic,
-        }
+        Self { table: writer, letters, topic }
     }
 
     /// Rows with `seq` = offset, of the partition 0.
@@ -161,11 +139,7 @@ impl Writer {
     }
 
     async fn accept_times(&mut self, world: &World, from: i64, times: &[i64]) {
-        let place = |offset| Place {
-            partition: 0,
-            offset,
-            timestamp: NOW / 1000,
-        };
+        let place = |offset| Place { partition: 0, offset, timestamp: NOW / 1000 };
         let records: Vec<eventlog::Record> = times
             .iter()
             .enumerate()
@@ -181,9 +155,7 @@ impl Writer {
             .collect();
         let registry: Arc<dyn SchemaRegistry> =
             Arc::<eventlog::registry::MemoryRegistry>::clone(&world.registry);
-        let decoded = eventlog::batches::BatchDecoder::new(registry)
-            .decode(&records)
-            .unwrap();
+        let decoded = eventlog::batches::BatchDecoder::new(registry).decode(&records).unwrap();
         let to = from + times.len() as i64;
         let rows = decoded.groups.into_iter().map(|group| Rows {
             kind: Some(group.kind),
@@ -192,11 +164,7 @@ impl Writer {
         });
         let batch = Batch {
             topic: Arc::clone(&self.topic),
-            spans: vec![Span {
-                partition: 0,
-                from,
-                to,
-            }],
+            spans: vec![Span { partition: 0, from, to }],
             rows: rows.collect(),
             poison: vec![],
             plain: vec![],
@@ -260,10 +228,7 @@ async fn files_of_a_crash_before_the_commit_are_invisible() {
     next.accept(&world, 0, 10).await;
     next.commit().await.unwrap();
     assert_eq!(lake.identities("host_metrics"), expected(1, 10));
-    assert_eq!(
-        lake.verified(&world, "host_metrics").await.problems,
-        Vec::<String>::new()
-    );
+    assert_eq!(lake.verified(&world, "host_metrics").await.problems, Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -283,58 +248,30 @@ async fn rows_are_sorted_and_absurd_dates_go_by_their_arrival() {
     let mut writer = Writer::open(&lake, &world).await;
     let day = 86_400_000_000;
     let long_ago = NOW - 9000 * day;
-    writer
-        .accept_times(
-            &world,
-            0,
-            &[NOW + 9, NOW - day, NOW + 5, long_ago, NOW + 4000 * day],
-        )
-        .await;
+    writer.accept_times(&world, 0, &[NOW + 9, NOW - day, NOW + 5, long_ago, NOW + 4000 * day]).await;
     writer.commit().await.unwrap();
     let files = lake.files("host_metrics");
     assert_eq!(files.len(), 2);
-    assert!(
-        files[0].starts_with("dt=2025-11-20/") && files[1].starts_with("dt=2025-11-21/"),
-        "{files:?}"
-    );
+    assert!(files[0].starts_with("dt=2025-11-20/") && files[1].starts_with("dt=2025-11-21/"), "{files:?}");
     let batches = lake.rows("host_metrics");
-    let times = batches[1]
-        .column_by_name("event_time")
-        .unwrap()
-        .as_primitive::<TimestampMicrosecondType>();
+    let times = batches[1].column_by_name("event_time").unwrap().as_primitive::<TimestampMicrosecondType>();
     assert_eq!(times.values(), &[long_ago, NOW + 5, NOW + 9, NOW + 4000 * day]);
     let marks = batches[1].column_by_name("dt_by_arrival").unwrap().as_boolean();
     let marks: Vec<Option<bool>> = marks.iter().collect();
     assert_eq!(marks, [Some(true), None, None, Some(true)]);
-    assert_eq!(
-        batches[0].column_by_name("dt_by_arrival").unwrap().null_count(),
-        1
-    );
+    assert_eq!(batches[0].column_by_name("dt_by_arrival").unwrap().null_count(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_of_an_older_version_gets_the_new_columns() {
     let lake = Lake::new();
     let columns = Shape::new(Content::Raw).unwrap().delta_columns().unwrap();
-    let older = columns[..columns.len() - 4]
-        .iter()
-        .chain(columns.last())
-        .cloned()
-        .collect();
+    let older = columns[..columns.len() - 4].iter().chain(columns.last()).cloned().collect();
     table::Table::open(&lake.root(), "raw", older, 10).await.unwrap();
-    table::Table::open(&lake.root(), "raw", columns.clone(), 10)
-        .await
-        .unwrap();
+    table::Table::open(&lake.root(), "raw", columns.clone(), 10).await.unwrap();
     // The third finds nothing to do and nothing to complain about.
-    table::Table::open(&lake.root(), "raw", columns, 10)
-        .await
-        .unwrap();
-    assert_eq!(
-        fs_err::read_dir(lake.folder.path().join("raw/_delta_log"))
-            .unwrap()
-            .count(),
-        2
-    );
+    table::Table::open(&lake.root(), "raw", columns, 10).await.unwrap();
+    assert_eq!(fs_err::read_dir(lake.folder.path().join("raw/_delta_log")).unwrap().count(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -345,23 +282,15 @@ async fn verify_finds_what_was_tampered_with() {
         writer.accept(&world, from, from + 10).await;
         writer.commit().await.unwrap();
     }
-    assert_eq!(
-        lake.verified(&world, "host_metrics").await.problems,
-        Vec::<String>::new()
-    );
+    assert_eq!(lake.verified(&world, "host_metrics").await.problems, Vec::<String>::new());
     let files = lake.files("host_metrics");
     let path = |file: &str| lake.folder.path().join("host_metrics").join(file);
     let mut content = fs_err::read(path(&files[0])).unwrap();
     content[100] ^= 1;
     fs_err::write(path(&files[0]), content).unwrap();
     fs_err::remove_file(path(&files[1])).unwrap();
-    let entry = lake
-        .folder
-        .path()
-        .join("host_metrics/_delta_log/00000000000000000003.json");
-    let text = fs_err::read_to_string(&entry)
-        .unwrap()
-        .replace("\"from\":20", "\"from\":21");
+    let entry = lake.folder.path().join("host_metrics/_delta_log/00000000000000000003.json");
+    let text = fs_err::read_to_string(&entry).unwrap().replace("\"from\":20", "\"from\":21");
     fs_err::write(&entry, text).unwrap();
     let problems = lake.verified(&world, "host_metrics").await.problems.join("\n");
     for part in ["its hash differs", "missing", "misses offsets 20..21"] {
@@ -386,29 +315,16 @@ async fn everything_of_the_topics_is_in_the_tables() {
     until("the rows", || lake.identities("host_metrics").len() == 230).await;
     until("raw", || lake.identities("raw").len() == 1).await;
     until("late", || !lake.files("late").is_empty()).await;
-    until("the dead letter in the lake", || {
-        !lake.files("dead_letters").is_empty()
-    })
-    .await;
+    until("the dead letter in the lake", || !lake.files("dead_letters").is_empty()).await;
     shutdown.request();
     task.await.unwrap().unwrap();
 
     assert_eq!(
         lake.identities("host_metrics"),
-        expected(1, 150)
-            .into_iter()
-            .chain((0..80).map(|seq| ("a1".to_owned(), seq)))
-            .collect::<Vec<_>>()
+        expected(1, 150).into_iter().chain((0..80).map(|seq| ("a1".to_owned(), seq))).collect::<Vec<_>>()
     );
     let rows = lake.rows("raw");
-    let text = |name: &str| {
-        rows[0]
-            .column_by_name(name)
-            .unwrap()
-            .as_string::<i32>()
-            .value(0)
-            .to_owned()
-    };
+    let text = |name: &str| rows[0].column_by_name(name).unwrap().as_string::<i32>().value(0).to_owned();
     assert_eq!(text("family"), "process_event");
     assert_eq!(text("body"), r#"{"pid":4,"name":"x\"y"}"#);
     assert_eq!(text("user"), "eve");
@@ -458,18 +374,13 @@ async fn kills_and_rebalances_leave_each_row_once() {
 async fn what_is_held_never_grows_beyond_its_limit() {
     let world = World::new(1);
     let lake = Lake::new();
-    let config = LakeConfig {
-        memory: ByteSize::kib(1),
-        commit_age: Duration::from_hours(1),
-        ..lake.config.clone()
-    };
+    let config =
+        LakeConfig { memory: ByteSize::kib(1), commit_age: Duration::from_hours(1), ..lake.config.clone() };
     let letters = DeadLetters::open(&world.log, &world.topics, "lake").unwrap();
     let mut sink = LakeSink::new(config, tables(&world.topics), letters).unwrap();
     sink.open().await.unwrap();
     let topic = world.topics.late();
-    sink.starts(&[TopicPartition::new(Arc::clone(&topic), 0)])
-        .await
-        .unwrap();
+    sink.starts(&[TopicPartition::new(Arc::clone(&topic), 0)]).await.unwrap();
     let record = eventlog::Record {
         topic: Arc::clone(&topic),
         partition: 0,
@@ -479,20 +390,8 @@ async fn what_is_held_never_grows_beyond_its_limit() {
         value: Some(vec![1; 4096].into()),
         headers: vec![],
     };
-    let spans = vec![Span {
-        partition: 0,
-        from: 0,
-        to: 1,
-    }];
-    sink.accept(Batch {
-        topic,
-        spans,
-        rows: vec![],
-        poison: vec![],
-        plain: vec![record],
-    })
-    .await
-    .unwrap();
+    let spans = vec![Span { partition: 0, from: 0, to: 1 }];
+    sink.accept(Batch { topic, spans, rows: vec![], poison: vec![], plain: vec![record] }).await.unwrap();
     assert!(sink.due().is_some_and(|due| due <= Instant::now()));
     sink.flush(Flush::Due).await.unwrap();
     assert_eq!(sink.memory(), 0);

@@ -56,10 +56,7 @@ pub async fn verify(
     topics: &schemas::topics::Topics,
     hashes: bool,
 ) -> Result<Vec<Verified>, SinkError> {
-    let root = Root {
-        location: config.root.clone(),
-        options: config.options.clone(),
-    };
+    let root = Root { location: config.root.clone(), options: config.options.clone() };
     let mut verified = Vec::new();
     for (name, _, _) in tables(topics) {
         verified.extend(verify_table(&root, &name, hashes).await?);
@@ -73,33 +70,20 @@ async fn verify_table(root: &Root, name: &str, hashes: bool) -> Result<Option<Ve
         return Ok(None);
     }
     let store = root.log_store(name)?;
-    if !store
-        .is_delta_table_location()
-        .await
-        .map_err(|error| away(&error))?
-    {
+    if !store.is_delta_table_location().await.map_err(|error| away(&error))? {
         return Ok(None);
     }
-    let mut found = Verified {
-        table: name.to_owned(),
-        ..Verified::default()
-    };
+    let mut found = Verified { table: name.to_owned(), ..Verified::default() };
     let mut live: BTreeMap<String, (u64, Option<String>)> = BTreeMap::new();
     let mut version = 0;
-    while let Some(entry) = store
-        .read_commit_entry(version)
-        .await
-        .map_err(|error| away(&error))?
-    {
+    while let Some(entry) = store.read_commit_entry(version).await.map_err(|error| away(&error))? {
         for action in actions(&entry) {
             match action {
                 LogAction::CommitInfo(info) => found.follow(version, info.get(INFO)),
                 LogAction::Add(file) => {
                     let hash = file.tags.and_then(|mut tags| tags.remove(HASH_TAG)).flatten();
                     if live.insert(file.path.clone(), (file.size, hash)).is_some() {
-                        found
-                            .problems
-                            .push(format!("version {version} adds {} a second time", file.path));
+                        found.problems.push(format!("version {version} adds {} a second time", file.path));
                     }
                 }
                 LogAction::Remove(file) => {
@@ -118,15 +102,11 @@ async fn verify_table(root: &Root, name: &str, hashes: bool) -> Result<Option<Ve
         let location = Path::parse(path).map_err(|error| away(&error))?;
         match objects.head(&location).await {
             Err(object_store::Error::NotFound { .. }) => {
-                found
-                    .problems
-                    .push(format!("{path} is named in the log but missing"));
+                found.problems.push(format!("{path} is named in the log but missing"));
             }
             Err(error) => return Err(away(&error)),
             Ok(meta) if meta.size != *size => {
-                found
-                    .problems
-                    .push(format!("{path} has {} bytes, the log says {size}", meta.size));
+                found.problems.push(format!("{path} has {} bytes, the log says {size}", meta.size));
             }
             Ok(_) => {
                 let Some(hash) = hash.as_ref().filter(|_| hashes) else {
@@ -135,9 +115,7 @@ async fn verify_table(root: &Root, name: &str, hashes: bool) -> Result<Option<Ve
                 let content = objects.get(&location).await.map_err(|error| away(&error))?;
                 let content = content.bytes().await.map_err(|error| away(&error))?;
                 if files::hex(&Sha256::digest(&content)) != *hash {
-                    found
-                        .problems
-                        .push(format!("{path} is not what was written: its hash differs"));
+                    found.problems.push(format!("{path} is not what was written: its hash differs"));
                 }
             }
         }
@@ -152,9 +130,7 @@ impl Verified {
         let info: Info = match serde_json::from_value(info.clone()) {
             Ok(info) => info,
             Err(error) => {
-                self.problems.push(format!(
-                    "version {version}: unreadable commit information: {error}"
-                ));
+                self.problems.push(format!("version {version}: unreadable commit information: {error}"));
                 return;
             }
         };
@@ -162,30 +138,21 @@ impl Verified {
         for range in info.ranges {
             let at = format!("{}-{}", range.topic, range.partition);
             if range.to <= range.from {
-                self.problems
-                    .push(format!("version {version}: {at} covers nothing"));
+                self.problems.push(format!("version {version}: {at} covers nothing"));
             }
             if !seen.insert((range.topic.clone(), range.partition)) {
-                self.problems
-                    .push(format!("version {version}: {at} is named twice"));
+                self.problems.push(format!("version {version}: {at} is named twice"));
             }
             self.rows += range.rows;
-            let covered = self
-                .covered
-                .entry((range.topic, range.partition))
-                .or_insert((range.from, range.from));
+            let covered =
+                self.covered.entry((range.topic, range.partition)).or_insert((range.from, range.from));
             let end = covered.1;
             if range.from > end {
-                self.problems.push(format!(
-                    "version {version}: {at} misses offsets {end}..{}",
-                    range.from
-                ));
+                self.problems.push(format!("version {version}: {at} misses offsets {end}..{}", range.from));
             }
             if range.from < end {
-                self.problems.push(format!(
-                    "version {version}: {at} has offsets {}..{end} twice",
-                    range.from
-                ));
+                self.problems
+                    .push(format!("version {version}: {at} has offsets {}..{end} twice", range.from));
             }
             covered.1 = end.max(range.to);
         }

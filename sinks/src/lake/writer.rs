@@ -53,16 +53,7 @@ impl TableWriter {
     ) -> Result<Self, SinkError> {
         let shape = Shape::new(content)?;
         let app = app.to_owned();
-        Ok(Self {
-            name,
-            topic,
-            app,
-            shape,
-            writing,
-            table: None,
-            held: Held::default(),
-            prepared: None,
-        })
+        Ok(Self { name, topic, app, shape, writing, table: None, held: Held::default(), prepared: None })
     }
 
     pub(super) async fn open(&mut self, root: &Root, checkpoint_every: u64) -> Result<(), SinkError> {
@@ -91,10 +82,7 @@ impl TableWriter {
         let not_open = self.not_open();
         let table = self.table.as_mut().ok_or(not_open)?;
         let offsets = table.load_offsets(&ids).await?;
-        Ok(offsets
-            .into_iter()
-            .map(|last| last.map(|last| last + 1))
-            .collect())
+        Ok(offsets.into_iter().map(|last| last.map(|last| last + 1)).collect())
     }
 
     /// Turns a batch into rows of the table and holds them.
@@ -105,12 +93,8 @@ impl TableWriter {
     ) -> Result<(), SinkError> {
         let shape = self.shape.clone();
         let shaped = tokio::task::spawn_blocking(move || arrival(&shape, batch, letters));
-        let arrival = shaped
-            .await
-            .map_err(|error| SinkError::Fatal(error.to_string()))??;
-        self.held
-            .push(arrival)
-            .map_err(|error| SinkError::Fatal(error.to_string()))
+        let arrival = shaped.await.map_err(|error| SinkError::Fatal(error.to_string()))??;
+        self.held.push(arrival).map_err(|error| SinkError::Fatal(error.to_string()))
     }
 
     pub(super) fn discard(&mut self, partitions: &[i32]) {
@@ -152,9 +136,7 @@ impl TableWriter {
         table.refresh().await?;
         let id = |partition: i32| format!("{}:{}:{partition}", self.app, self.topic);
         let before = self.held.count();
-        let cut = self
-            .held
-            .cut(|partition| table.offset(&id(partition)).map(|last| last + 1));
+        let cut = self.held.cut(|partition| table.offset(&id(partition)).map(|last| last + 1));
         if self.held.count() < before {
             let rows = before - self.held.count();
             tracing::info!(table = %self.name, rows, "skips rows that another process has committed");
@@ -167,27 +149,13 @@ impl TableWriter {
 
     /// Writes and uploads the files of what is held, unless that was done already.
     pub(super) async fn prepare(&mut self) -> Result<(), SinkError> {
-        if self
-            .prepared
-            .as_ref()
-            .is_some_and(|prepared| prepared.edition == self.held.edition())
-        {
+        if self.prepared.as_ref().is_some_and(|prepared| prepared.edition == self.held.edition()) {
             return Ok(());
         }
-        let (shape, rows, writing) = (
-            self.shape.clone(),
-            self.held.rows().to_vec(),
-            self.writing.clone(),
-        );
+        let (shape, rows, writing) = (self.shape.clone(), self.held.rows().to_vec(), self.writing.clone());
         let written = tokio::task::spawn_blocking(move || files::write(&shape, &rows, &writing));
-        let files = written
-            .await
-            .map_err(|error| SinkError::Fatal(error.to_string()))??;
-        let mut prepared = Prepared {
-            edition: self.held.edition(),
-            adds: Vec::new(),
-            files: Vec::new(),
-        };
+        let files = written.await.map_err(|error| SinkError::Fatal(error.to_string()))??;
+        let mut prepared = Prepared { edition: self.held.edition(), adds: Vec::new(), files: Vec::new() };
         for file in files {
             self.upload(&file).await?;
             prepared.files.push(json!({
@@ -218,16 +186,11 @@ impl TableWriter {
 
     /// One attempt to name the prepared files in the log, on exactly the version that [`Self::cut`] read.
     pub(super) async fn append(&mut self) -> Result<Attempt, SinkError> {
-        let prepared = self
-            .prepared
-            .as_ref()
-            .filter(|prepared| prepared.edition == self.held.edition());
+        let prepared = self.prepared.as_ref().filter(|prepared| prepared.edition == self.held.edition());
         let prepared = prepared.ok_or_else(|| SinkError::Fatal("nothing is prepared".to_owned()))?;
         let spans: Vec<_> = self.held.spans().collect();
-        let offsets: Vec<(String, i64)> = spans
-            .iter()
-            .map(|span| (self.id(span.partition), span.to - 1))
-            .collect();
+        let offsets: Vec<(String, i64)> =
+            spans.iter().map(|span| (self.id(span.partition), span.to - 1)).collect();
         let ranges: Vec<Value> = spans
             .iter()
             .map(|span| {
@@ -255,11 +218,7 @@ impl TableWriter {
 }
 
 fn arrival(shape: &Shape, batch: Batch, letters: Vec<(i32, i64, DeadLetter)>) -> Result<Arrival, SinkError> {
-    let mut arrival = Arrival {
-        spans: batch.spans,
-        letters,
-        ..Arrival::default()
-    };
+    let mut arrival = Arrival { spans: batch.spans, letters, ..Arrival::default() };
     for rows in batch.rows {
         let (kind, places) = (rows.kind, Arc::clone(&rows.places));
         if let Some(rows) = shape.shape(rows)? {
@@ -270,9 +229,7 @@ fn arrival(shape: &Shape, batch: Batch, letters: Vec<(i32, i64, DeadLetter)>) ->
                 Some(RecordKind::Rejected) => "rejected",
                 _ => "other",
             };
-            arrival
-                .apart
-                .extend(places.iter().map(|place| (place.partition, place.offset, what)));
+            arrival.apart.extend(places.iter().map(|place| (place.partition, place.offset, what)));
         }
     }
     if shape.content == Content::Records && !batch.plain.is_empty() {

@@ -76,7 +76,9 @@ impl Default for PostgresConfig {
 impl Check for PostgresConfig {
     fn check(&self, at: &str, problems: &mut Problems) {
         // The parser's own words could repeat the password.
-        if PgConnectOptions::from_str(self.url.expose()).is_err() {
+        let url = self.url.expose();
+        let is_postgres = url.starts_with("postgres://") || url.starts_with("postgresql://");
+        if !is_postgres || PgConnectOptions::from_str(url).is_err() {
             problems.add(
                 key(at, "url"),
                 "is not a PostgreSQL URL",
@@ -98,5 +100,28 @@ impl Check for PostgresConfig {
                 problems.add(key(at, name), "must not be empty", None);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use runtime::config::load;
+
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_right_and_all_problems_are_named_at_once() {
+        assert!(load::<PostgresConfig>("", "test", &|_| None).is_ok());
+        let problems =
+            load::<PostgresConfig>("url = \"mysql:secret@x\"\nbatch_rows = 0\nsink = \"\"", "test", &|_| {
+                None
+            })
+            .unwrap_err();
+        let mut named: Vec<&str> = problems.iter().map(|problem| problem.at.as_str()).collect();
+        let mut expected = ["url", "batch_rows", "sink"];
+        named.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(named, expected);
+        assert!(!problems.to_string().contains("secret"));
     }
 }

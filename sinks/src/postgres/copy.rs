@@ -79,11 +79,7 @@ impl Tuple {
     /// What is no JSON is stored as a JSON string: content is never a reason to lose a row.
     fn json(&mut self, text: &str) {
         let valid = serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
-        let text = if valid {
-            text.to_owned()
-        } else {
-            serde_json::Value::from(text).to_string()
-        };
+        let text = if valid { text.to_owned() } else { serde_json::Value::from(text).to_string() };
         let mut value = vec![1u8];
         value.extend_from_slice(text.replace("\\u0000", "\\ufffd").as_bytes());
         self.value(&value);
@@ -91,9 +87,7 @@ impl Tuple {
 
     /// Fails for a time that PostgreSQL cannot store.
     pub(super) fn time(&mut self, name: &str, micros: i64) -> Result<(), String> {
-        let since_2000 = micros
-            .checked_sub(EPOCH)
-            .filter(|micros| (FIRST..AFTER_LAST).contains(micros));
+        let since_2000 = micros.checked_sub(EPOCH).filter(|micros| (FIRST..AFTER_LAST).contains(micros));
         let Some(since_2000) = since_2000 else {
             return Err(format!("{name} {micros} µs is outside what PostgreSQL can store"));
         };
@@ -173,10 +167,7 @@ mod tests {
     #[test]
     fn a_nul_is_replaced_in_text_and_json() {
         assert_eq!(text_of(|tuple| tuple.text("a\0b")), "a\u{fffd}b".as_bytes());
-        assert_eq!(
-            text_of(|tuple| tuple.json("[\"a\\u0000\"]")),
-            b"\x01[\"a\\ufffd\"]"
-        );
+        assert_eq!(text_of(|tuple| tuple.json("[\"a\\u0000\"]")), b"\x01[\"a\\ufffd\"]");
         assert_eq!(text_of(|tuple| tuple.json("{oops")), b"\x01\"{oops\"");
     }
 

@@ -1,9 +1,10 @@
 -- Folds what each agent said in this batch, newest first, then takes over what is newer than what is known.
+-- A last will is sent by the broker and belongs to no session (0).
 insert into agents as t
 select
     agent_id,
     max(seen_at),
-    (array_agg(session order by seen_at desc))[1],
+    (array_agg(session order by seen_at desc) filter (where session > 0))[1],
     (array_agg(status order by seen_at desc) filter (where status <> 'events_shed'))[1],
     (array_agg(host order by seen_at desc) filter (where host is not null))[1],
     (array_agg(domain order by seen_at desc) filter (where domain is not null))[1],
@@ -25,7 +26,8 @@ group by agent_id
 order by agent_id
 on conflict (agent_id) do update set
     seen_at = greatest(t.seen_at, excluded.seen_at),
-    session = case when excluded.seen_at >= t.seen_at then excluded.session else t.session end,
+    session = case when excluded.seen_at >= t.seen_at
+        then coalesce(excluded.session, t.session) else coalesce(t.session, excluded.session) end,
     status = case when excluded.seen_at >= t.seen_at then coalesce(excluded.status, t.status) else t.status end,
     host = case when excluded.seen_at >= t.seen_at
         then coalesce(excluded.host, t.host) else coalesce(t.host, excluded.host) end,

@@ -62,15 +62,7 @@ pub async fn run<L: Log>(
         drain: config.drain,
     };
     let letters = DeadLetters::open(&log, &topics, "postgres")?;
-    runner::run(
-        PostgresSink::new(config, letters),
-        feed,
-        log,
-        registry,
-        health,
-        shutdown,
-    )
-    .await
+    runner::run(PostgresSink::new(config, letters), feed, log, registry, health, shutdown).await
 }
 
 /// A staged row with its topic.
@@ -152,10 +144,7 @@ impl PostgresSink {
     async fn transact(&mut self, connection: &mut PgConnection) -> Result<(), SinkError> {
         let mut transaction = store::begin(connection).await?;
         for ((topic, partition), span) in &self.spans {
-            let of = TopicPartition {
-                topic: Arc::clone(topic),
-                partition: *partition,
-            };
+            let of = TopicPartition { topic: Arc::clone(topic), partition: *partition };
             let from = match self.stored.get(&of) {
                 Some(None) => None,
                 _ => Some(span.start),
@@ -169,12 +158,7 @@ impl PostgresSink {
             for (refused, reason) in store::store(&mut transaction, table, &staged).await? {
                 let (topic, row) = &rows[refused];
                 let original = row_json::row(&row.source, row.row as usize);
-                letters.push(Self::letter(
-                    topic,
-                    row.place,
-                    format!("{}: {reason}", table.name),
-                    original,
-                ));
+                letters.push(Self::letter(topic, row.place, format!("{}: {reason}", table.name), original));
             }
         }
         self.dead.deliver(letters).await?;
@@ -225,20 +209,11 @@ impl Sink for PostgresSink {
         }
         let topic = Arc::clone(&batch.topic);
         for (partition, offset, letter) in self.dead.take_poison(&mut batch) {
-            let place = Place {
-                partition,
-                offset,
-                timestamp: 0,
-            };
+            let place = Place { partition, offset, timestamp: 0 };
             self.letters.push((Arc::clone(&topic), place, letter));
         }
         for rows in &batch.rows {
-            let Some(ForTable {
-                table,
-                staged,
-                refused,
-            }) = tables::stage(rows, &self.config.exclude)?
-            else {
+            let Some(ForTable { table, staged, refused }) = tables::stage(rows, &self.config.exclude)? else {
                 continue;
             };
             for (row, reason) in refused {
@@ -259,13 +234,7 @@ impl Sink for PostgresSink {
         let full = self.gap.is_some()
             || self.held_rows() >= self.config.batch_rows
             || self.bytes as u64 >= self.config.batch_bytes.bytes();
-        self.since.map(|since| {
-            if full {
-                since
-            } else {
-                since + self.config.batch_age
-            }
-        })
+        self.since.map(|since| if full { since } else { since + self.config.batch_age })
     }
 
     async fn flush(&mut self, _: Flush) -> Result<Vec<Position>, SinkError> {
@@ -281,10 +250,7 @@ impl Sink for PostgresSink {
         self.transact(&mut connection).await?;
         self.connection = Some(connection);
         for ((topic, partition), span) in &self.spans {
-            let of = TopicPartition {
-                topic: Arc::clone(topic),
-                partition: *partition,
-            };
+            let of = TopicPartition { topic: Arc::clone(topic), partition: *partition };
             self.stored.insert(of, Some(span.end));
         }
         tracing::debug!(rows = self.held_rows(), partitions = self.spans.len(), "stored");
@@ -294,17 +260,14 @@ impl Sink for PostgresSink {
 
     fn discard(&mut self, of: &[TopicPartition]) {
         let gone = |topic: &Arc<str>, partition: i32| {
-            of.iter()
-                .any(|of| of.topic == *topic && of.partition == partition)
+            of.iter().any(|of| of.topic == *topic && of.partition == partition)
         };
         self.gap = None;
-        self.spans
-            .retain(|(topic, partition), _| !gone(topic, *partition));
+        self.spans.retain(|(topic, partition), _| !gone(topic, *partition));
         for rows in &mut self.rows {
             rows.retain(|(topic, row)| !gone(topic, row.place.partition));
         }
-        self.letters
-            .retain(|(topic, place, _)| !gone(topic, place.partition));
+        self.letters.retain(|(topic, place, _)| !gone(topic, place.partition));
         if self.spans.is_empty() {
             self.clear();
         }

@@ -26,16 +26,12 @@ pub(super) async fn connect(config: &PostgresConfig) -> Result<PgConnection, Sin
         .application_name("varta-sink-postgres")
         .options([
             ("statement_timeout", config.timeout.as_millis().to_string()),
-            (
-                "idle_in_transaction_session_timeout",
-                (config.timeout * 2).as_millis().to_string(),
-            ),
+            ("idle_in_transaction_session_timeout", (config.timeout * 2).as_millis().to_string()),
         ]);
     let connecting = PgConnection::connect_with(&options);
     let connected = tokio::time::timeout(config.timeout, connecting).await;
-    let mut connection = connected
-        .map_err(|_| SinkError::unavailable("postgres", "no answer"))?
-        .map_err(failed)?;
+    let mut connection =
+        connected.map_err(|_| SinkError::unavailable("postgres", "no answer"))?.map_err(failed)?;
     migrate(&mut connection).await?;
     for statement in TABLES.each_ref().map(|table| table.stage) {
         connection.execute(statement).await.map_err(failed)?;
@@ -45,27 +41,18 @@ pub(super) async fn connect(config: &PostgresConfig) -> Result<PgConnection, Sin
 
 async fn migrate(connection: &mut PgConnection) -> Result<(), SinkError> {
     let migration = |(version, name, sql): (i64, &'static str, &'static str)| {
-        Migration::new(
-            version,
-            name.into(),
-            MigrationType::Simple,
-            sql.into_sql_str(),
-            false,
-        )
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     };
     let mut migrator = Migrator::with_migrations(MIGRATIONS.map(migration).to_vec());
     // A newer version may have been here before a downgrade; its additions do not disturb this one.
     migrator.set_ignore_missing(true);
-    migrator
-        .run_direct(None, connection, false)
-        .await
-        .map_err(|error| match error {
-            sqlx::migrate::MigrateError::Execute(error) => failed(error),
-            sqlx::migrate::MigrateError::VersionMismatch(_) | sqlx::migrate::MigrateError::Dirty(_) => {
-                SinkError::Fatal(format!("postgres: {error}"))
-            }
-            other => SinkError::unavailable("postgres", other),
-        })
+    migrator.run_direct(None, connection, false).await.map_err(|error| match error {
+        sqlx::migrate::MigrateError::Execute(error) => failed(error),
+        sqlx::migrate::MigrateError::VersionMismatch(_) | sqlx::migrate::MigrateError::Dirty(_) => {
+            SinkError::Fatal(format!("postgres: {error}"))
+        }
+        other => SinkError::unavailable("postgres", other),
+    })
 }
 
 /// The offset to go on from, of each partition that the store has seen.
@@ -81,10 +68,7 @@ pub(super) async fn offsets(
     let mut offsets = HashMap::new();
     for row in rows {
         let topic: String = row.try_get(0).map_err(failed)?;
-        let of = TopicPartition {
-            topic: Arc::from(topic),
-            partition: row.try_get(1).map_err(failed)?,
-        };
+        let of = TopicPartition { topic: Arc::from(topic), partition: row.try_get(1).map_err(failed)? };
         offsets.insert(of, row.try_get(2).map_err(failed)?);
     }
     Ok(offsets)
@@ -126,10 +110,7 @@ pub(super) async fn move_offset(
     if moved.rows_affected() == 1 {
         return Ok(());
     }
-    Err(SinkError::Stale(format!(
-        "the offset of {}-{} is no longer {from:?}",
-        of.topic, of.partition
-    )))
+    Err(SinkError::Stale(format!("the offset of {}-{} is no longer {from:?}", of.topic, of.partition)))
 }
 
 /// Stores rows of one table. Rows that PostgreSQL refuses are found by halving and returned with its words; all
@@ -140,11 +121,7 @@ pub(super) async fn store(
     rows: &[Staged],
 ) -> Result<Vec<(usize, String)>, SinkError> {
     let mut refused = Vec::new();
-    let mut parts = if rows.is_empty() {
-        vec![]
-    } else {
-        vec![(0, rows.len())]
-    };
+    let mut parts = if rows.is_empty() { vec![] } else { vec![(0, rows.len())] };
     while let Some((from, to)) = parts.pop() {
         let mut savepoint = (**transaction).begin().await.map_err(failed)?;
         match attempt(&mut savepoint, table, &rows[from..to]).await {
@@ -178,9 +155,7 @@ async fn attempt(
     bytes.extend_from_slice(TRAILER);
     copy.send(bytes).await?;
     copy.finish().await?;
-    sqlx::query(AssertSqlSafe(table.merge))
-        .execute(&mut **transaction)
-        .await?;
+    sqlx::query(AssertSqlSafe(table.merge)).execute(&mut **transaction).await?;
     transaction.execute(table.clear).await?;
     Ok(())
 }
@@ -197,9 +172,7 @@ fn is_about_rows(error: &sqlx::Error) -> bool {
 /// What to do about an error. Only a missing table or column and the like need a person: the schema is not ours
 /// any more. A wrong password or a missing database may be set up later, so they are waited for.
 pub(super) fn failed(error: sqlx::Error) -> SinkError {
-    let code = error
-        .as_database_error()
-        .and_then(|error| error.code().map(std::borrow::Cow::into_owned));
+    let code = error.as_database_error().and_then(|error| error.code().map(std::borrow::Cow::into_owned));
     match code {
         Some(code) if code.starts_with("42") && code != "42501" => {
             SinkError::Fatal(format!("postgres: {error}"))

@@ -199,21 +199,12 @@ pub(super) fn stage(rows: &Rows, exclude: &Exclude) -> Result<Option<ForTable>, 
         match tuple {
             Ok(tuple) => {
                 let place = rows.places[row];
-                staged.push(Staged {
-                    tuple,
-                    place,
-                    source: Arc::clone(&source),
-                    row: row as u32,
-                });
+                staged.push(Staged { tuple, place, source: Arc::clone(&source), row: row as u32 });
             }
             Err(reason) => refused.push((row, reason)),
         }
     }
-    Ok(Some(ForTable {
-        table,
-        staged,
-        refused,
-    }))
+    Ok(Some(ForTable { table, staged, refused }))
 }
 
 type Tuples = Vec<(usize, Result<Vec<u8>, String>)>;
@@ -224,17 +215,11 @@ fn by_column(batch: &RecordBatch, columns: &[Column]) -> Result<Tuples, SinkErro
 }
 
 fn program_starts(batch: &RecordBatch, exclude: &Exclude) -> Result<Tuples, SinkError> {
-    let (kind, agent) = (
-        column::text(batch, "event_type")?,
-        column::text(batch, "agent_id")?,
-    );
+    let (kind, agent) = (column::text(batch, "event_type")?, column::text(batch, "agent_id")?);
     let (user, name) = (column::text(batch, "user")?, column::text(batch, "name")?);
     let (class, lane) = (column::text(batch, "path_class")?, column::text(batch, "lane")?);
     let (session, seq) = (column::long(batch, "session")?, column::long(batch, "seq")?);
-    let (time, event_id) = (
-        column::long(batch, "event_time")?,
-        column::text(batch, "event_id")?,
-    );
+    let (time, event_id) = (column::long(batch, "event_time")?, column::text(batch, "event_id")?);
     let mut tuples = Vec::new();
     for row in 0..batch.num_rows() {
         let (user, name) = (cell(user, row), cell(name, row));
@@ -266,10 +251,7 @@ fn program_starts(batch: &RecordBatch, exclude: &Exclude) -> Result<Tuples, Sink
 
 fn is_excluded(exclude: &Exclude, name: Option<&str>, user: Option<&str>, class: Option<&str>) -> bool {
     let listed = |list: &[String], value: Option<&str>| {
-        value.is_some_and(|value| {
-            list.iter()
-                .any(|listed| listed.to_lowercase() == value.to_lowercase())
-        })
+        value.is_some_and(|value| list.iter().any(|listed| listed.to_lowercase() == value.to_lowercase()))
     };
     listed(&exclude.names, name) || listed(&exclude.users, user) || listed(&exclude.path_classes, class)
 }
@@ -305,21 +287,14 @@ mod tests {
         assert!(is_excluded(&exclude, Some("svchost.exe"), None, None));
         assert!(is_excluded(&exclude, Some("x"), None, Some("system")));
         assert!(!is_excluded(&exclude, Some("x"), Some("root"), Some("home")));
-        assert!(!is_excluded(
-            &Exclude::default(),
-            Some("svchost.exe"),
-            Some("SYSTEM"),
-            Some("system")
-        ));
+        assert!(!is_excluded(&Exclude::default(), Some("svchost.exe"), Some("SYSTEM"), Some("system")));
     }
 
     #[test]
     fn staged_columns_and_copy_statements_agree() {
-        for (table, columns) in [
-            (&TABLES[1], AGENTS.len()),
-            (&TABLES[2], FEATURES.len()),
-            (&TABLES[3], ALERTS.len()),
-        ] {
+        for (table, columns) in
+            [(&TABLES[1], AGENTS.len()), (&TABLES[2], FEATURES.len()), (&TABLES[3], ALERTS.len())]
+        {
             let list = table.copy.split(['(', ')']).nth(1).unwrap();
             assert_eq!(list.split(',').count(), columns, "{}", table.name);
         }

@@ -16,11 +16,7 @@ pub(super) fn decode(
     let decoded = decoder.decode(records).map_err(|error| error.to_string())?;
     let place = |row: u32| {
         let record = &records[row as usize];
-        Place {
-            partition: record.partition,
-            offset: record.offset,
-            timestamp: record.timestamp,
-        }
+        Place { partition: record.partition, offset: record.offset, timestamp: record.timestamp }
     };
     let rows = decoded.groups.into_iter().map(|group| Rows {
         kind: Some(group.kind),

@@ -160,20 +160,14 @@ impl<S: Sink> Drive<S> {
                 }
                 self.start(partitions, commands).await?;
             }
-            Event::Revoked {
-                partitions,
-                lost,
-                done,
-            } => {
+            Event::Revoked { partitions, lost, done } => {
                 if !lost {
                     self.give_back(commands).await;
                 }
                 self.sink.discard(&partitions);
                 self.owned.retain(|owned| !partitions.contains(owned));
                 self.unstored.retain(|at| {
-                    !partitions
-                        .iter()
-                        .any(|p| p.topic == at.topic && p.partition == at.partition)
+                    !partitions.iter().any(|p| p.topic == at.topic && p.partition == at.partition)
                 });
                 // The thread may have stopped waiting; then the partitions are gone already.
                 let _ = done.send(());
@@ -252,10 +246,9 @@ impl<S: Sink> Drive<S> {
             Ok(Err(error)) => {
                 tracing::info!(sink = self.sink.name(), %error, "partitions are given back unflushed");
             }
-            Err(_) => tracing::info!(
-                sink = self.sink.name(),
-                "partitions are given back unflushed: too slow"
-            ),
+            Err(_) => {
+                tracing::info!(sink = self.sink.name(), "partitions are given back unflushed: too slow");
+            }
         }
     }
 
@@ -288,18 +281,14 @@ impl<S: Sink> Drive<S> {
     /// read again after a restart, so the next flush carries the positions along.
     async fn store_positions(&mut self, positions: Vec<Position>, commands: &SyncSender<Command>) {
         for position in positions {
-            self.unstored
-                .retain(|at| at.topic != position.topic || at.partition != position.partition);
+            self.unstored.retain(|at| at.topic != position.topic || at.partition != position.partition);
             self.unstored.push(position);
         }
         if self.unstored.is_empty() {
             return;
         }
         let (answer, answered) = oneshot::channel();
-        let _ = commands.send(Command::Store {
-            at: self.unstored.clone(),
-            answer,
-        });
+        let _ = commands.send(Command::Store { at: self.unstored.clone(), answer });
         match tokio::time::timeout(Duration::from_secs(10), answered).await {
             Ok(Ok(Ok(()))) => {
                 self.unstored.clear();
@@ -332,10 +321,7 @@ impl<S: Sink> Drive<S> {
         if error.fate() == Fate::Fatal {
             return Err(error);
         }
-        let delay = self
-            .backoff
-            .next_delay()
-            .max(error.retry_after().unwrap_or_default());
+        let delay = self.backoff.next_delay().max(error.retry_after().unwrap_or_default());
         tracing::warn!(sink = name, %error, step, wait_ms = delay.as_millis() as u64, "waiting for the store");
         self.component.waiting(format!("{step}: {error}"));
         tokio::select! {

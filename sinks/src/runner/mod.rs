@@ -53,7 +53,5 @@ pub async fn run<L: Log, S: Sink>(
     health: Health,
     shutdown: Shutdown,
 ) -> Result<(), SinkError> {
-    drive::Drive::new(sink, feed, &health, shutdown)
-        .run(log, registry, health)
-        .await
+    drive::Drive::new(sink, feed, &health, shutdown).run(log, registry, health).await
 }

@@ -26,16 +26,9 @@ use crate::{
 /// What the thread tells the sink, in order.
 pub(super) enum Event {
     /// Ask the store where to begin. `again`: as asked for by [`Command::Restart`].
-    Assigned {
-        partitions: Vec<TopicPartition>,
-        again: bool,
-    },
+    Assigned { partitions: Vec<TopicPartition>, again: bool },
     /// Partitions go; `done` when nothing of them is held any more.
-    Revoked {
-        partitions: Vec<TopicPartition>,
-        lost: bool,
-        done: oneshot::Sender<()>,
-    },
+    Revoked { partitions: Vec<TopicPartition>, lost: bool, done: oneshot::Sender<()> },
     /// Rows.
     Batch(Batch),
     /// The thread cannot go on.
@@ -49,10 +42,7 @@ pub(super) enum Command {
     /// Forget what was read and ask for the offsets again.
     Restart,
     /// Store these positions in the group.
-    Store {
-        at: Vec<Position>,
-        answer: oneshot::Sender<Result<(), LogError>>,
-    },
+    Store { at: Vec<Position>, answer: oneshot::Sender<Result<(), LogError>> },
 }
 
 /// How long a full queue is waited for before the partitions are paused, which throws away what the
@@ -154,21 +144,12 @@ impl Reader {
     }
 
     fn join_group<L: Log>(&mut self, log: &L) -> Result<Option<L::Consumer>, SinkError> {
-        let topics: Vec<&str> = self
-            .feed
-            .decoded
-            .iter()
-            .chain(&self.feed.plain)
-            .map(String::as_str)
-            .collect();
+        let topics: Vec<&str> =
+            self.feed.decoded.iter().chain(&self.feed.plain).map(String::as_str).collect();
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         while !self.stopped() {
-            let joined = log.consumer(
-                &self.feed.group,
-                &topics,
-                self.feed.instance.as_deref(),
-                StartAt::Earliest,
-            );
+            let joined =
+                log.consumer(&self.feed.group, &topics, self.feed.instance.as_deref(), StartAt::Earliest);
             match joined {
                 Ok(consumer) => return Ok(Some(consumer)),
                 Err(error) if error.fate() == Fate::Fatal => return Err(error.into()),
@@ -244,10 +225,7 @@ impl Reader {
         consumer.pause(&partitions);
         self.next.clear();
         self.starting.clear();
-        self.waiting.push_back(Event::Assigned {
-            partitions,
-            again: true,
-        });
+        self.waiting.push_back(Event::Assigned { partitions, again: true });
     }
 
     /// Stores positions of partitions that are still ours: those of others would go backwards.
@@ -257,11 +235,7 @@ impl Reader {
             self.owned.contains(&of) || self.leaving.contains(&of)
         };
         let at: Vec<Position> = at.iter().filter(ours).cloned().collect();
-        if at.is_empty() {
-            Ok(())
-        } else {
-            consumer.commit(&at)
-        }
+        if at.is_empty() { Ok(()) } else { consumer.commit(&at) }
     }
 
     /// Begins where the store said, as soon as the log answers. The group is polled between two attempts.
@@ -270,8 +244,7 @@ impl Reader {
             Ok(started) if started.is_empty() => {}
             Ok(started) => {
                 let partitions: Vec<TopicPartition> = started.iter().map(Position::topic_partition).collect();
-                self.next
-                    .extend(started.iter().map(|at| (at.topic_partition(), at.offset)));
+                self.next.extend(started.iter().map(|at| (at.topic_partition(), at.offset)));
                 if self.paused {
                     consumer.pause(&partitions);
                 } else {
@@ -282,8 +255,7 @@ impl Reader {
             Err(error) if error.fate() == Fate::Fatal => return Err(error),
             Err(error) => {
                 tracing::warn!(sink = self.name, %error, "waiting for the offsets to begin at");
-                self.component
-                    .waiting(format!("find the offsets to begin at: {error}"));
+                self.component.waiting(format!("find the offsets to begin at: {error}"));
             }
         }
         Ok(())
@@ -301,10 +273,7 @@ impl Reader {
             Polled::Records(records) => self.take_records(records, consumer, decoder)?,
             Polled::Assigned(partitions) => {
                 self.owned.extend(partitions.iter().cloned());
-                self.waiting.push_back(Event::Assigned {
-                    partitions,
-                    again: false,
-                });
+                self.waiting.push_back(Event::Assigned { partitions, again: false });
             }
             Polled::Revoked { partitions, lost } => {
                 self.give_back(partitions, lost, consumer);
@@ -324,11 +293,7 @@ impl Reader {
         if !lost {
             self.leaving.extend(partitions.iter().cloned());
         }
-        self.waiting.push_back(Event::Revoked {
-            partitions,
-            lost,
-            done,
-        });
+        self.waiting.push_back(Event::Revoked { partitions, lost, done });
         let deadline = Instant::now() + self.feed.drain + Duration::from_secs(1);
         while Instant::now() < deadline && !self.stopped() {
             while let Some(event) = self.waiting.pop_front() {
@@ -353,11 +318,7 @@ impl Reader {
         consumer: &mut C,
         decoder: &mut BatchDecoder,
     ) -> Result<(), SinkError> {
-        let bytes: usize = records
-            .iter()
-            .filter_map(|r| r.value.as_ref())
-            .map(bytes::Bytes::len)
-            .sum();
+        let bytes: usize = records.iter().filter_map(|r| r.value.as_ref()).map(bytes::Bytes::len).sum();
         self.value_bytes = (self.value_bytes * 3 + bytes / records.len()) / 4;
         let mut by_topic: Vec<(Arc<str>, Vec<Record>)> = Vec::new();
         for record in records {
@@ -395,10 +356,7 @@ impl Reader {
             };
             if let Some(batch) = decoded {
                 for span in &spans {
-                    let of = TopicPartition {
-                        topic: Arc::clone(&topic),
-                        partition: span.partition,
-                    };
+                    let of = TopicPartition { topic: Arc::clone(&topic), partition: span.partition };
                     self.next.insert(of, span.to);
                 }
                 self.waiting.push_back(Event::Batch(batch));
@@ -417,10 +375,7 @@ impl Reader {
     }
 
     fn expected(&self, record: &Record) -> bool {
-        let of = TopicPartition {
-            topic: Arc::clone(&record.topic),
-            partition: record.partition,
-        };
+        let of = TopicPartition { topic: Arc::clone(&record.topic), partition: record.partition };
         self.next.get(&of).is_some_and(|next| record.offset >= *next)
     }
 
@@ -431,16 +386,9 @@ impl Reader {
             if let Some(span) = spans.iter_mut().find(|span| span.partition == record.partition) {
                 span.to = to;
             } else {
-                let of = TopicPartition {
-                    topic: Arc::clone(topic),
-                    partition: record.partition,
-                };
+                let of = TopicPartition { topic: Arc::clone(topic), partition: record.partition };
                 let from = self.next.get(&of).copied().unwrap_or(record.offset);
-                spans.push(Span {
-                    partition: record.partition,
-                    from,
-                    to,
-                });
+                spans.push(Span { partition: record.partition, from, to });
             }
         }
         spans

@@ -79,11 +79,7 @@ fn positions<C: Consumer>(
             Some(Start::Beginning) | None => None,
         };
         let offset = begin(of, wanted, bounds)?;
-        positions.push(Position {
-            topic: Arc::clone(&of.topic),
-            partition: of.partition,
-            offset,
-        });
+        positions.push(Position { topic: Arc::clone(&of.topic), partition: of.partition, offset });
     }
     consumer.start(&positions)?;
     Ok(positions)

@@ -54,10 +54,7 @@ impl Sink for FakeSink {
             return Ok(vec![Start::Committed; of.len()]);
         }
         let start = |of: &TopicPartition| {
-            let last = store
-                .rows
-                .get(&(of.topic.to_string(), of.partition))
-                .and_then(|rows| rows.last());
+            let last = store.rows.get(&(of.topic.to_string(), of.partition)).and_then(|rows| rows.last());
             last.map_or(Start::Beginning, |last| Start::At(last + 1))
         };
         Ok(of.iter().map(start).collect())
@@ -65,17 +62,10 @@ impl Sink for FakeSink {
 
     async fn accept(&mut self, batch: Batch) -> Result<(), SinkError> {
         for span in &batch.spans {
-            self.held
-                .entry((Arc::clone(&batch.topic), span.partition))
-                .or_default()
-                .0 = span.to;
+            self.held.entry((Arc::clone(&batch.topic), span.partition)).or_default().0 = span.to;
         }
         for place in batch.rows.iter().flat_map(|rows| rows.places.iter()) {
-            self.held
-                .entry((Arc::clone(&batch.topic), place.partition))
-                .or_default()
-                .1
-                .push(place.offset);
+            self.held.entry((Arc::clone(&batch.topic), place.partition)).or_default().1.push(place.offset);
         }
         self.poison += batch.poison.len();
         Ok(())
@@ -99,28 +89,15 @@ impl Sink for FakeSink {
         store.poison += std::mem::take(&mut self.poison);
         let mut positions = Vec::new();
         for ((topic, partition), (next, offsets)) in std::mem::take(&mut self.held) {
-            store
-                .rows
-                .entry((topic.to_string(), partition))
-                .or_default()
-                .extend(offsets);
-            positions.push(Position {
-                topic,
-                partition,
-                offset: next,
-            });
+            store.rows.entry((topic.to_string(), partition)).or_default().extend(offsets);
+            positions.push(Position { topic, partition, offset: next });
         }
-        Ok(if store.keeps_offsets {
-            Vec::new()
-        } else {
-            positions
-        })
+        Ok(if store.keeps_offsets { Vec::new() } else { positions })
     }
 
     fn discard(&mut self, of: &[TopicPartition]) {
         self.held.retain(|(topic, partition), _| {
-            !of.iter()
-                .any(|gone| gone.topic == *topic && gone.partition == *partition)
+            !of.iter().any(|gone| gone.topic == *topic && gone.partition == *partition)
         });
     }
 }
@@ -149,18 +126,10 @@ fn start(world: &World, log: MemoryLog, store: &Shared<Store>) -> Running {
         drain: Duration::from_secs(2),
     };
     let (shutdown, health) = (Shutdown::new(), Health::new());
-    let sink = FakeSink {
-        store: Arc::clone(store),
-        held: BTreeMap::new(),
-        poison: 0,
-    };
+    let sink = FakeSink { store: Arc::clone(store), held: BTreeMap::new(), poison: 0 };
     let registry = Arc::clone(&world.registry);
     let task = tokio::spawn(run(sink, feed, log, registry, health.clone(), shutdown.clone()));
-    Running {
-        task,
-        shutdown,
-        health,
-    }
+    Running { task, shutdown, health }
 }
 
 fn stored(store: &Shared<Store>) -> Vec<Vec<i64>> {
@@ -174,11 +143,8 @@ fn total(store: &Shared<Store>) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_is_away_is_waited_for_and_misses_nothing() {
     let world = World::new(2);
-    let store = Shared::new(parking_lot::Mutex::new(Store {
-        away_opens: 2,
-        away_flushes: 3,
-        ..Store::default()
-    }));
+    let store =
+        Shared::new(parking_lot::Mutex::new(Store { away_opens: 2, away_flushes: 3, ..Store::default() }));
     world.send_metrics(0, 0, 250);
     world.send_metrics(1, 0, 50);
     let running = start(&world, world.log.clone(), &store);
@@ -244,10 +210,7 @@ async fn a_registry_that_is_away_is_waited_for() {
     let store = Shared::new(parking_lot::Mutex::new(Store::default()));
     let running = start(&world, world.log.clone(), &store);
     let health = running.health.clone();
-    until("the health to say so", || {
-        format!("{:?}", health.snapshot()).contains("decode")
-    })
-    .await;
+    until("the health to say so", || format!("{:?}", health.snapshot()).contains("decode")).await;
     world.registry.set_down(false);
     until("the rows", || total(&store) == 20).await;
     running.stop().await.unwrap();
@@ -259,10 +222,7 @@ async fn offsets_that_retention_has_removed_are_an_error_with_their_range() {
     let world = World::new(1);
     world.send_metrics(0, 0, 20);
     let of = TopicPartition::new(world.topics.events(Family::HostMetrics), 0);
-    let store = Shared::new(parking_lot::Mutex::new(Store {
-        keeps_offsets: true,
-        ..Store::default()
-    }));
+    let store = Shared::new(parking_lot::Mutex::new(Store { keeps_offsets: true, ..Store::default() }));
     store.lock().rows.insert((of.topic.to_string(), 0), vec![4]);
     world.log.trim(&of, 9);
     let running = start(&world, world.log.clone(), &store);
@@ -276,17 +236,11 @@ async fn two_members_share_partitions_and_every_call_of_the_log_may_fail_once() 
     for partition in 0..4 {
         world.send_metrics(partition, 0, 60);
     }
-    let store = Shared::new(parking_lot::Mutex::new(Store {
-        keeps_offsets: true,
-        ..Store::default()
-    }));
+    let store = Shared::new(parking_lot::Mutex::new(Store { keeps_offsets: true, ..Store::default() }));
     for n in 1..12 {
         let log = world.log.handle();
         log.fail_at(n, eventlog::memory::Fault::Unavailable);
-        let (first, second) = (
-            start(&world, log, &store),
-            start(&world, world.log.handle(), &store),
-        );
+        let (first, second) = (start(&world, log, &store), start(&world, world.log.handle(), &store));
         for partition in 0..4 {
             world.send_metrics(partition, 60 * n as i64, 60);
         }

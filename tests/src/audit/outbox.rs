@@ -1,4 +1,4 @@
-//! What an agent made: its outbox numbers every event, and keeps the last number of each lane for each session.
+//! What an agent made: its outbox numbers every event from 0, and keeps the last number of each lane for each session.
 
 use std::path::Path;
 
@@ -61,7 +61,7 @@ pub fn read_outbox(path: &Path) -> anyhow::Result<Made> {
             .ok()
             .and_then(|lane| LANES.get(lane))
             .with_context(|| format!("lane {lane} in {}", path.display()))?;
-        for seq in 1..=last {
+        for seq in 0..=last {
             let id = Id::Own {
                 agent_id: agent_id.clone(),
                 session,

@@ -42,12 +42,13 @@ impl Fill {
             _ => 2,
         };
         let seq = &mut seqs[usize::try_from(agent)?][lane];
+        let number = *seq;
         *seq += 1;
         Ok(Event {
             agent_id: agent_id(agent).into(),
             session: self.mix.base,
             lane: made.lane,
-            seq: *seq,
+            seq: number,
             event_time: made.event_time,
             event_type: made.event_type.into(),
             source: "synthetic/mix".into(),

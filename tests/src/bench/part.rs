@@ -48,6 +48,11 @@ impl Part {
         })
     }
 
+    /// Its name, as in its log's.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -106,7 +111,7 @@ impl Part {
     }
 
     /// Kills it as a power cut would.
-    pub fn kill(mut self) -> anyhow::Result<()> {
+    pub fn kill(&mut self) -> anyhow::Result<()> {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())

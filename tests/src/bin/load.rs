@@ -1,11 +1,14 @@
 //! `varta-load`: an agent whose only monitor is the synthetic load. Outbox and publisher are the real ones, so
 //! it can be killed at any moment and continues exactly where it was.
 //!
-//! Ends with code 0 when every event has been made and confirmed.
+//! Ends with code 0 when every event has been made and confirmed, with 3 when some are left in the outbox after the
+//! agent's drain time. How many it has made so far is in the file `progress` of its folder.
 #![expect(clippy::print_stderr, reason = "a command line talks on its terminal")]
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
@@ -61,20 +64,29 @@ async fn main() -> anyhow::Result<ExitCode> {
         suspicious_every: args.suspicious_every,
     };
     let source = Synthetic::new(mix, args.events, args.rate, args.live);
-    let watcher = tokio::spawn(stop_when_sent(outbox, args.events, shutdown.clone()));
+    let watcher = tokio::spawn(stop_when_made(
+        source.progress(),
+        args.events,
+        config.state_dir.join("progress"),
+        shutdown.clone(),
+    ));
     edge_agent::run_with(config, vec![Box::new(source)], shutdown).await?;
     watcher.abort();
+    let made = read_outbox(&outbox)?;
+    if made.unsent_data > 0 || made.cursor.is_none_or(|cursor| cursor < args.events) {
+        eprintln!("made {:?} of {}, {} not confirmed", made.cursor, args.events, made.unsent_data);
+        return Ok(ExitCode::from(3));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Asks the agent to end when its outbox has numbered all events and holds none of them any more.
-async fn stop_when_sent(outbox: PathBuf, events: u64, shutdown: Shutdown) {
+/// Asks the agent to end when all events are made: it drains what is not confirmed yet. The outbox cannot tell, for
+/// a running agent holds it alone.
+async fn stop_when_made(made: Arc<AtomicU64>, events: u64, progress: PathBuf, shutdown: Shutdown) {
     loop {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        if let Ok(made) = read_outbox(&outbox)
-            && made.cursor.is_some_and(|cursor| cursor >= events)
-            && made.unsent_data == 0
-        {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let so_far = made.load(Ordering::Relaxed);
+        if fs_err::write(&progress, so_far.to_string()).is_ok() && so_far >= events {
             shutdown.request();
             return;
         }

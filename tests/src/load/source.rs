@@ -1,6 +1,8 @@
 //! The load as a monitor of a real agent: numbered by its outbox, sent by its publisher, continued exactly
 //! where it was after a crash.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use edge_agent::monitors::{Capability, Monitor};
@@ -17,6 +19,7 @@ pub struct Synthetic {
     live: bool,
     next: u64,
     started: Option<(Instant, u64)>,
+    progress: Arc<AtomicU64>,
 }
 
 impl Synthetic {
@@ -28,8 +31,14 @@ impl Synthetic {
             per_second,
             live,
             next: 0,
-            started: None,
-        }
+            started: None, progress: Arc::default() }
+    }
+}
+
+impl Synthetic {
+    /// How many events it has made so far, over all restarts; follows it while it runs.
+    pub fn progress(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.progress)
     }
 }
 
@@ -54,7 +63,7 @@ impl Monitor for Synthetic {
         let (started, first) = *self.started.get_or_insert((Instant::now(), self.next));
         let due = first + (started.elapsed().as_micros() as u64).saturating_mul(self.per_second) / 1_000_000;
         // after a pause catch up in bites, as a real monitor would
-        let until = due.min(self.total).min(self.next + self.per_second.max(20));
+        let until = due.min(self.total).min(self.next + self.per_second.max(20)).max(self.next);
         let observations = (self.next..until)
             .map(|n| {
                 let made = self.mix.event(n);
@@ -70,6 +79,7 @@ impl Monitor for Synthetic {
             })
             .collect();
         self.next = until;
+        self.progress.store(until, Ordering::Relaxed);
         observations
     }
 

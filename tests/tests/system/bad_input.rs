@@ -13,7 +13,7 @@ use schemas::mqtt;
 use serde_json::{Value, json};
 use tests::audit::{Row, TopicRecord};
 
-use crate::stage::{Options, PATIENCE, Sender, Stage, blocking, until};
+use crate::stage::{Options, PATIENCE, Sender, Stage, blocking};
 
 const SESSION: i64 = 1_760_000_000_000_000;
 
@@ -65,7 +65,7 @@ fn bad_messages(agent: &str) -> Vec<Bad> {
     vec![
         bad(
             "malformed JSON",
-            br#"{"agent_id": "x", "seq": 1,"#.to_vec(),
+            br#"{"event_time": 1, "source": "x", "payload": {"cpu_percent":"#.to_vec(),
             "JSON",
             None,
         ),
@@ -111,10 +111,10 @@ fn bad_messages(agent: &str) -> Vec<Bad> {
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_messages_become_dead_letters_and_the_rest_is_delivered() -> anyhow::Result<()> {
     let stage = Stage::new("bad-input").await?;
-    let server = stage.varta("up", &["up"], &Options::default())?;
+    stage.start_server(&Options::default())?;
     let agent = uuid::Uuid::new_v4().to_string();
     let mut sender = Sender::connect(&stage, &agent)?;
-    until("the server has created the topics", PATIENCE, async || {
+    stage.until("the server has created the topics", PATIENCE, async || {
         Ok(stage
             .records(&stage.topics().raw())
             .is_ok_and(|clocks| !clocks.is_empty()))
@@ -159,7 +159,7 @@ async fn bad_messages_become_dead_letters_and_the_rest_is_delivered() -> anyhow:
         )
         .await?;
 
-    until("each bad message is a dead letter", PATIENCE, async || {
+    stage.until("each bad message is a dead letter", PATIENCE, async || {
         let letters = stage.records(&stage.topics().dlq())?;
         ensure!(
             letters.len() == bad.len() + 1,
@@ -194,15 +194,11 @@ async fn bad_messages_become_dead_letters_and_the_rest_is_delivered() -> anyhow:
     the_good_ones_are_delivered(&stage, &agent).await?;
     the_holes_are_explained(&stage, &agent, &bad).await?;
     the_stranger_is_reported(&stage, &agent).await?;
-    ensure!(
-        server.stop(Duration::from_secs(60))? == 0,
-        "the server ends with an error; see up.log"
-    );
-    Ok(())
+    stage.stop("up")
 }
 
 async fn the_good_ones_are_delivered(stage: &Stage, agent: &str) -> anyhow::Result<()> {
-    until("the good events are delivered", PATIENCE, async || {
+    stage.until("the good events are delivered", PATIENCE, async || {
         let rows = stage.events(Family::HostMetrics).await?;
         let own: Vec<i64> = rows
             .iter()
@@ -220,7 +216,7 @@ async fn the_good_ones_are_delivered(stage: &Stage, agent: &str) -> anyhow::Resu
         Ok(true)
     })
     .await?;
-    until("the unknown type is a custom event", PATIENCE, async || {
+    stage.until("the unknown type is a custom event", PATIENCE, async || {
         let rows = stage.events(Family::CustomEvent).await?;
         let coffee = rows
             .iter()
@@ -234,7 +230,7 @@ async fn the_good_ones_are_delivered(stage: &Stage, agent: &str) -> anyhow::Resu
         Ok(true)
     })
     .await?;
-    until("they are in the lake", PATIENCE, async || {
+    stage.until("they are in the lake", PATIENCE, async || {
         Ok(stage.table_rows("host_metrics").await? == 4)
     })
     .await
@@ -266,7 +262,7 @@ async fn the_holes_are_explained(stage: &Stage, agent: &str, bad: &[Bad]) -> any
 }
 
 async fn the_stranger_is_reported(stage: &Stage, agent: &str) -> anyhow::Result<()> {
-    until("the forged agent id is a security event", PATIENCE, async || {
+    stage.until("the forged agent id is a security event", PATIENCE, async || {
         let rows = stage.events(Family::CustomEvent).await?;
         let report = rows
             .iter()
@@ -282,7 +278,7 @@ async fn the_stranger_is_reported(stage: &Stage, agent: &str) -> anyhow::Result<
         Ok(true)
     })
     .await?;
-    until("and an alert", PATIENCE, async || {
+    stage.until("and an alert", PATIENCE, async || {
         let alerts = stage.alerts().await?;
         Ok(alerts
             .iter()
@@ -299,11 +295,11 @@ fn bridge_event() -> &'static str {
 #[tokio::test(flavor = "multi_thread")]
 async fn poison_in_the_log_stops_nobody() -> anyhow::Result<()> {
     let stage = Stage::new("poison").await?;
-    let server = stage.varta("up", &["up"], &Options::default())?;
+    stage.start_server(&Options::default())?;
     let agent = uuid::Uuid::new_v4().to_string();
     let mut sender = Sender::connect(&stage, &agent)?;
     let topic = mqtt::event_topic(&agent, event_type::CPU_USAGE);
-    until("the server has created the topics", PATIENCE, async || {
+    stage.until("the server has created the topics", PATIENCE, async || {
         Ok(stage
             .records(&stage.topics().raw())
             .is_ok_and(|clocks| !clocks.is_empty()))
@@ -328,7 +324,7 @@ async fn poison_in_the_log_stops_nobody() -> anyhow::Result<()> {
     blocking(|| append(&stage, &agent, poison.iter().map(|(_, bytes)| bytes.as_slice())))?;
     sender.publish(&topic, cpu(&agent, 2).to_string()).await?;
 
-    until(
+    stage.until(
         "what comes after the poison is delivered, once",
         PATIENCE,
         async || {
@@ -339,11 +335,11 @@ async fn poison_in_the_log_stops_nobody() -> anyhow::Result<()> {
         },
     )
     .await?;
-    until("the lake has it too", PATIENCE, async || {
+    stage.until("the lake has it too", PATIENCE, async || {
         Ok(stage.table_rows("host_metrics").await? == 2)
     })
     .await?;
-    until("each is a dead letter of the job", PATIENCE, async || {
+    stage.until("each is a dead letter of the job", PATIENCE, async || {
         let letters = stage.records(&stage.topics().dlq())?;
         for (what, bytes) in &poison {
             let of_job =
@@ -364,17 +360,13 @@ async fn poison_in_the_log_stops_nobody() -> anyhow::Result<()> {
         Ok(true)
     })
     .await?;
-    ensure!(
-        server.stop(Duration::from_secs(60))? == 0,
-        "the server ends with an error; see up.log"
-    );
-    Ok(())
+    stage.stop("up")
 }
 
 /// The bytes of the agent's first event in the raw topic.
 async fn first_framed(stage: &Stage, agent: &str) -> anyhow::Result<Vec<u8>> {
     let mut found = None;
-    until("the first event is in the log", PATIENCE, async || {
+    stage.until("the first event is in the log", PATIENCE, async || {
         let records = stage.records(&stage.topics().raw())?;
         found = records
             .into_iter()

@@ -1,24 +1,23 @@
 //! A real agent on this machine, everything behind it, and an outsider who compares the sets of identities.
 
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use schemas::event::event_type;
 use schemas::family::Family;
 use tests::audit::read_outbox;
 
-use crate::stage::{AgentOptions, Options, PATIENCE, Stage, until};
+use crate::stage::{AgentOptions, Options, PATIENCE, Stage};
 
 const RULE: &str = "suspicious-path";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_agent_made_arrives_everywhere_once() -> anyhow::Result<()> {
     let stage = Stage::new("identities").await?;
-    let server = stage.varta("up", &["up"], &Options::default())?;
+    stage.start_server(&Options::default())?;
     let options = AgentOptions::new("watched-host");
-    let agent = stage.agent("agent", &options)?;
-    until("the agent's first events are in the log", PATIENCE, async || {
+    stage.start_agent(&options)?;
+    stage.until("the agent's first events are in the log", PATIENCE, async || {
         let seen = stage.events(Family::AgentStatus).await?;
         Ok(seen
             .iter()
@@ -27,7 +26,7 @@ async fn what_the_agent_made_arrives_everywhere_once() -> anyhow::Result<()> {
     .await?;
 
     let provoked = Provoked::start()?;
-    until(
+    stage.until(
         "an alert about the copied program is on the topic",
         PATIENCE,
         async || {
@@ -40,7 +39,7 @@ async fn what_the_agent_made_arrives_everywhere_once() -> anyhow::Result<()> {
         },
     )
     .await?;
-    until("the alert is in Postgres", PATIENCE, async || {
+    stage.until("the alert is in Postgres", PATIENCE, async || {
         let query = format!(
             "SELECT message FROM alerts WHERE rule_id = '{RULE}' AND evidence::text LIKE '%{}%'",
             provoked.name
@@ -51,10 +50,7 @@ async fn what_the_agent_made_arrives_everywhere_once() -> anyhow::Result<()> {
     drop(provoked);
 
     // the agent first, so that all it made goes through
-    ensure!(
-        agent.stop(Duration::from_secs(60))? == 0,
-        "the agent ends with an error; see agent.log"
-    );
+    stage.stop("agent")?;
     let made = read_outbox(&stage.outbox("agent"))?;
     ensure!(made.unsent == 0, "{} rows are still in the outbox", made.unsent);
     ensure!(
@@ -62,17 +58,14 @@ async fn what_the_agent_made_arrives_everywhere_once() -> anyhow::Result<()> {
         "the agent made {} events only",
         made.identities.len()
     );
-    until("made = raw = events = lake", PATIENCE, async || {
+    stage.until("made = raw = events = lake", PATIENCE, async || {
         stage.must_equal(&made.identities).await?;
         Ok(true)
     })
     .await?;
     the_stores_hold_what_the_topics_do(&stage).await?;
 
-    ensure!(
-        server.stop(Duration::from_secs(60))? == 0,
-        "the server ends with an error; see up.log"
-    );
+    stage.stop("up")?;
     stage
         .must_equal(&made.identities)
         .await
@@ -85,7 +78,7 @@ async fn the_stores_hold_what_the_topics_do(stage: &Stage) -> anyhow::Result<()>
         .iter()
         .filter(|row| row.text("event_type") == Some(event_type::PROCESS_STARTED))
         .count();
-    until("every program start is in Postgres", PATIENCE, async || {
+    stage.until("every program start is in Postgres", PATIENCE, async || {
         let stored = stage.postgres.count("program_starts").await?;
         ensure!(stored == starts, "{stored} of {starts}");
         Ok(true)
@@ -107,7 +100,7 @@ async fn the_stores_hold_what_the_topics_do(stage: &Stage) -> anyhow::Result<()>
         .iter()
         .filter(|row| row.text("event_type") == Some(event_type::CPU_USAGE))
         .count();
-    until("every processor reading is in InfluxDB", PATIENCE, async || {
+    stage.until("every processor reading is in InfluxDB", PATIENCE, async || {
         let points: usize = stage
             .influx
             .values("host_metrics", "cpu_percent")

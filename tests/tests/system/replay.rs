@@ -3,7 +3,6 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use schemas::event::event_type;
@@ -11,7 +10,7 @@ use schemas::family::Family;
 use serde_json::{Value, json};
 use tests::audit::Row;
 
-use crate::stage::{Options, PATIENCE, Program, Stage, blocking, text, until};
+use crate::stage::{Options, PATIENCE, Program, Stage, blocking, text};
 
 fn sysmon(id: u32, host: &str, second: u32, fields: &Value) -> String {
     let mut record = json!({
@@ -64,7 +63,7 @@ fn lines() -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_line_of_a_recording_is_accounted_for() -> anyhow::Result<()> {
     let stage = Stage::new("replay").await?;
-    let server = stage.varta("up", &["up"], &Options::default())?;
+    stage.start_server(&Options::default())?;
     let recording = stage.folder.join("recording.ndjson");
     fs_err::write(&recording, lines().join("\n"))?;
 
@@ -118,11 +117,7 @@ async fn every_line_of_a_recording_is_accounted_for() -> anyhow::Result<()> {
         ],
     )
     .await?;
-    ensure!(
-        server.stop(Duration::from_secs(60))? == 0,
-        "the server ends with an error; see up.log"
-    );
-    Ok(())
+    stage.stop("up")
 }
 
 /// The recordings of real attacks, where this machine has them.
@@ -139,7 +134,7 @@ async fn the_recorded_attacks_are_accounted_for() -> anyhow::Result<()> {
         return Ok(());
     };
     let stage = Stage::new("attacks").await?;
-    let server = stage.varta("up", &["up"], &Options::default())?;
+    stage.start_server(&Options::default())?;
     let said = replay(&stage, &recording)?;
     let (lines, events, hosts, refused) =
         summary(&said).with_context(|| format!("no summary in:\n{said}"))?;
@@ -147,7 +142,7 @@ async fn the_recorded_attacks_are_accounted_for() -> anyhow::Result<()> {
         lines == events + refused,
         "{lines} lines, {events} events, {refused} refused"
     );
-    until("every event is delivered once", 2 * PATIENCE, async || {
+    stage.until("every event is delivered once", 2 * PATIENCE, async || {
         let mut delivered = 0;
         for family in Family::ALL {
             delivered += stage.records(&stage.topics().events(family))?.len();
@@ -172,11 +167,7 @@ async fn the_recorded_attacks_are_accounted_for() -> anyhow::Result<()> {
         std::io::stderr(),
         "recorded attacks: {lines} lines, {events} events, {refused} refused; alerts {by_rule:?}"
     )?;
-    ensure!(
-        server.stop(Duration::from_secs(60))? == 0,
-        "the server ends with an error; see up.log"
-    );
-    Ok(())
+    stage.stop("up")
 }
 
 /// `N lines: N events of N hosts, N refused`.
@@ -218,7 +209,7 @@ fn replay(stage: &Stage, recording: &Path) -> anyhow::Result<String> {
 }
 
 async fn the_counts_are(stage: &Stage, expected: &[(Family, usize)]) -> anyhow::Result<()> {
-    until("every event is delivered", PATIENCE, async || {
+    stage.until("every event is delivered", PATIENCE, async || {
         for (family, count) in expected {
             let found = stage.records(&stage.topics().events(*family))?.len();
             ensure!(found == *count, "{}: {found} of {count}", family.name());
@@ -229,7 +220,7 @@ async fn the_counts_are(stage: &Stage, expected: &[(Family, usize)]) -> anyhow::
 }
 
 async fn alerts_name(stage: &Stage, expected: &[(&str, &str)]) -> anyhow::Result<()> {
-    until("the rules have seen it", PATIENCE, async || {
+    stage.until("the rules have seen it", PATIENCE, async || {
         let alerts = stage.alerts().await?;
         for (rule, word) in expected {
             let names = |alert: &Row| {

@@ -3,7 +3,7 @@
 use schemas::family::Family;
 use tests::audit::{Row, TopicRecord, compare, count_lake, read_topic, visit_lake, visit_topic};
 
-use crate::stage::{PATIENCE, Stage, blocking, until};
+use crate::stage::{PATIENCE, Stage, blocking};
 
 impl Stage {
     /// Every row of a topic.
@@ -67,7 +67,7 @@ impl Stage {
 impl Stage {
     /// Fails unless raw, events and lake hold the same events, whoever made them.
     pub(crate) async fn must_equal_raw(&self) -> anyhow::Result<()> {
-        until("raw = events = lake", PATIENCE, async || {
+        self.until("raw = events = lake", PATIENCE, async || {
             let lake = self.lake();
             let findings = compare(&self.servers(), &self.topics(), Some(&lake), None).await?;
             for finding in findings {

@@ -1,8 +1,10 @@
 //! What a scenario stands on: servers, programs, names and folders of its own.
 
 mod config;
+mod load;
 mod mqtt;
 mod programs;
+mod running;
 mod servers;
 mod stores;
 mod wait;
@@ -16,9 +18,11 @@ use tests::bench::part::Part;
 use tests::servers::Servers;
 
 pub(crate) use config::{AgentOptions, Options};
+pub(crate) use load::{Load, Starter};
 pub(crate) use mqtt::Sender;
-pub(crate) use programs::Program;
+pub(crate) use programs::{Program, is_slow_profile};
 pub(crate) use servers::Stack;
+use running::Running;
 pub(crate) use stores::{Influx, Postgres};
 pub(crate) use wait::{blocking, until};
 
@@ -38,6 +42,7 @@ pub(crate) struct Stage {
     pub(crate) registry: String,
     pub(crate) postgres: Postgres,
     pub(crate) influx: Influx,
+    running: Running,
 }
 
 impl Stage {
@@ -66,9 +71,7 @@ impl Stage {
             stack,
             kafka: shared.kafka,
             registry: shared.registry,
-            postgres,
-            influx,
-        })
+            postgres, influx, running: Running::default() })
     }
 
     /// Every server is its own and none of them runs yet; their addresses are settled.
@@ -92,6 +95,7 @@ impl Stage {
                 &own.get("VARTA_INFLUX_BUCKET")?,
             ),
             stack,
+            running: Running::default(),
         })
     }
 
@@ -118,24 +122,18 @@ impl Stage {
         self.folder.join("lake")
     }
 
-    /// Starts `varta`; what it prints goes to `NAME.log` in the folder.
-    pub(crate) fn varta(&self, name: &str, arguments: &[&str], options: &Options) -> anyhow::Result<Part> {
-        let config = self.write_config(name, options)?;
-        let mut all = vec!["--config", text(&config)?];
-        all.extend(arguments);
-        Part::start(name, &Program::Varta.path()?, &all, &[], &self.folder)
+    /// Starts `varta up`; what it prints goes to `up.log` in the folder.
+    pub(crate) fn start_server(&self, options: &Options) -> anyhow::Result<()> {
+        let config = self.write_config("up", options)?;
+        let arguments = ["--config", text(&config)?, "up"];
+        self.watch(Part::start("up", &Program::Varta.path()?, &arguments, &[], &self.folder)?)
     }
 
     /// Starts the real agent of this machine.
-    pub(crate) fn agent(&self, name: &str, options: &AgentOptions) -> anyhow::Result<Part> {
-        let config = self.write_agent_config(name, options)?;
-        Part::start(
-            name,
-            &Program::Agent.path()?,
-            &["--config", text(&config)?],
-            &[],
-            &self.folder,
-        )
+    pub(crate) fn start_agent(&self, options: &AgentOptions) -> anyhow::Result<()> {
+        let config = self.write_agent_config("agent", options)?;
+        let arguments = ["--config", text(&config)?];
+        self.watch(Part::start("agent", &Program::Agent.path()?, &arguments, &[], &self.folder)?)
     }
 
     /// The outbox of an agent that was started under this name.

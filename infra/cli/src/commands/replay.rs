@@ -164,7 +164,7 @@ fn as_agent(
             sent.push((
                 event(
                     Lane::Critical,
-                    1,
+                    0,
                     event_type::AGENT_STARTED,
                     "replay",
                     None,
@@ -176,7 +176,7 @@ fn as_agent(
         sent.push((
             event(
                 Lane::Normal,
-                index as i64 + 1,
+                index as i64,
                 mapped.event_type,
                 &mapped.source,
                 mapped.user,
@@ -215,7 +215,7 @@ mod tests {
             .collect();
         assert_eq!(
             seen,
-            [(Lane::Critical, 1, 5), (Lane::Normal, 1, 5), (Lane::Normal, 2, 8)]
+            [(Lane::Critical, 0, 5), (Lane::Normal, 0, 5), (Lane::Normal, 1, 8)]
         );
     }
 

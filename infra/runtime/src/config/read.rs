@@ -145,7 +145,7 @@ fn fill<T: DeserializeOwned>(root: &mut Value, steps: &[Step]) -> bool {
                 table.insert(name.clone(), stand_in);
             }
             (Some(Value::Array(array)), Step::Index(index)) if *index < array.len() => {
-                array[*index] = stand_in
+                array[*index] = stand_in;
             }
             _ => return false,
         }

@@ -137,7 +137,7 @@ retry_max = "1s"
 [publisher]
 confirm_within = "3s"
 confirm_within_max = "6s"
-drain = "40s"
+drain = "100s"
 [outbox]
 limit = "{limit}"
 {more}

@@ -1,0 +1,283 @@
+//! The processes under fire: each lives until its next death, and at last until it is told to stop.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use tests::audit::read_outbox;
+use tests::bench::part::Part;
+
+use super::plan::{Death, Form, Role};
+use super::everything_has_arrived;
+use crate::stage::{AgentOptions, Load, Options, PATIENCE, Stage, Starter, blocking, until};
+
+/// A named place must be passed so often within this time.
+const REACHED_WITHIN: Duration = Duration::from_secs(150);
+/// More events than any run makes.
+const WITHOUT_END: u64 = 1 << 48;
+const PACE: Duration = Duration::from_millis(20);
+
+/// A death that happened.
+#[derive(Clone, Debug)]
+pub(super) struct Kill {
+    role: &'static str,
+    death: Death,
+    lived: Duration,
+}
+
+impl fmt::Display for Kill {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:<9} {:<34} lived {:>6.1} s", self.role, self.death.to_string(), self.lived.as_secs_f64())
+    }
+}
+
+/// What the threads share.
+#[derive(Default)]
+struct Orders {
+    /// Deaths still to come.
+    left: AtomicUsize,
+    /// Events that the load is to make; it goes on until the last death.
+    events: AtomicU64,
+    /// The load is made and confirmed.
+    sent: AtomicBool,
+    /// The bridge stays dead while this is set.
+    no_bridge: AtomicBool,
+    /// All end.
+    stop: AtomicBool,
+    /// One failed: the others need not go on.
+    failed: AtomicBool,
+}
+
+/// All processes, each watched by a thread.
+pub(super) struct Chaos {
+    orders: Arc<Orders>,
+    load: Load,
+    watchers: Vec<(&'static str, JoinHandle<anyhow::Result<Vec<Kill>>>)>,
+}
+
+impl Chaos {
+    /// Starts all.
+    pub(super) fn start(stage: &Stage, form: &Form, agent: &AgentOptions, load: Load) -> anyhow::Result<Self> {
+        let orders = Arc::new(Orders::default());
+        orders.left.store(form.roles.iter().map(|role| role.deaths.len()).sum(), Ordering::SeqCst);
+        let mut watchers = Vec::new();
+        for role in form.roles.clone() {
+            let start = Start::of(stage, &role, agent, load)?;
+            let (name, orders) = (role.name, Arc::clone(&orders));
+            let watcher = std::thread::Builder::new().name(name.into()).spawn(move || {
+                let outcome = live(&role, &orders, &start);
+                if outcome.is_err() {
+                    orders.failed.store(true, Ordering::SeqCst);
+                }
+                outcome
+            })?;
+            watchers.push((name, watcher));
+        }
+        Ok(Self { orders, load, watchers })
+    }
+
+    /// Waits for the last death and for everything to arrive, then stops all. Returns the deaths, and how many
+    /// events were made.
+    pub(super) async fn run(self, stage: &Stage, form: &Form) -> anyhow::Result<(Vec<Kill>, u64)> {
+        let outcome = self.watch(stage, form).await;
+        self.orders.stop.store(true, Ordering::SeqCst);
+        let events = self.orders.events.load(Ordering::SeqCst);
+        let mut kills = Vec::new();
+        let mut failures = Vec::new();
+        for (name, watcher) in self.watchers {
+            match blocking(|| watcher.join()) {
+                Ok(Ok(of_role)) => kills.extend(of_role),
+                Ok(Err(error)) => failures.push(format!("{name}: {error:#}")),
+                Err(_) => failures.push(format!("{name}: its watcher panicked")),
+            }
+        }
+        ensure!(failures.is_empty(), "{}", failures.join("\n"));
+        outcome.map(|()| (kills, events))
+    }
+
+    async fn watch(&self, stage: &Stage, form: &Form) -> anyhow::Result<()> {
+        if form.long {
+            self.servers_go_away(stage).await?;
+        }
+        let deaths: usize = form.roles.iter().map(|role| role.deaths.len()).max().unwrap_or(0);
+        let time = REACHED_WITHIN * u32::try_from(deaths)?;
+        until("the last kill, and the load made and confirmed", time, async || {
+            Ok(self.has_failed() || self.orders.sent.load(Ordering::SeqCst))
+        })
+        .await?;
+        if self.has_failed() {
+            return Ok(()); // the watchers say why
+        }
+        let load = Load { events: self.orders.events.load(Ordering::SeqCst), ..self.load };
+        tokio::select! {
+            outcome = everything_has_arrived(stage, &load) => outcome,
+            () = self.failure() => Ok(()),
+        }
+    }
+
+    fn has_failed(&self) -> bool {
+        self.orders.failed.load(Ordering::SeqCst)
+    }
+
+    async fn failure(&self) {
+        while !self.has_failed() {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// The broker dies with its queue full while the bridge is away; Kafka is stopped and started.
+    async fn servers_go_away(&self, stage: &Stage) -> anyhow::Result<()> {
+        let raw = stage.topics().raw();
+        until("the load has begun", PATIENCE, async || Ok(self.has_failed() || stage.records(&raw)?.len() > 10_000)).await?;
+        self.orders.no_bridge.store(true, Ordering::SeqCst);
+        let dropped = dropped_by_broker(stage);
+        tokio::time::timeout(PATIENCE, dropped).await.context("the broker's queue did not overflow")??;
+        blocking(|| stage.stack.kill("mosquitto"))?;
+        blocking(|| stage.stack.start("mosquitto"))?;
+        self.orders.no_bridge.store(false, Ordering::SeqCst);
+        let before = stage.records(&raw)?.len();
+        until("the bridge goes on", PATIENCE, async || Ok(self.has_failed() || stage.records(&raw)?.len() > before + 1_000)).await?;
+        blocking(|| stage.stack.restart_shared("kafka"))
+    }
+}
+
+/// Waits until the broker says that it has dropped messages.
+async fn dropped_by_broker(stage: &Stage) -> anyhow::Result<()> {
+    use rumqttc::mqttbytes::QoS;
+    use rumqttc::mqttbytes::v5::Packet;
+    let broker = stage.stack.variables()?;
+    let address = (broker.get("VARTA_MQTT_HOST")?, broker.get("VARTA_MQTT_PORT")?.parse::<u16>()?);
+    let mut options = rumqttc::MqttOptions::new("soak-observer", address);
+    options.set_credentials(broker.get("VARTA_MQTT_USER_BRIDGE")?, broker.get("VARTA_MQTT_PASSWORD_BRIDGE")?);
+    let (client, mut events) = rumqttc::AsyncClient::builder(options).capacity(10).build();
+    client.subscribe("$SYS/broker/publish/messages/dropped", QoS::AtMostOnce).await?;
+    loop {
+        if let rumqttc::Event::Incoming(Packet::Publish(publish)) = events.poll().await? {
+            let dropped: u64 = std::str::from_utf8(&publish.payload)?.trim().parse()?;
+            if dropped > 0 {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// How the process of a role is started.
+struct Start {
+    starter: Starter,
+    load: Load,
+    outbox: PathBuf,
+}
+
+impl Start {
+    fn of(stage: &Stage, role: &Role, agent: &AgentOptions, load: Load) -> anyhow::Result<Self> {
+        let options = Options { worker: role.name.to_owned(), ..Options::default() };
+        let starter = match role.command {
+            [] => stage.load_starter(agent)?,
+            command => stage.starter(role.name, command, &options)?,
+        };
+        Ok(Self { starter, load, outbox: stage.outbox("load") })
+    }
+
+    /// With its next death, and with the events that the load is to make.
+    fn start(&self, death: Option<&Death>, events: u64) -> anyhow::Result<Part> {
+        let failpoint = match death {
+            Some(Death::At(name, count)) => format!("{name}={count}"),
+            Some(Death::After(_)) | None => String::new(),
+        };
+        self.starter.start(&Load { events, ..self.load }, &[("VARTA_FAILPOINT", failpoint)])
+    }
+
+    fn events_made(&self) -> anyhow::Result<u64> {
+        read_outbox(&self.outbox)?.cursor.context("the load has made nothing")
+    }
+}
+
+/// All lives of one process.
+fn live(role: &Role, orders: &Orders, start: &Start) -> anyhow::Result<Vec<Kill>> {
+    let mut kills = Vec::new();
+    let is_load = role.command.is_empty();
+    for death in &role.deaths {
+        wait_while(|| role.name == "bridge" && orders.no_bridge.load(Ordering::SeqCst), orders)?;
+        let mut life = start.start(Some(death), WITHOUT_END)?;
+        let lived = die(&mut life, death, orders, role)?;
+        kills.push(Kill { role: role.name, death: death.clone(), lived });
+        orders.left.fetch_sub(1, Ordering::SeqCst);
+    }
+    if is_load {
+        last_life_of_the_load(orders, start)?;
+        return Ok(kills);
+    }
+    let mut life = start.start(None, 0)?;
+    while !orders.stop.load(Ordering::SeqCst) && !orders.failed.load(Ordering::SeqCst) {
+        life.must_run()?;
+        if role.name == "bridge" && orders.no_bridge.load(Ordering::SeqCst) {
+            life.kill()?;
+            wait_while(|| orders.no_bridge.load(Ordering::SeqCst), orders)?;
+            life = start.start(None, 0)?;
+        }
+        std::thread::sleep(PACE);
+    }
+    let code = life.stop(Duration::from_secs(60))?;
+    ensure!(code == 0, "ended with code {code} when asked to stop");
+    Ok(kills)
+}
+
+/// Goes on by instalments while others are still to die, so that they die under load.
+fn last_life_of_the_load(orders: &Orders, start: &Start) -> anyhow::Result<()> {
+    orders.events.store(start.events_made()? + start.load.events, Ordering::SeqCst);
+    loop {
+        let mut life = start.start(None, orders.events.load(Ordering::SeqCst))?;
+        while !life.has_ended()? {
+            if orders.failed.load(Ordering::SeqCst) {
+                return Ok(());
+            }
+            std::thread::sleep(PACE);
+        }
+        ensure!(life.wait()? == Some(0), "ended with an error");
+        if orders.left.load(Ordering::SeqCst) == 0 {
+            orders.sent.store(true, Ordering::SeqCst);
+            return Ok(());
+        }
+        orders.events.fetch_add(start.load.events, Ordering::SeqCst);
+    }
+}
+
+fn die(life: &mut Part, death: &Death, orders: &Orders, role: &Role) -> anyhow::Result<Duration> {
+    let started = Instant::now();
+    loop {
+        if life.has_ended()? {
+            match life.wait()? {
+                None => return Ok(started.elapsed()),
+                Some(code) => bail!("ended with code {code} before {death}"),
+            }
+        }
+        match death {
+            Death::After(time) if started.elapsed() > *time => {
+                life.kill()?;
+                return Ok(started.elapsed());
+            }
+            Death::At(..) if started.elapsed() > REACHED_WITHIN => {
+                bail!("{death} was not reached within {REACHED_WITHIN:?}");
+            }
+            _ => {}
+        }
+        if role.name == "bridge" && orders.no_bridge.load(Ordering::SeqCst) {
+            life.kill()?;
+            return Ok(started.elapsed());
+        }
+        ensure!(!orders.failed.load(Ordering::SeqCst), "another process failed before {death}");
+        std::thread::sleep(PACE);
+    }
+}
+
+fn wait_while(condition: impl Fn() -> bool, orders: &Orders) -> anyhow::Result<()> {
+    while condition() {
+        ensure!(!orders.failed.load(Ordering::SeqCst), "another process failed");
+        std::thread::sleep(PACE);
+    }
+    Ok(())
+}

@@ -23,12 +23,7 @@ pub(crate) struct ClockRecords {
 impl ClockRecords {
     /// The first records are due at once.
     pub(crate) fn new(interval: Duration, partitions: i32, now: Instant) -> Self {
-        Self {
-            interval,
-            next: now,
-            sequence: 0,
-            partitions,
-        }
+        Self { interval, next: now, sequence: 0, partitions }
     }
 
     pub(crate) fn is_due(&self, now: Instant) -> bool {
@@ -53,8 +48,6 @@ impl ClockRecords {
             mqtt_connected,
             goodbye,
         };
-        (0..self.partitions)
-            .map(|partition| intake.clock_record(partition, &clock))
-            .collect()
+        (0..self.partitions).map(|partition| intake.clock_record(partition, &clock)).collect()
     }
 }

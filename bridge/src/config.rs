@@ -136,11 +136,7 @@ pub struct InFlightConfig {
 
 impl Default for InFlightConfig {
     fn default() -> Self {
-        Self {
-            messages: 500,
-            events: 50_000,
-            bytes: ByteSize(128 << 20),
-        }
+        Self { messages: 500, events: 50_000, bytes: ByteSize(128 << 20) }
     }
 }
 
@@ -158,10 +154,7 @@ pub struct ConfirmationConfig {
 
 impl Default for ConfirmationConfig {
     fn default() -> Self {
-        Self {
-            gather: Duration::from_millis(200),
-            max_ranges: 20_000,
-        }
+        Self { gather: Duration::from_millis(200), max_ranges: 20_000 }
     }
 }
 
@@ -180,11 +173,7 @@ pub struct SizingConfig {
 
 impl Default for SizingConfig {
     fn default() -> Self {
-        Self {
-            events_per_second: 5_000.0,
-            events_per_message: 1.0,
-            kafka_latency: Duration::from_millis(25),
-        }
+        Self { events_per_second: 5_000.0, events_per_message: 1.0, kafka_latency: Duration::from_millis(25) }
     }
 }
 
@@ -276,11 +265,7 @@ impl Check for MqttConfig {
             );
         }
         if self.max_packet_size.0 < 64 << 10 || self.max_packet_size.0 > 64 << 20 {
-            problems.add(
-                key(at, "max_packet_size"),
-                "must be between 64 KiB and 64 MiB",
-                None,
-            );
+            problems.add(key(at, "max_packet_size"), "must be between 64 KiB and 64 MiB", None);
         }
         if let Some(tls) = &self.tls
             && tls.certificate.is_some() != tls.key.is_some()
@@ -319,11 +304,7 @@ impl Check for ConfirmationConfig {
 impl Check for SizingConfig {
     fn check(&self, at: &str, problems: &mut Problems) {
         if !self.events_per_second.is_finite() || self.events_per_second < 0.0 {
-            problems.add(
-                key(at, "events_per_second"),
-                "must be a number of at least 0",
-                None,
-            );
+            problems.add(key(at, "events_per_second"), "must be a number of at least 0", None);
         }
         if !self.events_per_message.is_finite() || self.events_per_message <= 0.0 {
             problems.add(key(at, "events_per_message"), "must be a number above 0", None);

@@ -29,12 +29,7 @@ pub(crate) fn extend(spans: &mut Vec<Span>, session: i64, lane: Lane, seq: i64) 
         last.last = seq;
         return;
     }
-    spans.push(Span {
-        session,
-        lane,
-        first: seq,
-        last: seq,
-    });
+    spans.push(Span { session, lane, first: seq, last: seq });
 }
 
 /// Disjoint, ascending ranges that never touch; both ends included.
@@ -102,23 +97,14 @@ impl Confirmations {
         }
         if !self.agents.contains_key(agent) {
             self.queue.push_back(AgentId::clone(agent));
-            self.agents.insert(
-                AgentId::clone(agent),
-                Pending {
-                    since: now,
-                    lanes: Vec::new(),
-                },
-            );
+            self.agents.insert(AgentId::clone(agent), Pending { since: now, lanes: Vec::new() });
         }
         let Some(pending) = self.agents.get_mut(agent) else {
             return;
         };
         let before = pending.ranges();
         for span in spans {
-            let found = pending
-                .lanes
-                .iter()
-                .position(|(s, l, _)| *s == span.session && *l == span.lane);
+            let found = pending.lanes.iter().position(|(s, l, _)| *s == span.session && *l == span.lane);
             let index = found.unwrap_or_else(|| {
                 pending.lanes.push((span.session, span.lane, Ranges::default()));
                 pending.lanes.len() - 1
@@ -147,10 +133,7 @@ impl Confirmations {
         now: Instant,
         publish: impl FnMut(&AgentId, &Confirmation) -> bool,
     ) -> usize {
-        self.publish_while(
-            |confirmations| confirmations.next_due().is_some_and(|due| due <= now),
-            publish,
-        )
+        self.publish_while(|confirmations| confirmations.next_due().is_some_and(|due| due <= now), publish)
     }
 
     /// As [`Self::publish_due`], of everybody.
@@ -199,16 +182,9 @@ fn confirmation(bridge: &str, pending: &Pending) -> Confirmation {
     let acks = pending
         .lanes
         .iter()
-        .map(|(session, lane, ranges)| LaneAck {
-            session: *session,
-            lane: *lane,
-            ranges: ranges.0.clone(),
-        })
+        .map(|(session, lane, ranges)| LaneAck { session: *session, lane: *lane, ranges: ranges.0.clone() })
         .collect();
-    Confirmation {
-        bridge: bridge.to_owned(),
-        acks,
-    }
+    Confirmation { bridge: bridge.to_owned(), acks }
 }
 
 #[cfg(test)]
@@ -220,12 +196,7 @@ mod tests {
     use super::*;
 
     fn span(lane: Lane, first: i64, last: i64) -> Span {
-        Span {
-            session: 7,
-            lane,
-            first,
-            last,
-        }
+        Span { session: 7, lane, first, last }
     }
 
     fn confirmations(max_ranges: usize) -> Confirmations {
@@ -285,23 +256,14 @@ mod tests {
             published.push((AgentId::clone(agent), confirmation.clone()));
             true
         };
-        assert_eq!(
-            confirmations.publish_due(start + Duration::from_millis(99), &mut take),
-            0
-        );
-        assert_eq!(
-            confirmations.publish_due(start + Duration::from_millis(100), &mut take),
-            1
-        );
+        assert_eq!(confirmations.publish_due(start + Duration::from_millis(99), &mut take), 0);
+        assert_eq!(confirmations.publish_due(start + Duration::from_millis(100), &mut take), 1);
         assert_eq!(confirmations.publish_all(&mut take), 1);
         assert!(confirmations.is_empty());
         assert_eq!(published[0].0, a);
         let acks = &published[0].1.acks;
         assert_eq!(acks[0].ranges, [(1, 4)]);
-        assert_eq!(
-            (acks[1].lane, acks[1].ranges.as_slice()),
-            (Lane::Critical, [(1, 1)].as_slice())
-        );
+        assert_eq!((acks[1].lane, acks[1].ranges.as_slice()), (Lane::Critical, [(1, 1)].as_slice()));
         assert_eq!(published[0].1.bridge, "bridge-1");
         assert_eq!(published[1].0, b);
     }
@@ -326,16 +288,8 @@ mod tests {
     fn too_many_ranges_are_forgotten_oldest_agent_first_and_counted() {
         let mut confirmations = confirmations(3);
         let now = Instant::now();
-        confirmations.add(
-            &AgentId::from("old"),
-            &[span(Lane::Normal, 1, 1), span(Lane::Normal, 3, 3)],
-            now,
-        );
-        confirmations.add(
-            &AgentId::from("new"),
-            &[span(Lane::Normal, 1, 1), span(Lane::Normal, 3, 3)],
-            now,
-        );
+        confirmations.add(&AgentId::from("old"), &[span(Lane::Normal, 1, 1), span(Lane::Normal, 3, 3)], now);
+        confirmations.add(&AgentId::from("new"), &[span(Lane::Normal, 1, 1), span(Lane::Normal, 3, 3)], now);
         assert_eq!(confirmations.forgotten(), 2);
         let mut left = Vec::new();
         confirmations.publish_all(|agent, _| {

@@ -68,9 +68,7 @@ impl Deliveries {
     /// That many records of the message will not be appended after all.
     pub(crate) fn forgo(&self, slot: usize, records: usize) {
         self.records.fetch_sub(records, Ordering::Relaxed);
-        self.slots[slot]
-            .outstanding
-            .fetch_sub(records as u32, Ordering::AcqRel);
+        self.slots[slot].outstanding.fetch_sub(records as u32, Ordering::AcqRel);
     }
 
     /// Kafka's answer for one record.
@@ -146,9 +144,7 @@ mod tests {
                 std::thread::spawn(move || (0..250).for_each(|n| deliveries.settle(0, Ok((0, n)))))
             })
             .collect();
-        tokio::time::timeout(Duration::from_secs(10), deliveries.changed())
-            .await
-            .unwrap();
+        tokio::time::timeout(Duration::from_secs(10), deliveries.changed()).await.unwrap();
         for thread in threads {
             thread.join().unwrap();
         }

@@ -111,26 +111,14 @@ pub(crate) struct Intake {
 
 impl Intake {
     pub(crate) fn new(bridge: &str, translator: Translator, ids: WriterIds, topics: &Topics) -> Self {
-        Self {
-            translator,
-            ids,
-            bridge: bridge.into(),
-            raw: topics.raw(),
-            dlq: topics.dlq(),
-        }
+        Self { translator, ids, bridge: bridge.into(), raw: topics.raw(), dlq: topics.dlq() }
     }
 
     /// The decision; see the module.
     pub(crate) fn take(&self, arrival: &Arrival) -> Parcel {
         let mut parcel = Parcel::default();
         let Ok(topic) = std::str::from_utf8(&arrival.topic) else {
-            self.bury(
-                &mut parcel,
-                arrival,
-                None,
-                &arrival.payload,
-                "the topic is not UTF-8",
-            );
+            self.bury(&mut parcel, arrival, None, &arrival.payload, "the topic is not UTF-8");
             return parcel;
         };
         let Some(MqttTopic { agent_id, kind }) = mqtt::parse(topic) else {
@@ -157,10 +145,7 @@ impl Intake {
         let mut parcel = self.take(arrival);
         parcel.records.clear();
         parcel.tally = Tally::default();
-        let key = parcel
-            .agent
-            .as_ref()
-            .map(|agent| Bytes::copy_from_slice(agent.as_bytes()));
+        let key = parcel.agent.as_ref().map(|agent| Bytes::copy_from_slice(agent.as_bytes()));
         self.bury(&mut parcel, arrival, key, &arrival.payload, reason);
         parcel
     }
@@ -261,11 +246,7 @@ impl Intake {
             return;
         }
         extend(&mut parcel.settled, identity.session, identity.lane, identity.seq);
-        let marker = Rejected {
-            identity,
-            reason,
-            received_at: arrival.received_at,
-        };
+        let marker = Rejected { identity, reason, received_at: arrival.received_at };
         let value = framed(self.ids.rejected, &self.translator.rejected(&marker));
         parcel.records.push(self.raw_record(key, value));
         parcel.tally.rejected += 1;
@@ -281,9 +262,7 @@ impl Intake {
         reason: &str,
     ) {
         let key = key.unwrap_or_else(|| Bytes::copy_from_slice(self.bridge.as_bytes()));
-        parcel
-            .records
-            .push(dead_letters::record(&self.dlq, arrival, key, original, reason));
+        parcel.records.push(dead_letters::record(&self.dlq, arrival, key, original, reason));
         parcel.tally.dead_letters += 1;
     }
 
@@ -298,11 +277,7 @@ impl Intake {
         reason: &RefusedReason,
     ) {
         parcel.tally.mismatches += 1;
-        let claimed = if let RefusedReason::AgentMismatch { event, .. } = reason {
-            event
-        } else {
-            ""
-        };
+        let claimed = if let RefusedReason::AgentMismatch { event, .. } = reason { event } else { "" };
         let event = json!({
             "agent_id": agent_id,
             "event_id": arrival.mint.id("mismatch"),

@@ -96,21 +96,10 @@ pub async fn run<L: Log>(
         return Ok(());
     };
     kafka_health.ready();
-    broker_health.waiting(format!(
-        "mqtt broker {}:{}: connecting",
-        config.mqtt.host, config.mqtt.port
-    ));
+    broker_health.waiting(format!("mqtt broker {}:{}: connecting", config.mqtt.host, config.mqtt.port));
     let now = Instant::now();
     let clock = ClockRecords::new(config.clock_interval, partitions, now);
     let pipeline = Pipeline::new(&config, intake, appender, Arc::clone(&deliveries), now);
-    let driver = Driver::new(
-        config,
-        &link,
-        pipeline,
-        deliveries,
-        clock,
-        broker_health,
-        kafka_health,
-    );
+    let driver = Driver::new(config, &link, pipeline, deliveries, clock, broker_health, kafka_health);
     driver.run(link, shutdown).await
 }

@@ -62,12 +62,7 @@ enum Stage {
     /// Not yet looked at.
     Waiting,
     /// With Kafka, as far as there is room.
-    Shipped {
-        slot: usize,
-        agent: Option<AgentId>,
-        settled: Vec<Span>,
-        is_condemned: bool,
-    },
+    Shipped { slot: usize, agent: Option<AgentId>, settled: Vec<Span>, is_condemned: bool },
     /// Needs nothing but its PUBACK.
     Skipped,
 }
@@ -158,11 +153,7 @@ impl<A: Appender> Pipeline<A> {
 
     /// A message came.
     pub(crate) fn arrive(&mut self, incoming: Incoming, now: Instant) {
-        let Incoming {
-            arrival,
-            packet_id,
-            is_retained,
-        } = incoming;
+        let Incoming { arrival, packet_id, is_retained } = incoming;
         let bytes = (arrival.payload.len() + arrival.topic.len()) as u64;
         let max_held = self.deliveries.capacity() * MAX_HELD_PER_SLOT;
         let fits = self.ring.is_empty() || self.held_bytes + bytes <= self.max_bytes;
@@ -194,14 +185,7 @@ impl<A: Appender> Pipeline<A> {
             self.progress_at = now;
         }
         self.held_bytes += bytes;
-        self.ring.push(
-            packet_id,
-            Message {
-                arrival,
-                since: now,
-                stage,
-            },
-        );
+        self.ring.push(packet_id, Message { arrival, since: now, stage });
         self.ship();
     }
 
@@ -255,9 +239,7 @@ impl<A: Appender> Pipeline<A> {
     pub(crate) fn gauge(&self) {
         self.metrics.in_flight_messages.set(self.ring.len() as f64);
         self.metrics.in_flight_bytes.set(self.held_bytes as f64);
-        self.metrics
-            .in_flight_events
-            .set(self.deliveries.records() as f64);
+        self.metrics.in_flight_events.set(self.deliveries.records() as f64);
         self.metrics.forgotten.absolute(self.confirmations.forgotten());
     }
 
@@ -329,8 +311,7 @@ impl<A: Appender> Pipeline<A> {
 
     fn drop_waiting(&mut self) {
         let held = &mut self.held_bytes;
-        self.ring
-            .drop_redelivered(self.next, |message| *held -= message.bytes());
+        self.ring.drop_redelivered(self.next, |message| *held -= message.bytes());
     }
 
     /// Gives waiting messages to Kafka, in order, as far as there is room.
@@ -344,19 +325,9 @@ impl<A: Appender> Pipeline<A> {
             let mut is_open = true;
             if matches!(message.stage, Stage::Waiting) {
                 let Some(slot) = self.free.pop() else { return };
-                let Parcel {
-                    records,
-                    agent,
-                    settled,
-                    tally,
-                } = self.intake.take(&message.arrival);
+                let Parcel { records, agent, settled, tally } = self.intake.take(&message.arrival);
                 count(&self.metrics, &tally);
-                message.stage = Stage::Shipped {
-                    slot,
-                    agent,
-                    settled,
-                    is_condemned: false,
-                };
+                message.stage = Stage::Shipped { slot, agent, settled, is_condemned: false };
                 is_open = self.dispatch(slot, records);
             }
             self.next = self.ring.after(self.next);
@@ -370,10 +341,7 @@ impl<A: Appender> Pipeline<A> {
     fn dispatch(&mut self, slot: usize, records: Vec<NewRecord>) -> bool {
         failpoint::hit("bridge.before_produce");
         self.deliveries.open(slot, records.len());
-        self.stalled = Some(Stalled {
-            slot,
-            records: records.into_iter(),
-        });
+        self.stalled = Some(Stalled { slot, records: records.into_iter() });
         self.ship_stalled()
     }
 
@@ -387,10 +355,7 @@ impl<A: Appender> Pipeline<A> {
                 Ok(()) => {}
                 Err(AppendError::QueueFull(record)) => {
                     let rest: Vec<NewRecord> = std::iter::once(record).chain(stalled.records).collect();
-                    self.stalled = Some(Stalled {
-                        slot: stalled.slot,
-                        records: rest.into_iter(),
-                    });
+                    self.stalled = Some(Stalled { slot: stalled.slot, records: rest.into_iter() });
                     return false;
                 }
                 Err(AppendError::Log(error)) => self.deliveries.settle(stalled.slot, Err(error)),

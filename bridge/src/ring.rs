@@ -37,11 +37,7 @@ pub(crate) struct Ring<T> {
 
 impl<T> Ring<T> {
     pub(crate) fn new() -> Self {
-        Self {
-            entries: VecDeque::new(),
-            front: 0,
-            generation: 0,
-        }
+        Self { entries: VecDeque::new(), front: 0, generation: 0 }
     }
 
     /// Messages held, of all generations.
@@ -55,9 +51,7 @@ impl<T> Ring<T> {
 
     /// Messages that wait for a PUBACK on the present connection.
     pub(crate) fn is_settled(&self) -> bool {
-        self.entries
-            .back()
-            .is_none_or(|entry| entry.generation != self.generation)
+        self.entries.back().is_none_or(|entry| entry.generation != self.generation)
     }
 
     /// The present connection has ended; what it brought is released without PUBACK from now on.
@@ -68,11 +62,7 @@ impl<T> Ring<T> {
     /// A message came; `packet_id` is `None` at QoS 0.
     pub(crate) fn push(&mut self, packet_id: Option<u16>, cargo: T) -> Ticket {
         let ticket = Ticket(self.front + self.entries.len() as u64);
-        self.entries.push_back(Entry {
-            generation: self.generation,
-            packet_id,
-            cargo,
-        });
+        self.entries.push_back(Entry { generation: self.generation, packet_id, cargo });
         ticket
     }
 

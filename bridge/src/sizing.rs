@@ -85,14 +85,8 @@ mod tests {
     #[test]
     fn a_window_carries_its_size_per_latency() {
         assert_eq!(judge(&sizing(5_000.0, 1.0, 10), 100), Verdict::Ample);
-        assert_eq!(
-            judge(&sizing(5_001.0, 1.0, 10), 100),
-            Verdict::Tight { carries: 10_000.0 }
-        );
-        assert_eq!(
-            judge(&sizing(10_001.0, 1.0, 10), 100),
-            Verdict::TooSmall { carries: 10_000.0 }
-        );
+        assert_eq!(judge(&sizing(5_001.0, 1.0, 10), 100), Verdict::Tight { carries: 10_000.0 });
+        assert_eq!(judge(&sizing(10_001.0, 1.0, 10), 100), Verdict::TooSmall { carries: 10_000.0 });
         // Arrays of fifty events carry fifty times as much.
         assert_eq!(judge(&sizing(10_001.0, 50.0, 10), 100), Verdict::Ample);
     }

@@ -19,19 +19,11 @@ fn main() -> anyhow::Result<()> {
     let batch = arguments.next().transpose()?.unwrap_or(50);
     let folder = std::env::temp_dir().join(format!("outbox-rate-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
-    let owner = Owner {
-        agent_id: "rate".into(),
-        host: "pc001".into(),
-        clock: EventClock::new(),
-        last_session: None,
-    };
-    let config = OutboxConfig {
-        limit: ByteSize::gib(1),
-        ..OutboxConfig::default()
-    };
-    let (outbox, writer, start) = Outbox::open(&folder.join("outbox.db"), &config, &owner, |_| {
-        seen(0, Lane::Critical)
-    })?;
+    let owner =
+        Owner { agent_id: "rate".into(), host: "pc001".into(), clock: EventClock::new(), last_session: None };
+    let config = OutboxConfig { limit: ByteSize::gib(1), ..OutboxConfig::default() };
+    let (outbox, writer, start) =
+        Outbox::open(&folder.join("outbox.db"), &config, &owner, |_| seen(0, Lane::Critical))?;
     let writing = std::thread::spawn(move || writer.run());
 
     let began = Instant::now();
@@ -41,10 +33,7 @@ fn main() -> anyhow::Result<()> {
             std::thread::spawn(move || -> anyhow::Result<()> {
                 for first in (0..events / THREADS).step_by(batch as usize) {
                     let rows = (first..first + batch).map(|n| NewRow::new(&seen(n, Lane::Normal), "pc001"));
-                    outbox.append(Batch {
-                        rows: rows.collect::<Result<_, _>>()?,
-                        ..Batch::default()
-                    })?;
+                    outbox.append(Batch { rows: rows.collect::<Result<_, _>>()?, ..Batch::default() })?;
                 }
                 Ok(())
             })
@@ -53,12 +42,8 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let mut confirmed = 0;
     while appenders.iter().any(|appender| !appender.is_finished()) {
-        let range = LaneRange {
-            lane: Lane::Normal,
-            session: start.session,
-            from: 0,
-            to: outbox.stats().last_seq[1],
-        };
+        let range =
+            LaneRange { lane: Lane::Normal, session: start.session, from: 0, to: outbox.stats().last_seq[1] };
         confirmed += runtime.block_on(outbox.confirm(vec![range]))?;
     }
     let elapsed = began.elapsed();
@@ -82,11 +67,5 @@ fn seen(n: u64, lane: Lane) -> Observation {
         load_15: Some(0.3),
         ..HostMetrics::default()
     };
-    Observation::new(
-        n as i64,
-        lane,
-        "cpu_usage",
-        "cpu/rate",
-        Payload::HostMetrics(metrics),
-    )
+    Observation::new(n as i64, lane, "cpu_usage", "cpu/rate", Payload::HostMetrics(metrics))
 }

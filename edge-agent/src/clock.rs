@@ -32,10 +32,7 @@ impl Default for EventClock {
 impl EventClock {
     /// A clock that starts at the wall time.
     pub fn new() -> Self {
-        Self {
-            start: Instant::now(),
-            state: Arc::default(),
-        }
+        Self { start: Instant::now(), state: Arc::default() }
     }
 
     /// The next reading; later than every reading before it, on any clone.
@@ -46,10 +43,7 @@ impl EventClock {
         let now = state.advance(wall, steady);
         match state.note(now - wall) {
             Some(Skew::Began) => {
-                tracing::warn!(
-                    ahead_us = now - wall,
-                    "wall clock was set back, event time waits for it"
-                );
+                tracing::warn!(ahead_us = now - wall, "wall clock was set back, event time waits for it");
             }
             Some(Skew::Ended) => tracing::info!("event time follows the wall clock again"),
             None => {}
@@ -86,11 +80,7 @@ impl Slewed {
     }
 
     fn note(&mut self, ahead_us: i64) -> Option<Skew> {
-        let ahead = if self.ahead {
-            ahead_us > 1_000
-        } else {
-            ahead_us > NOTEWORTHY_US
-        };
+        let ahead = if self.ahead { ahead_us > 1_000 } else { ahead_us > NOTEWORTHY_US };
         if ahead == self.ahead {
             return None;
         }
@@ -109,11 +99,7 @@ mod tests {
         assert_eq!(clock.advance(1_000, 0), 1_000);
         assert_eq!(clock.advance(5_000, 100), 5_000);
         assert_eq!(clock.advance(2_000, 200), 5_050, "half of the 100 µs that passed");
-        assert_eq!(
-            clock.advance(2_000, 200),
-            5_051,
-            "strictly increasing even when nothing passed"
-        );
+        assert_eq!(clock.advance(2_000, 200), 5_051, "strictly increasing even when nothing passed");
         assert_eq!(clock.advance(9_000, 300), 9_000, "caught up");
     }
 

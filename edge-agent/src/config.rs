@@ -62,11 +62,7 @@ impl Check for AgentConfig {
             && !schemas::mqtt::is_agent_id(id)
         {
             let hint = "1 to 128 bytes, none of / + # and no control characters".to_owned();
-            problems.add(
-                key(at, "agent_id"),
-                format!("`{id}` cannot be part of a topic"),
-                Some(hint),
-            );
+            problems.add(key(at, "agent_id"), format!("`{id}` cannot be part of a topic"), Some(hint));
         }
         if self.state_dir.as_os_str().is_empty() {
             problems.add(key(at, "state_dir"), "is empty", None);
@@ -79,15 +75,8 @@ impl Check for AgentConfig {
         self.log.check(&key(at, "log"), problems);
         let batch = self.publisher.batch_size;
         if self.outbox.max_event_size.bytes() + 1024 > schemas::mqtt::MAX_BATCH_BYTES as u64 {
-            let what = format!(
-                "{} does not fit into a message of 256 KiB",
-                self.outbox.max_event_size
-            );
-            problems.add(
-                key(at, "outbox.max_event_size"),
-                what,
-                Some("255 KiB at most".to_owned()),
-            );
+            let what = format!("{} does not fit into a message of 256 KiB", self.outbox.max_event_size);
+            problems.add(key(at, "outbox.max_event_size"), what, Some("255 KiB at most".to_owned()));
         } else if batch.bytes() > self.outbox.limit.bytes() {
             problems.add(key(at, "publisher.batch_size"), "is larger than the outbox", None);
         }
@@ -117,9 +106,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<AgentConfig, Problems> {
-        AgentConfig::parse(text, "agent.toml", &|name| {
-            (name == "SECRET").then(|| "hunter2".to_owned())
-        })
+        AgentConfig::parse(text, "agent.toml", &|name| (name == "SECRET").then(|| "hunter2".to_owned()))
     }
 
     #[test]
@@ -158,20 +145,10 @@ mod tests {
                 "{name} is not documented"
             );
         }
-        for name in [
-            "ca_file",
-            "cert_file",
-            "key_file",
-            "dead_band",
-            "heartbeat",
-            "aggregate",
-            "high",
-            "clear",
-        ] {
-            assert!(
-                DOCUMENTED.contains(&format!("{name} =")),
-                "{name} is not documented"
-            );
+        for name in
+            ["ca_file", "cert_file", "key_file", "dead_band", "heartbeat", "aggregate", "high", "clear"]
+        {
+            assert!(DOCUMENTED.contains(&format!("{name} =")), "{name} is not documented");
         }
     }
 

@@ -50,11 +50,7 @@ impl Identity {
             (None, Some(kept)) => kept.agent_id.into(),
             (None, None) => Arc::from(uuid::Uuid::new_v4().to_string()),
         };
-        let identity = Self {
-            agent_id,
-            last_session,
-            path,
-        };
+        let identity = Self { agent_id, last_session, path };
         if is_new {
             identity.write()?;
             tracing::info!(agent_id = %identity.agent_id, file = %identity.path.display(), "first start, identity made");
@@ -69,10 +65,7 @@ impl Identity {
     }
 
     fn write(&self) -> io::Result<()> {
-        let kept = Kept {
-            agent_id: self.agent_id.to_string(),
-            session: self.last_session,
-        };
+        let kept = Kept { agent_id: self.agent_id.to_string(), session: self.last_session };
         let text = serde_json::to_string(&kept).map_err(io::Error::other)?;
         let next = self.path.with_extension("json.new");
         let mut file = fs_err::File::create(&next)?;
@@ -104,10 +97,7 @@ mod tests {
     fn a_configured_id_wins_and_a_broken_file_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         Identity::open(folder.path(), None).unwrap();
-        assert_eq!(
-            &*Identity::open(folder.path(), Some("pc001")).unwrap().agent_id,
-            "pc001"
-        );
+        assert_eq!(&*Identity::open(folder.path(), Some("pc001")).unwrap().agent_id, "pc001");
         std::fs::write(folder.path().join(FILE), "{").unwrap();
         let error = Identity::open(folder.path(), None).unwrap_err();
         assert!(error.to_string().contains(FILE), "{error}");

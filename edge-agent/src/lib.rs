@@ -73,9 +73,7 @@ pub async fn run_with(
     let mut identity = Identity::open(&config.state_dir, config.agent_id.as_deref())?;
     let host: Arc<str> = match &config.host {
         Some(host) => host.as_str().into(),
-        None => sysinfo::System::host_name()
-            .unwrap_or_else(|_| "unknown".to_owned())
-            .into(),
+        None => sysinfo::System::host_name().unwrap_or_else(|_| "unknown".to_owned()).into(),
     };
     let clock = EventClock::new();
     let owner = Owner {

@@ -48,29 +48,15 @@ fn run(config: &Path, failpoint: Option<&str>) -> Output {
 
 /// All rows by lane, and the tails of the session before, as the next start finds them.
 fn look(state: &Path) -> (Vec<Vec<Row>>, Vec<(Lane, i64)>) {
-    let owner = Owner {
-        agent_id: "a-1".into(),
-        host: "pc001".into(),
-        clock: EventClock::new(),
-        last_session: None,
-    };
+    let owner =
+        Owner { agent_id: "a-1".into(), host: "pc001".into(), clock: EventClock::new(), last_session: None };
     let mut tails = Vec::new();
-    let (outbox, writer, _) = Outbox::open(
-        &state.join("outbox.db"),
-        &OutboxConfig::default(),
-        &owner,
-        |start| {
+    let (outbox, writer, _) =
+        Outbox::open(&state.join("outbox.db"), &OutboxConfig::default(), &owner, |start| {
             tails.clone_from(&start.previous.tails);
-            Observation::new(
-                0,
-                Lane::Critical,
-                "looked",
-                "test",
-                Payload::Custom(serde_json::Value::Null),
-            )
-        },
-    )
-    .unwrap();
+            Observation::new(0, Lane::Critical, "looked", "test", Payload::Custom(serde_json::Value::Null))
+        })
+        .unwrap();
     let writing = std::thread::spawn(move || writer.run());
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let read = |lane| {
@@ -94,19 +80,9 @@ fn a_kill_before_or_after_a_commit_leaves_no_gap_and_repeats_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let config = configure(folder.path());
     let state = folder.path().join("state");
-    for failpoint in [
-        "before_commit=3",
-        "after_commit=5",
-        "before_commit=8",
-        "after_commit=2",
-    ] {
+    for failpoint in ["before_commit=3", "after_commit=5", "before_commit=8", "after_commit=2"] {
         let output = run(&config, Some(&format!("agent.outbox.{failpoint}")));
-        assert_eq!(
-            output.status.signal(),
-            Some(9),
-            "{failpoint}: {}",
-            text(&output.stderr)
-        );
+        assert_eq!(output.status.signal(), Some(9), "{failpoint}: {}", text(&output.stderr));
 
         let (rows, tails) = look(&state);
         for (lane, rows) in LANES.into_iter().zip(rows) {
@@ -114,10 +90,7 @@ fn a_kill_before_or_after_a_commit_leaves_no_gap_and_repeats_nothing() {
             sessions.dedup();
             assert!(sessions.is_sorted(), "sessions follow each other");
             for session in &sessions {
-                let seqs = rows
-                    .iter()
-                    .filter(|row| row.place.session == *session)
-                    .map(|row| row.place.seq);
+                let seqs = rows.iter().filter(|row| row.place.session == *session).map(|row| row.place.seq);
                 assert!(
                     seqs.enumerate().all(|(at, seq)| at as i64 == seq),
                     "{lane}: a gap in session {session}"
@@ -126,11 +99,7 @@ fn a_kill_before_or_after_a_commit_leaves_no_gap_and_repeats_nothing() {
             // The last session but the one that looks.
             let killed = sessions.iter().rev().nth(usize::from(lane_index(lane) == 0));
             if let (Some((_, tail)), Some(killed)) = (tails.iter().find(|(of, _)| *of == lane), killed) {
-                let last = rows
-                    .iter()
-                    .rev()
-                    .find(|row| row.place.session == *killed)
-                    .unwrap();
+                let last = rows.iter().rev().find(|row| row.place.session == *killed).unwrap();
                 assert_eq!(last.place.seq, *tail, "{lane}: the tail is the last row on disk");
             }
         }
@@ -141,13 +110,8 @@ fn a_kill_before_or_after_a_commit_leaves_no_gap_and_repeats_nothing() {
 fn a_clean_stop_without_a_broker_keeps_everything_and_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let config = configure(folder.path());
-    let mut child = agent()
-        .arg("--config")
-        .arg(&config)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child =
+        agent().arg("--config").arg(&config).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let state = folder.path().join("state");
     let deadline = Instant::now() + Duration::from_secs(20);
     while !state.join("agent.json").exists() {
@@ -171,19 +135,11 @@ fn a_wrong_configuration_is_told_whole_and_nothing_starts() {
     let state = folder.path().join("state");
     fs::write(
         &config,
-        format!(
-            "state_dir = \"{}\"\nbogus = 1\n[mqtt]\nport = 0\nhost = \"\"\n",
-            state.display()
-        ),
+        format!("state_dir = \"{}\"\nbogus = 1\n[mqtt]\nport = 0\nhost = \"\"\n", state.display()),
     )
     .unwrap();
     for arguments in [&["--check"][..], &[]] {
-        let output = agent()
-            .arg("--config")
-            .arg(&config)
-            .args(arguments)
-            .output()
-            .unwrap();
+        let output = agent().arg("--config").arg(&config).args(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(2));
         let said = text(&output.stderr);
         for problem in ["bogus", "mqtt.port", "mqtt.host"] {
@@ -200,11 +156,6 @@ fn the_printed_configuration_passes_the_check() {
     assert!(printed.status.success());
     let config = folder.path().join("agent.toml");
     fs::write(&config, &printed.stdout).unwrap();
-    let checked = agent()
-        .arg("--check")
-        .arg("--config")
-        .arg(&config)
-        .output()
-        .unwrap();
+    let checked = agent().arg("--check").arg("--config").arg(&config).output().unwrap();
     assert!(checked.status.success(), "{}", text(&checked.stderr));
 }

@@ -55,13 +55,7 @@ impl Monitor for Source {
         let numbers = self.next..to;
         self.next = to;
         let fact = |n| {
-            Observation::new(
-                now,
-                self.lane,
-                "counted",
-                "source/test",
-                Payload::Custom(serde_json::json!(n)),
-            )
+            Observation::new(now, self.lane, "counted", "source/test", Payload::Custom(serde_json::json!(n)))
         };
         numbers.map(fact).collect()
     }
@@ -96,9 +90,7 @@ impl Wire {
                 Ok(Packet::PingReq) => self.send(&Packet::PingResp).await,
                 Ok(packet) => return Some(packet),
                 Err(rumqttc::mqttbytes::Error::InsufficientBytes(_)) => {
-                    let read = timeout(PATIENCE, self.stream.read_buf(&mut self.buffer))
-                        .await
-                        .unwrap();
+                    let read = timeout(PATIENCE, self.stream.read_buf(&mut self.buffer)).await.unwrap();
                     if read.unwrap_or(0) == 0 {
                         return None;
                     }
@@ -119,16 +111,8 @@ impl Wire {
     }
 
     async fn confirm(&mut self, session: i64, lane: Lane, ranges: &[(i64, i64)]) {
-        let acks = vec![LaneAck {
-            session,
-            lane,
-            ranges: ranges.to_vec(),
-        }];
-        let text = serde_json::to_vec(&Confirmation {
-            bridge: "b-1".to_owned(),
-            acks,
-        })
-        .unwrap();
+        let acks = vec![LaneAck { session, lane, ranges: ranges.to_vec() }];
+        let text = serde_json::to_vec(&Confirmation { bridge: "b-1".to_owned(), acks }).unwrap();
         self.tell(text).await;
     }
 
@@ -167,23 +151,12 @@ impl Wire {
                 self.acknowledge(&publish).await;
             }
             assert_eq!(publish.qos, QoS::AtLeastOnce);
-            assert!(
-                publish
-                    .properties
-                    .unwrap()
-                    .user_properties
-                    .iter()
-                    .any(|(name, _)| name == "sent_at")
-            );
+            assert!(publish.properties.unwrap().user_properties.iter().any(|(name, _)| name == "sent_at"));
             if publish.topic.ends_with(b"/status") {
                 assert!(publish.retain);
                 continue;
             }
-            events.extend(
-                parse(&publish.payload)
-                    .into_iter()
-                    .filter(|event| event.event_type == "counted"),
-            );
+            events.extend(parse(&publish.payload).into_iter().filter(|event| event.event_type == "counted"));
         }
         events
     }
@@ -198,25 +171,11 @@ fn parse(payload: &[u8]) -> Vec<Event> {
 
 async fn greet(listener: &TcpListener) -> Greeted {
     let (stream, _) = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
-    let mut wire = Wire {
-        stream,
-        buffer: BytesMut::new(),
-    };
-    let Some(Packet::Connect(connect, will, _)) = wire.next().await else {
-        panic!("no greeting")
-    };
-    let greeting = ConnAck {
-        session_present: false,
-        code: ConnectReturnCode::Success,
-        properties: None,
-    };
+    let mut wire = Wire { stream, buffer: BytesMut::new() };
+    let Some(Packet::Connect(connect, will, _)) = wire.next().await else { panic!("no greeting") };
+    let greeting = ConnAck { session_present: false, code: ConnectReturnCode::Success, properties: None };
     wire.send(&Packet::ConnAck(greeting)).await;
-    Greeted {
-        wire,
-        will: will.unwrap(),
-        clean_start: connect.clean_start,
-        client_id: connect.client_id,
-    }
+    Greeted { wire, will: will.unwrap(), clean_start: connect.clean_start, client_id: connect.client_id }
 }
 
 async fn listener() -> TcpListener {
@@ -251,12 +210,7 @@ async fn the_brokers_acknowledgement_deletes_nothing_and_the_bridges_does() {
     let mut brief = config(folder.path(), &listener);
     brief.publisher.drain = Duration::from_millis(500);
     let (shutdown, agent) = start(brief, Lane::Normal, 6);
-    let Greeted {
-        mut wire,
-        will,
-        clean_start,
-        client_id,
-    } = greet(&listener).await;
+    let Greeted { mut wire, will, clean_start, client_id } = greet(&listener).await;
     assert_eq!((client_id.as_str(), clean_start), ("a-1", true));
     let offline: serde_json::Value = serde_json::from_slice(&will.message).unwrap();
     assert!(will.retain && will.topic.ends_with(b"agent/a-1/status"));
@@ -267,37 +221,18 @@ async fn the_brokers_acknowledgement_deletes_nothing_and_the_bridges_does() {
 
     let first = wire.counted(true, |events| events.len() >= 6).await;
     assert_eq!(seqs(&first), [0, 1, 2, 3, 4, 5], "in order");
-    assert!(
-        first
-            .iter()
-            .all(|event| !event.replayed && event.host.as_deref() == Some("pc001"))
-    );
+    assert!(first.iter().all(|event| !event.replayed && event.host.as_deref() == Some("pc001")));
     let session = first[0].session;
 
     wire.tell(b"{ this is no confirmation".to_vec()).await;
-    wire.confirm(session, Lane::Normal, &[(0, 1), (4, 2), (0, 1)])
-        .await;
+    wire.confirm(session, Lane::Normal, &[(0, 1), (4, 2), (0, 1)]).await;
     wire.confirm(session + 1, Lane::Normal, &[(0, i64::MAX)]).await;
     let wanted: BTreeSet<i64> = (2..6).collect();
-    let again = wire
-        .counted(true, |events| {
-            wanted.is_subset(&events.iter().map(|event| event.seq).collect())
-        })
-        .await;
-    assert!(
-        again
-            .iter()
-            .all(|event| event.replayed && event.session == session)
-    );
+    let again =
+        wire.counted(true, |events| wanted.is_subset(&events.iter().map(|event| event.seq).collect())).await;
+    assert!(again.iter().all(|event| event.replayed && event.session == session));
     assert!(!seqs(&again).contains(&0), "what was confirmed is not sent again");
-    let payload = |events: &[Event]| {
-        events
-            .iter()
-            .find(|event| event.seq == 3)
-            .unwrap()
-            .payload
-            .clone()
-    };
+    let payload = |events: &[Event]| events.iter().find(|event| event.seq == 3).unwrap().payload.clone();
     assert_eq!(payload(&again), payload(&first), "the same event");
 
     // Nobody confirms the critical lane: it is still there after the stop.
@@ -343,13 +278,8 @@ async fn what_the_broker_had_not_taken_comes_again_after_a_lost_connection() {
     shutdown.request();
     while let Some(publish) = wire.publish().await {
         wire.acknowledge(&publish).await;
-        for event in if publish.topic.ends_with(b"/status") {
-            Vec::new()
-        } else {
-            parse(&publish.payload)
-        } {
-            wire.confirm(event.session, event.lane, &[(event.seq, event.seq)])
-                .await;
+        for event in if publish.topic.ends_with(b"/status") { Vec::new() } else { parse(&publish.payload) } {
+            wire.confirm(event.session, event.lane, &[(event.seq, event.seq)]).await;
         }
     }
     timeout(PATIENCE, agent).await.unwrap().unwrap();
@@ -372,27 +302,16 @@ async fn a_second_run_sends_the_rest_first_and_the_source_continues() {
     let mut wire = greet(&listener).await.wire;
     let numbers = |events: &[Event]| {
         let number = |event: &Event| {
-            if let Payload::Custom(n) = &event.payload {
-                n.as_i64()
-            } else {
-                None
-            }
+            if let Payload::Custom(n) = &event.payload { n.as_i64() } else { None }
         };
         events.iter().filter_map(number).collect::<Vec<_>>()
     };
     let second = wire.counted(true, |events| numbers(events).contains(&11)).await;
-    assert_eq!(
-        numbers(&second),
-        (0..12).collect::<Vec<_>>(),
-        "each once, old ones first"
-    );
+    assert_eq!(numbers(&second), (0..12).collect::<Vec<_>>(), "each once, old ones first");
     assert_eq!(second[0].session, first[0].session);
     assert!(second[0].replayed);
     let newest = second.last().unwrap();
-    assert!(
-        newest.session > first[0].session && newest.seq <= 1,
-        "a session of its own"
-    );
+    assert!(newest.session > first[0].session && newest.seq <= 1, "a session of its own");
     shutdown.request();
     drop(wire);
     timeout(PATIENCE, agent).await.unwrap().unwrap();

@@ -22,11 +22,7 @@ fn main() -> ExitCode {
             let is_stale = |(name, text): &&(String, String)| {
                 std::fs::read_to_string(folder.join(name)).ok().as_ref() != Some(text)
             };
-            let stale: Vec<_> = documents
-                .iter()
-                .filter(is_stale)
-                .map(|(name, _)| name.as_str())
-                .collect();
+            let stale: Vec<_> = documents.iter().filter(is_stale).map(|(name, _)| name.as_str()).collect();
             if stale.is_empty() {
                 println!("{} JSON Schemas are up to date", documents.len());
                 return ExitCode::SUCCESS;

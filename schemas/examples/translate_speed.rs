@@ -13,21 +13,11 @@ const BATCH: usize = 100;
 const RUN: Duration = Duration::from_secs(3);
 
 fn main() {
-    let batch = Bytes::from(format!(
-        "[{}]",
-        (0..BATCH).map(event).collect::<Vec<_>>().join(",")
-    ));
+    let batch = Bytes::from(format!("[{}]", (0..BATCH).map(event).collect::<Vec<_>>().join(",")));
     let single = Bytes::from(event(0));
     let translator = Translator::new();
-    let profile = if cfg!(debug_assertions) {
-        "debug"
-    } else {
-        "release"
-    };
-    println!(
-        "profile {profile}, {} bytes an event on average",
-        batch.len() / BATCH
-    );
+    let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
+    println!("profile {profile}, {} bytes an event on average", batch.len() / BATCH);
     measure("batches of 100", &translator, &batch);
     measure("single events", &translator, &single);
 }
@@ -62,11 +52,7 @@ fn measure(what: &str, translator: &Translator, message: &Bytes) {
 /// CPU time of this thread; Linux only, elsewhere the wall clock has to do.
 fn cpu_time() -> Option<Duration> {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
-    text.split_whitespace()
-        .next()?
-        .parse()
-        .ok()
-        .map(Duration::from_nanos)
+    text.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
 }
 
 fn event(number: usize) -> String {

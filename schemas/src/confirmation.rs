@@ -33,17 +33,10 @@ mod tests {
     fn the_text_on_the_wire() {
         let confirmation = Confirmation {
             bridge: "b1".into(),
-            acks: vec![LaneAck {
-                session: 5,
-                lane: Lane::Bulk,
-                ranges: vec![(1, 3), (7, 7)],
-            }],
+            acks: vec![LaneAck { session: 5, lane: Lane::Bulk, ranges: vec![(1, 3), (7, 7)] }],
         };
         let text = serde_json::to_string(&confirmation).unwrap();
-        assert_eq!(
-            text,
-            r#"{"bridge":"b1","acks":[{"session":5,"lane":"bulk","ranges":[[1,3],[7,7]]}]}"#
-        );
+        assert_eq!(text, r#"{"bridge":"b1","acks":[{"session":5,"lane":"bulk","ranges":[[1,3],[7,7]]}]}"#);
         assert_eq!(serde_json::from_str::<Confirmation>(&text).unwrap(), confirmation);
     }
 }

@@ -154,12 +154,7 @@ pub struct Event {
 impl Event {
     /// The identity of this event.
     pub fn identity(&self) -> Identity {
-        Identity {
-            agent_id: self.agent_id.clone(),
-            session: self.session,
-            lane: self.lane,
-            seq: self.seq,
-        }
+        Identity { agent_id: self.agent_id.clone(), session: self.session, lane: self.lane, seq: self.seq }
     }
 
     /// The family that the event type belongs to.
@@ -289,10 +284,7 @@ mod tests {
             host: Some("pc001".into()),
             user: None,
             replayed: false,
-            payload: Payload::HostMetrics(HostMetrics {
-                cpu_percent: Some(37.5),
-                ..HostMetrics::default()
-            }),
+            payload: Payload::HostMetrics(HostMetrics { cpu_percent: Some(37.5), ..HostMetrics::default() }),
         };
         assert_eq!(serde_json::to_string(&event).unwrap(), ON_THE_WIRE);
         assert_eq!(serde_json::from_str::<Event>(ON_THE_WIRE).unwrap(), event);
@@ -301,9 +293,8 @@ mod tests {
 
     #[test]
     fn an_unknown_type_keeps_any_payload() {
-        let text = ON_THE_WIRE
-            .replace("cpu_usage", "door_opened")
-            .replace(r#"{"cpu_percent":37.5}"#, "[1,null]");
+        let text =
+            ON_THE_WIRE.replace("cpu_usage", "door_opened").replace(r#"{"cpu_percent":37.5}"#, "[1,null]");
         let event: Event = serde_json::from_str(&text).unwrap();
         assert_eq!(event.payload, Payload::Custom(serde_json::json!([1, null])));
         assert_eq!(serde_json::to_string(&event).unwrap(), text);

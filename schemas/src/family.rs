@@ -113,13 +113,9 @@ impl Family {
             Self::FileEvent => &[t::FILE_CREATED, t::FILE_CHANGED, t::FILE_REMOVED],
             Self::NetworkEvent => &[t::CONNECTION, t::LINK_CHANGED],
             Self::DeviceEvent => &[t::DEVICE_ADDED, t::DEVICE_REMOVED],
-            Self::AgentStatus => &[
-                t::AGENT_STARTED,
-                t::AGENT_STOPPED,
-                t::AGENT_OFFLINE,
-                t::AGENT_HEALTH,
-                t::EVENTS_SHED,
-            ],
+            Self::AgentStatus => {
+                &[t::AGENT_STARTED, t::AGENT_STOPPED, t::AGENT_OFFLINE, t::AGENT_HEALTH, t::EVENTS_SHED]
+            }
             Self::CustomEvent => &[],
         }
     }
@@ -171,11 +167,7 @@ mod tests {
         for (index, family) in Family::ALL.into_iter().enumerate() {
             assert_eq!(family as usize, index);
             assert_eq!(Family::from_name(family.name()), Some(family));
-            assert!(
-                family
-                    .avsc()
-                    .contains(&format!("\"name\": \"{}\"", family.record()))
-            );
+            assert!(family.avsc().contains(&format!("\"name\": \"{}\"", family.record())));
         }
         assert_eq!(Family::from_name("HostMetrics"), None);
     }

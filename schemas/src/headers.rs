@@ -33,21 +33,12 @@ mod tests {
     fn described(avsc: &str) -> Vec<String> {
         let schema: serde_json::Value = serde_json::from_str(avsc).unwrap();
         let fields = schema["fields"].as_array().unwrap();
-        fields
-            .iter()
-            .map(|field| format!("varta.{}", field["name"].as_str().unwrap()))
-            .collect()
+        fields.iter().map(|field| format!("varta.{}", field["name"].as_str().unwrap())).collect()
     }
 
     #[test]
     fn headers_are_those_of_the_schemas() {
-        assert_eq!(
-            described(include_str!("../avro/headers/dead_letter.avsc")),
-            super::dead_letter::ALL
-        );
-        assert_eq!(
-            described(include_str!("../avro/headers/late.avsc")),
-            super::late::ALL
-        );
+        assert_eq!(described(include_str!("../avro/headers/dead_letter.avsc")), super::dead_letter::ALL);
+        assert_eq!(described(include_str!("../avro/headers/late.avsc")), super::late::ALL);
     }
 }

@@ -44,11 +44,7 @@ fn envelope() -> Value {
     let mut properties = properties(sent);
     let mut add = |name: &str, key: &str, value: Value| properties[name][key] = value;
     add("lane", "enum", json!(Lane::ALL.map(Lane::as_str)));
-    add(
-        "event_time",
-        "oneOf",
-        json!([{ "type": "integer", "minimum": FIRST_EVENT_TIME }, date_time()]),
-    );
+    add("event_time", "oneOf", json!([{ "type": "integer", "minimum": FIRST_EVENT_TIME }, date_time()]));
     add("event_type", "minLength", json!(1));
     add("event_type", "maxLength", json!(256));
     add("source", "minLength", json!(1));
@@ -79,10 +75,7 @@ fn of_family(family: Family) -> Value {
         )
     } else {
         let payload = properties(fields.iter().skip(ENVELOPE_FIELDS));
-        (
-            json!({ "enum": family.event_types() }),
-            json!({ "type": "object", "properties": payload }),
-        )
+        (json!({ "enum": family.event_types() }), json!({ "type": "object", "properties": payload }))
     };
     json!({
         "$schema": DIALECT,
@@ -95,14 +88,7 @@ fn of_family(family: Family) -> Value {
 }
 
 fn properties<'a>(fields: impl Iterator<Item = &'a Value>) -> Map<String, Value> {
-    fields
-        .map(|field| {
-            (
-                field["name"].as_str().unwrap_or_default().to_owned(),
-                property(field),
-            )
-        })
-        .collect()
+    fields.map(|field| (field["name"].as_str().unwrap_or_default().to_owned(), property(field))).collect()
 }
 
 fn property(field: &Value) -> Value {

@@ -59,13 +59,8 @@ pub enum Sample {
 
 impl Sample {
     /// All of them.
-    pub const ALL: [Self; 5] = [
-        Self::SysinfoCpu,
-        Self::SysinfoMem,
-        Self::SysinfoProcesses,
-        Self::UserActivity,
-        Self::LogsOffline,
-    ];
+    pub const ALL: [Self; 5] =
+        [Self::SysinfoCpu, Self::SysinfoMem, Self::SysinfoProcesses, Self::UserActivity, Self::LogsOffline];
 
     /// The topic below `agent/{agent_id}/`.
     pub const fn path(self) -> &'static str {
@@ -113,9 +108,7 @@ pub fn sample_topic(agent_id: &str, sample: Sample) -> String {
 pub fn is_agent_id(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= MAX_AGENT_ID_BYTES
-        && !text
-            .chars()
-            .any(|c| c.is_control() || matches!(c, '/' | '+' | '#'))
+        && !text.chars().any(|c| c.is_control() || matches!(c, '/' | '+' | '#'))
 }
 
 /// Reads a topic on which agents publish; `None` for every other topic and for impossible agent ids.
@@ -155,10 +148,7 @@ mod tests {
         assert_eq!(kind(&batch_topic("pc001")), "Batch");
         assert_eq!(kind(&status_topic("pc001")), "Status");
         for sample in Sample::ALL {
-            assert_eq!(
-                kind(&sample_topic("pc001", sample)),
-                format!("Sample({sample:?})")
-            );
+            assert_eq!(kind(&sample_topic("pc001", sample)), format!("Sample({sample:?})"));
         }
     }
 
@@ -190,11 +180,7 @@ mod tests {
         topics.extend(Sample::ALL.map(|sample| sample_topic("a", sample)));
         for topic in topics {
             let filters = EVENT_TOPICS.iter().chain(&SAMPLE_TOPICS);
-            assert_eq!(
-                filters.filter(|filter| matches(filter, &topic)).count(),
-                1,
-                "{topic}"
-            );
+            assert_eq!(filters.filter(|filter| matches(filter, &topic)).count(), 1, "{topic}");
         }
     }
 

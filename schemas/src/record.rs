@@ -103,11 +103,8 @@ mod tests {
     fn names_agree_with_the_schemas() {
         for kind in RecordKind::ALL {
             let schema: serde_json::Value = serde_json::from_str(kind.avsc()).unwrap();
-            let full = format!(
-                "{}.{}",
-                schema["namespace"].as_str().unwrap(),
-                schema["name"].as_str().unwrap()
-            );
+            let full =
+                format!("{}.{}", schema["namespace"].as_str().unwrap(), schema["name"].as_str().unwrap());
             assert_eq!(full, kind.full_name());
             assert_eq!(RecordKind::from_full_name(kind.full_name()), Some(kind));
         }
@@ -129,16 +126,9 @@ mod tests {
             let schema: serde_json::Value = serde_json::from_str(kind.avsc()).unwrap();
             for field in schema["fields"].as_array().unwrap() {
                 let at = format!("{}.{}", kind.name(), field["name"]);
-                assert!(
-                    field["doc"].as_str().is_some_and(|doc| doc.ends_with('.')),
-                    "{at} has no doc"
-                );
+                assert!(field["doc"].as_str().is_some_and(|doc| doc.ends_with('.')), "{at} has no doc");
                 if field["type"].is_array() {
-                    assert_eq!(
-                        field.get("default"),
-                        Some(&serde_json::Value::Null),
-                        "{at} has no default"
-                    );
+                    assert_eq!(field.get("default"), Some(&serde_json::Value::Null), "{at} has no default");
                 }
             }
         }

@@ -34,11 +34,7 @@ mod tests {
         assert_eq!(text, r#"{"critical":3,"bulk":90}"#);
         assert_eq!(serde_json::from_str::<Tails>(&text).unwrap(), tails);
 
-        let marks = vec![LaneMark {
-            lane: Lane::Normal,
-            seq: 17,
-            time: 1_732_147_201_000_000,
-        }];
+        let marks = vec![LaneMark { lane: Lane::Normal, seq: 17, time: 1_732_147_201_000_000 }];
         let text = serde_json::to_string(&marks).unwrap();
         assert_eq!(text, r#"[{"lane":"normal","seq":17,"time":1732147201000000}]"#);
         assert_eq!(serde_json::from_str::<Vec<LaneMark>>(&text).unwrap(), marks);

@@ -58,11 +58,7 @@ pub struct TopicSpec {
 impl TopicSpec {
     /// The topic's settings by Kafka's own names.
     pub fn settings(&self) -> Vec<(&'static str, String)> {
-        let stamp = if self.append_time {
-            "LogAppendTime"
-        } else {
-            "CreateTime"
-        };
+        let stamp = if self.append_time { "LogAppendTime" } else { "CreateTime" };
         let mut settings = vec![
             ("cleanup.policy", self.cleanup.as_str().to_owned()),
             ("message.timestamp.type", stamp.to_owned()),
@@ -90,9 +86,7 @@ impl Default for Topics {
 impl Topics {
     /// Topics below `prefix`, which names are joined to by a dot.
     pub fn new(prefix: impl Into<Arc<str>>) -> Self {
-        Self {
-            prefix: prefix.into(),
-        }
+        Self { prefix: prefix.into() }
     }
 
     /// The prefix.
@@ -171,10 +165,7 @@ impl Topics {
 
     /// Every topic that must exist before anything starts.
     pub fn all(&self) -> Vec<TopicSpec> {
-        let mut specs = vec![TopicSpec {
-            append_time: true,
-            ..kept(self.raw(), 7, MIB)
-        }];
+        let mut specs = vec![TopicSpec { append_time: true, ..kept(self.raw(), 7, MIB) }];
         specs.extend(Family::ALL.map(|family| kept(self.events(family), 7, MIB)));
         specs.extend(FEATURE_SIZES.map(|size| kept(self.features(size), 7, MIB)));
         specs.push(kept(self.alerts(), 30, ALERT_MAX));
@@ -202,13 +193,7 @@ fn kept(name: Arc<str>, days: u32, max_message_bytes: u32) -> TopicSpec {
 }
 
 fn compacted(name: Arc<str>) -> TopicSpec {
-    TopicSpec {
-        name,
-        cleanup: Cleanup::Compact,
-        retention: None,
-        append_time: false,
-        max_message_bytes: MIB,
-    }
+    TopicSpec { name, cleanup: Cleanup::Compact, retention: None, append_time: false, max_message_bytes: MIB }
 }
 
 #[cfg(test)]
@@ -216,11 +201,7 @@ mod tests {
     use super::*;
 
     fn spec(name: &str) -> TopicSpec {
-        Topics::default()
-            .all()
-            .into_iter()
-            .find(|spec| &*spec.name == name)
-            .unwrap()
+        Topics::default().all().into_iter().find(|spec| &*spec.name == name).unwrap()
     }
 
     #[test]
@@ -231,33 +212,19 @@ mod tests {
         for family in Family::ALL {
             assert!(names.contains(&*format!("t.events.{family}")));
         }
-        for name in [
-            "t.raw",
-            "t.features.1m",
-            "t.alerts.ocsf",
-            "t.late",
-            "t.state.core",
-            "t.clean",
-            "t.responses",
-        ] {
+        for name in
+            ["t.raw", "t.features.1m", "t.alerts.ocsf", "t.late", "t.state.core", "t.clean", "t.responses"]
+        {
             assert!(names.contains(name), "{name}");
         }
     }
 
     #[test]
     fn the_broker_stamps_raw_and_nothing_else() {
-        let stamped: Vec<_> = Topics::default()
-            .all()
-            .into_iter()
-            .filter(|spec| spec.append_time)
-            .collect();
+        let stamped: Vec<_> = Topics::default().all().into_iter().filter(|spec| spec.append_time).collect();
         assert_eq!(stamped.len(), 1);
         assert_eq!(&*stamped[0].name, "varta.raw");
-        assert!(
-            stamped[0]
-                .settings()
-                .contains(&("message.timestamp.type", "LogAppendTime".to_owned()))
-        );
+        assert!(stamped[0].settings().contains(&("message.timestamp.type", "LogAppendTime".to_owned())));
     }
 
     #[test]
@@ -270,10 +237,6 @@ mod tests {
         let settings = spec("varta.state.core").settings();
         assert!(settings.contains(&("cleanup.policy", "compact".to_owned())));
         assert!(settings.iter().all(|(key, _)| *key != "retention.ms"));
-        assert!(
-            spec("varta.raw")
-                .settings()
-                .contains(&("retention.ms", "604800000".to_owned()))
-        );
+        assert!(spec("varta.raw").settings().contains(&("retention.ms", "604800000".to_owned())));
     }
 }

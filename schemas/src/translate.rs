@@ -99,28 +99,20 @@ impl Default for Translator {
 impl Translator {
     /// Compiles the schemas of all families.
     pub fn new() -> Self {
-        Self {
-            tables: Family::ALL.map(Table::new),
-        }
+        Self { tables: Family::ALL.map(Table::new) }
     }
 
     /// Judges a message: one event, or an array of events. The result has one entry for each event, in order; a
     /// message that is neither, or whose array does not hold together, is one [`Refused`] with all its bytes.
     pub fn message(&self, payload: &Bytes, mut ctx: Context<'_>) -> Vec<Result<Row, Refused>> {
-        let job = event::Job {
-            replayed: false,
-            agent_id: ctx.topic_agent.into(),
-        };
+        let job = event::Job { replayed: false, agent_id: ctx.topic_agent.into() };
         split::elements(payload, |element| self.event(&job, element, &mut ctx))
     }
 
     /// Judges a message on one of the sample topics, whose payloads have no envelope: each becomes a foreign event
     /// that happened when it was received (unless it says `event_time`). Memory is taken as MiB.
     pub fn sample(&self, sample: Sample, payload: &Bytes, mut ctx: Context<'_>) -> Vec<Result<Row, Refused>> {
-        let job = event::Job {
-            replayed: sample == Sample::LogsOffline,
-            agent_id: ctx.topic_agent.into(),
-        };
+        let job = event::Job { replayed: sample == Sample::LogsOffline, agent_id: ctx.topic_agent.into() };
         split::elements(payload, |element| {
             if sample == Sample::LogsOffline {
                 return self.event(&job, element, &mut ctx);

@@ -14,10 +14,7 @@ pub struct Servers {
 impl Servers {
     /// Reads the environment; the error names the variable and the command that sets it.
     pub fn from_environment() -> anyhow::Result<Self> {
-        Ok(Self {
-            kafka: variable("VARTA_KAFKA")?,
-            registry: variable("VARTA_REGISTRY")?,
-        })
+        Ok(Self { kafka: variable("VARTA_KAFKA")?, registry: variable("VARTA_REGISTRY")? })
     }
 }
 

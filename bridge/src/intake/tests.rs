@@ -27,10 +27,7 @@ fn arrival(topic: &str, payload: impl Into<Bytes>) -> Arrival {
         payload: payload.into(),
         sent_at: Some(NOW - 1),
         received_at: NOW,
-        mint: Mint {
-            process: Uuid::nil(),
-            message: 7,
-        },
+        mint: Mint { process: Uuid::nil(), message: 7 },
     }
 }
 
@@ -51,30 +48,17 @@ fn with(seq: i64, changes: &serde_json::Value) -> serde_json::Value {
 }
 
 fn span(first: i64, last: i64) -> Span {
-    Span {
-        session: 5,
-        lane: Lane::Normal,
-        first,
-        last,
-    }
+    Span { session: 5, lane: Lane::Normal, first, last }
 }
 
 /// Schema ids of the records in raw, in order.
 fn raw_ids(parcel: &Parcel) -> Vec<u32> {
-    let raw = parcel
-        .records
-        .iter()
-        .filter(|record| &*record.topic == "varta.raw");
-    raw.map(|record| wire::unframe(record.value.as_ref().unwrap()).unwrap().0)
-        .collect()
+    let raw = parcel.records.iter().filter(|record| &*record.topic == "varta.raw");
+    raw.map(|record| wire::unframe(record.value.as_ref().unwrap()).unwrap().0).collect()
 }
 
 fn letters(parcel: &Parcel) -> Vec<&NewRecord> {
-    parcel
-        .records
-        .iter()
-        .filter(|record| &*record.topic == "varta.dlq")
-        .collect()
+    parcel.records.iter().filter(|record| &*record.topic == "varta.dlq").collect()
 }
 
 fn header<'a>(record: &'a NewRecord, name: &str) -> &'a str {
@@ -83,10 +67,7 @@ fn header<'a>(record: &'a NewRecord, name: &str) -> &'a str {
 }
 
 fn batch(events: &[serde_json::Value]) -> Parcel {
-    intake().take(&arrival(
-        &batch_topic("pc001"),
-        serde_json::to_vec(events).unwrap(),
-    ))
+    intake().take(&arrival(&batch_topic("pc001"), serde_json::to_vec(events).unwrap()))
 }
 
 /// A bad event between two good ones: those are delivered, it is a dead letter whose reason names `word`.
@@ -94,14 +75,8 @@ fn assert_only_the_middle_is_refused(middle: &serde_json::Value, word: &str) -> 
     let parcel = batch(&[event(1), middle.clone(), event(3)]);
     let good = schema_id(Family::HostMetrics);
     assert_eq!(raw_ids(&parcel)[..2], [good, good], "{middle}");
-    let [letter] = letters(&parcel)[..] else {
-        panic!("{middle}: {} letters", letters(&parcel).len())
-    };
-    assert!(
-        header(letter, REASON).contains(word),
-        "{}",
-        header(letter, REASON)
-    );
+    let [letter] = letters(&parcel)[..] else { panic!("{middle}: {} letters", letters(&parcel).len()) };
+    assert!(header(letter, REASON).contains(word), "{}", header(letter, REASON));
     assert_eq!(header(letter, ORIGIN), "agent/pc001/event/batch");
     let original: serde_json::Value = serde_json::from_slice(letter.value.as_ref().unwrap()).unwrap();
     assert_eq!(&original, middle);
@@ -112,12 +87,7 @@ fn assert_only_the_middle_is_refused(middle: &serde_json::Value, word: &str) -> 
 fn a_batch_becomes_rows_keyed_by_agent_and_one_span() {
     let parcel = batch(&[event(1), event(2), event(3)]);
     assert_eq!(raw_ids(&parcel), [schema_id(Family::HostMetrics); 3]);
-    assert!(
-        parcel
-            .records
-            .iter()
-            .all(|record| record.key.as_deref() == Some(b"pc001".as_slice()))
-    );
+    assert!(parcel.records.iter().all(|record| record.key.as_deref() == Some(b"pc001".as_slice())));
     assert!(parcel.records.iter().all(|record| record.partition.is_none()));
     assert_eq!(parcel.settled, [span(1, 3)]);
     assert_eq!(parcel.agent.as_deref(), Some("pc001"));
@@ -137,11 +107,7 @@ fn what_breaks_one_event_leaves_its_neighbours_alone_and_marks_its_seq() {
         let parcel = assert_only_the_middle_is_refused(&with(2, &changes), word);
         assert_eq!(raw_ids(&parcel)[2], REJECTED);
         // The agent may forget it: it is judged for good.
-        let mut settled: Vec<i64> = parcel
-            .settled
-            .iter()
-            .flat_map(|span| span.first..=span.last)
-            .collect();
+        let mut settled: Vec<i64> = parcel.settled.iter().flat_map(|span| span.first..=span.last).collect();
         settled.sort_unstable();
         assert_eq!(settled, [1, 2, 3]);
         assert_eq!((parcel.tally.dead_letters, parcel.tally.rejected), (1, 1));
@@ -150,11 +116,7 @@ fn what_breaks_one_event_leaves_its_neighbours_alone_and_marks_its_seq() {
 
 #[test]
 fn without_a_readable_identity_there_is_no_marker() {
-    for changes in [
-        json!({"seq": "two"}),
-        json!({"session": null}),
-        json!({"lane": "fast"}),
-    ] {
+    for changes in [json!({"seq": "two"}), json!({"session": null}), json!({"lane": "fast"})] {
         let parcel = assert_only_the_middle_is_refused(&with(2, &changes), "");
         assert_eq!(raw_ids(&parcel).len(), 2);
         assert_eq!(parcel.settled, [span(1, 1), span(3, 3)]);
@@ -164,17 +126,11 @@ fn without_a_readable_identity_there_is_no_marker() {
 #[test]
 fn malformed_json_invalid_utf8_and_a_broken_array_are_one_letter_with_all_bytes() {
     let whole = serde_json::to_vec(&[event(1), event(2)]).unwrap();
-    for payload in [
-        b"{".to_vec(),
-        b"".to_vec(),
-        b"17".to_vec(),
-        b"\xff\xfe".to_vec(),
-        whole[..whole.len() - 9].to_vec(),
-    ] {
+    for payload in
+        [b"{".to_vec(), b"".to_vec(), b"17".to_vec(), b"\xff\xfe".to_vec(), whole[..whole.len() - 9].to_vec()]
+    {
         let parcel = intake().take(&arrival(&event_topic("pc001", "cpu_usage"), payload.clone()));
-        let [letter] = letters(&parcel)[..] else {
-            panic!("{payload:?}")
-        };
+        let [letter] = letters(&parcel)[..] else { panic!("{payload:?}") };
         assert_eq!(letter.value.as_ref().unwrap(), &payload);
         assert_eq!(letter.key.as_deref(), Some(b"pc001".as_slice()));
     }
@@ -187,32 +143,20 @@ fn invalid_utf8_inside_one_event_takes_only_that_one() {
     payload[at] = 0xff;
     let parcel = intake().take(&arrival(&batch_topic("pc001"), payload));
     assert_eq!(letters(&parcel).len(), 1);
-    let rows = raw_ids(&parcel)
-        .into_iter()
-        .filter(|id| *id == schema_id(Family::HostMetrics))
-        .count();
+    let rows = raw_ids(&parcel).into_iter().filter(|id| *id == schema_id(Family::HostMetrics)).count();
     assert_eq!(rows, 2);
 }
 
 #[test]
 fn an_unknown_event_type_is_a_custom_event() {
-    let parcel = batch(&[with(
-        1,
-        &json!({"event_type": "coffee_made", "payload": {"cups": 2}}),
-    )]);
+    let parcel = batch(&[with(1, &json!({"event_type": "coffee_made", "payload": {"cups": 2}}))]);
     assert_eq!(raw_ids(&parcel), [schema_id(Family::CustomEvent)]);
 }
 
 #[test]
 fn an_event_of_a_megabyte_is_a_dead_letter_with_its_seq_marked() {
-    let big = with(
-        2,
-        &json!({"event_type": "note", "payload": {"text": "x".repeat(1 << 20)}}),
-    );
-    let parcel = intake().take(&arrival(
-        &event_topic("pc001", "note"),
-        serde_json::to_vec(&big).unwrap(),
-    ));
+    let big = with(2, &json!({"event_type": "note", "payload": {"text": "x".repeat(1 << 20)}}));
+    let parcel = intake().take(&arrival(&event_topic("pc001", "note"), serde_json::to_vec(&big).unwrap()));
     assert_eq!(letters(&parcel).len(), 1);
     assert_eq!(raw_ids(&parcel), [REJECTED]);
     assert_eq!(parcel.settled, [span(2, 2)]);
@@ -224,18 +168,10 @@ fn another_agents_name_is_a_letter_and_an_event_under_the_topics_name_and_no_mar
     let parcel = batch(&[with(1, &stranger), event(2), with(3, &stranger)]);
     assert_eq!(letters(&parcel).len(), 2);
     // One security event a message, however many events lied.
-    assert_eq!(
-        raw_ids(&parcel),
-        [schema_id(Family::HostMetrics), schema_id(Family::CustomEvent)]
-    );
+    assert_eq!(raw_ids(&parcel), [schema_id(Family::HostMetrics), schema_id(Family::CustomEvent)]);
     assert_eq!(parcel.tally.mismatches, 1);
     assert_eq!(parcel.settled, [span(2, 2)]);
-    assert!(
-        parcel
-            .records
-            .iter()
-            .all(|record| record.key.as_deref() == Some(b"pc001".as_slice()))
-    );
+    assert!(parcel.records.iter().all(|record| record.key.as_deref() == Some(b"pc001".as_slice())));
     let alarm = parcel.records.last().unwrap().value.clone().unwrap();
     let text = String::from_utf8_lossy(&alarm);
     assert!(text.contains(AGENT_MISMATCH) && text.contains("pc002"), "{text}");
@@ -244,24 +180,15 @@ fn another_agents_name_is_a_letter_and_an_event_under_the_topics_name_and_no_mar
 #[test]
 fn strange_topics_and_impossible_agent_ids_are_letters_of_the_bridge() {
     let long = event_topic(&"x".repeat(129), "cpu_usage");
-    for topic in [
-        "agent/a\u{7}b/event/cpu_usage",
-        "agent//status",
-        "other/topic",
-        long.as_str(),
-    ] {
+    for topic in ["agent/a\u{7}b/event/cpu_usage", "agent//status", "other/topic", long.as_str()] {
         let parcel = intake().take(&arrival(topic, event(1).to_string()));
-        let [letter] = letters(&parcel)[..] else {
-            panic!("{topic}")
-        };
+        let [letter] = letters(&parcel)[..] else { panic!("{topic}") };
         assert_eq!(letter.key.as_deref(), Some(b"bridge-1".as_slice()));
         assert_eq!(parcel.records.len(), 1);
         assert!(parcel.settled.is_empty());
     }
-    let parcel = intake().take(&Arrival {
-        topic: Bytes::from_static(b"agent/\xff/status"),
-        ..arrival("", "{}")
-    });
+    let parcel =
+        intake().take(&Arrival { topic: Bytes::from_static(b"agent/\xff/status"), ..arrival("", "{}") });
     assert_eq!(letters(&parcel).len(), 1);
 }
 
@@ -272,30 +199,14 @@ fn foreign_events_get_an_id_that_is_the_same_when_taken_again_and_are_not_confir
     let (first, again) = (intake().take(&arrival), intake().take(&arrival));
     assert_eq!(first.records, again.records);
     assert!(first.settled.is_empty());
-    let other = Arrival {
-        mint: Mint {
-            process: Uuid::nil(),
-            message: 8,
-        },
-        ..arrival
-    };
+    let other = Arrival { mint: Mint { process: Uuid::nil(), message: 8 }, ..arrival };
     assert_ne!(intake().take(&other).records, first.records);
 }
 
 #[test]
 fn a_status_taken_back_is_nothing_at_all() {
-    assert!(
-        intake()
-            .take(&arrival(&status_topic("pc001"), ""))
-            .records
-            .is_empty()
-    );
-    assert_eq!(
-        intake()
-            .take(&arrival(&status_topic("pc001"), event(1).to_string()))
-            .settled,
-        [span(1, 1)]
-    );
+    assert!(intake().take(&arrival(&status_topic("pc001"), "")).records.is_empty());
+    assert_eq!(intake().take(&arrival(&status_topic("pc001"), event(1).to_string())).settled, [span(1, 1)]);
 }
 
 #[test]
@@ -303,18 +214,12 @@ fn sample_topics_are_taken_and_their_errors_are_letters() {
     let topic = sample_topic("pc001", Sample::SysinfoCpu);
     let parcel = intake().take(&arrival(&topic, r#"{"usage": 37.5}"#));
     assert_eq!(raw_ids(&parcel), [schema_id(Family::HostMetrics)]);
-    assert_eq!(
-        letters(&intake().take(&arrival(&topic, r#"{"usage": "much"}"#))).len(),
-        1
-    );
+    assert_eq!(letters(&intake().take(&arrival(&topic, r#"{"usage": "much"}"#))).len(), 1);
 }
 
 #[test]
 fn a_condemned_message_is_one_letter_with_all_bytes() {
-    let arrival = arrival(
-        &batch_topic("pc001"),
-        serde_json::to_vec(&[event(1), event(2)]).unwrap(),
-    );
+    let arrival = arrival(&batch_topic("pc001"), serde_json::to_vec(&[event(1), event(2)]).unwrap());
     let parcel = intake().condemn(&arrival, "kafka refuses it");
     let [letter] = letters(&parcel)[..] else { panic!() };
     assert_eq!(parcel.records.len(), 1);

@@ -53,11 +53,7 @@ impl Link {
         let eager = Arc::new(AtomicBool::new(false));
         let options = options::options(config, &eager)?;
         let (client, eventloop) = AsyncClient::builder(options).capacity(options::REQUESTS).build();
-        Ok(Self {
-            client,
-            eventloop,
-            eager,
-        })
+        Ok(Self { client, eventloop, eager })
     }
 }
 
@@ -70,10 +66,7 @@ struct ClientOutlet {
 
 impl Outlet for ClientOutlet {
     fn acknowledge(&mut self, packet_id: u16) -> bool {
-        let is_sent = self
-            .client
-            .try_manual_ack(ManualAck::PubAck(PubAck::new(packet_id, None)))
-            .is_ok();
+        let is_sent = self.client.try_manual_ack(ManualAck::PubAck(PubAck::new(packet_id, None))).is_ok();
         self.pubacks += usize::from(is_sent);
         is_sent
     }
@@ -152,11 +145,7 @@ impl<A: Appender> Driver<A> {
         Self {
             pipeline,
             deliveries,
-            outlet: ClientOutlet {
-                client: link.client.clone(),
-                pubacks: 0,
-                publishes: 0,
-            },
+            outlet: ClientOutlet { client: link.client.clone(), pubacks: 0, publishes: 0 },
             clock,
             broker_health,
             kafka_health,
@@ -166,21 +155,14 @@ impl<A: Appender> Driver<A> {
             backoff: Backoff::new(Duration::from_millis(100), config.mqtt.max_backoff),
             resume_at: None,
             settled_ticks: 0,
-            mint: Mint {
-                process: Uuid::new_v4(),
-                message: 0,
-            },
+            mint: Mint { process: Uuid::new_v4(), message: 0 },
             config,
         }
     }
 
     /// Runs until `shutdown` and everything that follows from it.
     pub(crate) async fn run(mut self, link: Link, shutdown: Shutdown) -> Result<(), BridgeError> {
-        let Link {
-            client: _,
-            mut eventloop,
-            eager,
-        } = link;
+        let Link { client: _, mut eventloop, eager } = link;
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let deliveries = Arc::clone(&self.deliveries);
@@ -259,10 +241,7 @@ impl<A: Appender> Driver<A> {
             self.pipeline.metrics().redelivered.increment(1);
         }
         let sent_at = publish.properties.as_ref().and_then(|properties| {
-            let (_, text) = properties
-                .user_properties
-                .iter()
-                .find(|(name, _)| name == SENT_AT)?;
+            let (_, text) = properties.user_properties.iter().find(|(name, _)| name == SENT_AT)?;
             text.parse().ok()
         });
         self.mint.message += 1;
@@ -275,14 +254,7 @@ impl<A: Appender> Driver<A> {
         };
         let packet_id = (publish.qos != QoS::AtMostOnce).then_some(publish.pkid);
         let now = Instant::now();
-        self.pipeline.arrive(
-            Incoming {
-                arrival,
-                packet_id,
-                is_retained: publish.retain,
-            },
-            now,
-        );
+        self.pipeline.arrive(Incoming { arrival, packet_id, is_retained: publish.retain }, now);
     }
 
     fn connected(&mut self, connack: &ConnAck, eventloop: &mut EventLoop) {
@@ -290,19 +262,12 @@ impl<A: Appender> Driver<A> {
         eventloop.options.clear_session_store();
         self.standing = Standing::Asking;
         self.subscription = None;
-        tracing::info!(
-            session_present = connack.session_present,
-            "connected to the mqtt broker"
-        );
+        tracing::info!(session_present = connack.session_present, "connected to the mqtt broker");
         // Asked for each time: after a restart with another configuration the old session has the old filters.
         let client = &self.outlet.client;
         let events = client.try_subscribe_many(options::event_filters(&self.config.mqtt));
         let statistics = options::statistics_filters(&self.config.mqtt);
-        let statistics = if statistics.is_empty() {
-            Ok(())
-        } else {
-            client.try_subscribe_many(statistics)
-        };
+        let statistics = if statistics.is_empty() { Ok(()) } else { client.try_subscribe_many(statistics) };
         if let Err(error) = events.and(statistics) {
             tracing::error!(%error, "the mqtt client takes no subscription");
         }
@@ -340,8 +305,7 @@ impl<A: Appender> Driver<A> {
         } else {
             tracing::warn!(%broker, reason, "the connection to the mqtt broker has ended");
         }
-        self.broker_health
-            .waiting(format!("mqtt broker {broker}: {reason}"));
+        self.broker_health.waiting(format!("mqtt broker {broker}: {reason}"));
         self.resume_at = Some(tokio::time::Instant::now() + delay);
         self.standing = Standing::Away;
         self.outlet.pubacks = 0;
@@ -368,16 +332,14 @@ impl<A: Appender> Driver<A> {
 
     fn clock_records(&mut self, now: Instant, goodbye: bool) -> Vec<eventlog::NewRecord> {
         let is_connected = self.standing == Standing::Subscribed;
-        self.clock
-            .records(self.pipeline.intake(), now, now_us(), is_connected, goodbye)
+        self.clock.records(self.pipeline.intake(), now, now_us(), is_connected, goodbye)
     }
 
     fn tell_of_kafka(&self, now: Instant) {
         match self.pipeline.silence(now) {
             Some(silence) if silence > KAFKA_SILENCE => {
                 let error = self.pipeline.last_kafka_error();
-                self.kafka_health
-                    .waiting(format!("kafka confirms nothing (last error: {error})"));
+                self.kafka_health.waiting(format!("kafka confirms nothing (last error: {error})"));
             }
             _ => self.kafka_health.ready(),
         }
@@ -387,9 +349,7 @@ impl<A: Appender> Driver<A> {
     fn stop(&mut self) {
         tracing::info!("stopping: waiting for kafka to confirm what is in flight");
         self.pipeline.stop();
-        self.phase = Phase::Draining {
-            until: Instant::now() + self.config.drain,
-        };
+        self.phase = Phase::Draining { until: Instant::now() + self.config.drain };
     }
 
     /// Goes on with ending, as far as that is possible now.
@@ -404,9 +364,7 @@ impl<A: Appender> Driver<A> {
             }
             let records = self.clock_records(now, true);
             self.pipeline.append_goodbye(records)?;
-            self.phase = Phase::Goodbye {
-                until: until.max(now + LEAVE),
-            };
+            self.phase = Phase::Goodbye { until: until.max(now + LEAVE) };
         }
         if let Phase::Goodbye { until } = self.phase {
             let is_away = self.standing == Standing::Away;
@@ -419,13 +377,7 @@ impl<A: Appender> Driver<A> {
                 // Nothing is read after DISCONNECT, so nothing would send what waits in the socket.
                 eager.store(true, Ordering::Relaxed);
                 let is_leaving = !is_away && self.outlet.client.try_disconnect_with_timeout(LEAVE).is_ok();
-                self.phase = if is_leaving {
-                    Phase::Leaving {
-                        until: now + 2 * LEAVE,
-                    }
-                } else {
-                    Phase::Done
-                };
+                self.phase = if is_leaving { Phase::Leaving { until: now + 2 * LEAVE } } else { Phase::Done };
             }
         }
         if let Phase::Leaving { until } = self.phase

@@ -36,10 +36,7 @@ pub(super) fn options(config: &BridgeConfig, eager: &Arc<AtomicBool>) -> Result<
     options
         .set_clean_start(false)
         .set_session_expiry_interval(Some(expiry_seconds))
-        .set_session_store(EmptySession {
-            expiry_seconds,
-            outgoing_window: OUTGOING_WINDOW,
-        })
+        .set_session_store(EmptySession { expiry_seconds, outgoing_window: OUTGOING_WINDOW })
         .set_ack_mode(AckMode::Manual)
         .set_receive_maximum(Some(config.in_flight.messages))
         .set_max_packet_size(Some(u32::try_from(mqtt.max_packet_size.0).unwrap_or(u32::MAX)))
@@ -81,17 +78,11 @@ fn tls_configuration(tls: &TlsConfig) -> Result<TlsConfiguration, BridgeError> {
         _ => None,
     };
     match &tls.ca {
-        Some(ca) => Ok(TlsConfiguration::Simple {
-            ca: read(ca)?,
-            alpn: None,
-            client_auth,
-        }),
+        Some(ca) => Ok(TlsConfiguration::Simple { ca: read(ca)?, alpn: None, client_auth }),
         None if client_auth.is_none() => {
             TlsConfiguration::try_default_rustls().map_err(|error| BridgeError::Tls(error.to_string()))
         }
-        None => Err(BridgeError::Tls(
-            "a client certificate needs `ca` as well".to_owned(),
-        )),
+        None => Err(BridgeError::Tls("a client certificate needs `ca` as well".to_owned())),
     }
 }
 
@@ -99,11 +90,7 @@ fn tls_configuration(tls: &TlsConfig) -> Result<TlsConfiguration, BridgeError> {
 /// when it was published.
 pub(super) fn event_filters(mqtt: &MqttConfig) -> Vec<SubscribeFilterInput> {
     let group = &mqtt.share_group;
-    let samples = if mqtt.sample_topics {
-        SAMPLE_TOPICS.as_slice()
-    } else {
-        &[]
-    };
+    let samples = if mqtt.sample_topics { SAMPLE_TOPICS.as_slice() } else { &[] };
     let topics = EVENT_TOPICS.iter().chain(samples);
     topics
         .map(|topic| {
@@ -116,7 +103,5 @@ pub(super) fn event_filters(mqtt: &MqttConfig) -> Vec<SubscribeFilterInput> {
 /// The broker's own numbers, at QoS 0; the retained ones are the latest ones.
 pub(super) fn statistics_filters(mqtt: &MqttConfig) -> Vec<SubscribeFilterInput> {
     let topics = mqtt.broker_statistics.iter();
-    topics
-        .map(|topic| SubscribeFilterInput::new(topic.clone(), QoS::AtMostOnce))
-        .collect()
+    topics.map(|topic| SubscribeFilterInput::new(topic.clone(), QoS::AtMostOnce)).collect()
 }

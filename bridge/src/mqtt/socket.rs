@@ -29,11 +29,7 @@ pub(super) struct Coalescing<S> {
 
 impl<S: AsyncWrite + Unpin> Coalescing<S> {
     pub(super) fn new(inner: S, eager: Arc<AtomicBool>) -> Self {
-        Self {
-            inner,
-            unsent: BytesMut::new(),
-            eager,
-        }
+        Self { inner, unsent: BytesMut::new(), eager }
     }
 
     /// Sends what is waiting, as far as the peer takes it.
@@ -98,11 +94,7 @@ mod tests {
 
     fn pair(
         capacity: usize,
-    ) -> (
-        Coalescing<tokio::io::DuplexStream>,
-        tokio::io::DuplexStream,
-        Arc<AtomicBool>,
-    ) {
+    ) -> (Coalescing<tokio::io::DuplexStream>, tokio::io::DuplexStream, Arc<AtomicBool>) {
         let (near, far) = tokio::io::duplex(capacity);
         let eager = Arc::new(AtomicBool::new(false));
         (Coalescing::new(near, Arc::clone(&eager)), far, eager)
@@ -116,18 +108,9 @@ mod tests {
         near.write_all(b"cd").await.unwrap();
         near.flush().await.unwrap();
         let mut got = [0; 4];
-        assert!(
-            timeout(Duration::from_millis(20), far.read(&mut got))
-                .await
-                .is_err(),
-            "nothing is sent yet"
-        );
+        assert!(timeout(Duration::from_millis(20), far.read(&mut got)).await.is_err(), "nothing is sent yet");
         // The far side never answers: the read itself stays pending.
-        assert!(
-            timeout(Duration::from_millis(20), near.read(&mut [0; 1]))
-                .await
-                .is_err()
-        );
+        assert!(timeout(Duration::from_millis(20), near.read(&mut [0; 1])).await.is_err());
         assert_eq!(far.read(&mut got).await.unwrap(), 4);
         assert_eq!(&got, b"abcd");
     }
@@ -147,11 +130,7 @@ mod tests {
     async fn a_peer_that_takes_nothing_pushes_back_and_does_not_stop_the_reading() {
         let (mut near, mut far, _) = pair(8);
         let much = vec![7; 2 * FULL_BYTES];
-        assert!(
-            timeout(Duration::from_millis(20), near.write_all(&much))
-                .await
-                .is_err()
-        );
+        assert!(timeout(Duration::from_millis(20), near.write_all(&much)).await.is_err());
         far.write_all(b"in").await.unwrap();
         let mut got = [0; 2];
         near.read_exact(&mut got).await.unwrap();

@@ -17,10 +17,7 @@ impl<A: Appender> Pipeline<A> {
             if let Stage::Waiting = message.stage {
                 return Ok(());
             }
-            if let Stage::Shipped {
-                slot, is_condemned, ..
-            } = message.stage
-            {
+            if let Stage::Shipped { slot, is_condemned, .. } = message.stage {
                 if !self.deliveries.is_settled(slot) {
                     return Ok(());
                 }
@@ -61,13 +58,8 @@ impl<A: Appender> Pipeline<A> {
         self.progress_at = now;
         self.retry.reset();
         self.retry_at = None;
-        self.metrics
-            .held
-            .record(now.saturating_duration_since(message.since));
-        if let Stage::Shipped {
-            slot, agent, settled, ..
-        } = message.stage
-        {
+        self.metrics.held.record(now.saturating_duration_since(message.since));
+        if let Stage::Shipped { slot, agent, settled, .. } = message.stage {
             self.free.push(slot);
             if let Some(agent) = agent {
                 self.confirmations.add(&agent, &settled, now);
@@ -107,10 +99,7 @@ impl<A: Appender> Pipeline<A> {
         let Some((_, message)) = self.ring.front_mut() else {
             return;
         };
-        let Stage::Shipped {
-            slot, is_condemned, ..
-        } = &mut message.stage
-        else {
+        let Stage::Shipped { slot, is_condemned, .. } = &mut message.stage else {
             return;
         };
         *is_condemned |= condemned;

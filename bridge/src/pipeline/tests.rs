@@ -49,10 +49,7 @@ impl Appender for FakeKafka {
 
 impl FakeKafka {
     fn new(room: usize) -> Self {
-        Self(Arc::new(Mutex::new(Queue {
-            room,
-            ..Queue::default()
-        })))
+        Self(Arc::new(Mutex::new(Queue { room, ..Queue::default() })))
     }
 
     /// Answers for the n-th record in flight.
@@ -65,9 +62,7 @@ impl FakeKafka {
         let (record, token) = queue.in_flight.swap_remove(n);
         match failure {
             None => {
-                queue
-                    .marks
-                    .extend(record.value.iter().flat_map(|value| marks(value)));
+                queue.marks.extend(record.value.iter().flat_map(|value| marks(value)));
                 drop(queue);
                 deliveries.settle(token, Ok((0, 0)));
             }
@@ -85,11 +80,7 @@ impl FakeKafka {
     }
 
     fn has(&self, number: u64, index: u64) -> bool {
-        self.0
-            .lock()
-            .unwrap()
-            .marks
-            .contains(&format!("<{number}.{index}>"))
+        self.0.lock().unwrap().marks.contains(&format!("<{number}.{index}>"))
     }
 
     fn events(&self) -> usize {
@@ -102,10 +93,7 @@ fn marks(bytes: &[u8]) -> Vec<String> {
     let is_mark = |inner: &str| inner.contains('.') && inner.bytes().all(|b| b == b'.' || b.is_ascii_digit());
     let starts = text.match_indices('<').map(|(at, _)| at);
     let inner = starts.filter_map(|at| text[at + 1..].split_once('>').map(|(inner, _)| inner));
-    inner
-        .filter(|inner| is_mark(inner))
-        .map(|inner| format!("<{inner}>"))
-        .collect()
+    inner.filter(|inner| is_mark(inner)).map(|inner| format!("<{inner}>")).collect()
 }
 
 /// What the bridge sent.
@@ -155,16 +143,7 @@ fn bench(window: u16, bytes: u64, room: usize) -> Bench {
     let intake = Intake::new("bridge-1", Translator::new(), ids(), &Topics::default());
     let mut pipeline = Pipeline::new(&config, intake, kafka.clone(), Arc::clone(&deliveries), now);
     pipeline.connected(false);
-    Bench {
-        kafka,
-        deliveries,
-        pipeline,
-        sent: Sent {
-            room: usize::MAX,
-            ..Sent::default()
-        },
-        now,
-    }
+    Bench { kafka, deliveries, pipeline, sent: Sent { room: usize::MAX, ..Sent::default() }, now }
 }
 
 /// A message of three events, as batch.
@@ -184,16 +163,9 @@ fn incoming(number: u64, packet_id: Option<u16>) -> Incoming {
         payload: payload(number),
         sent_at: None,
         received_at: 1_763_683_200_000_000,
-        mint: Mint {
-            process: Uuid::nil(),
-            message: number,
-        },
+        mint: Mint { process: Uuid::nil(), message: number },
     };
-    Incoming {
-        arrival,
-        packet_id,
-        is_retained: false,
-    }
+    Incoming { arrival, packet_id, is_retained: false }
 }
 
 impl Bench {
@@ -239,10 +211,8 @@ impl Broker {
     fn take(&mut self, pubacks: &[u16]) -> Result<Vec<u64>, TestCaseError> {
         let mut released = Vec::new();
         for packet_id in &pubacks[self.seen_pubacks..] {
-            let (expected, number) = self
-                .sent
-                .pop_front()
-                .ok_or_else(|| TestCaseError::fail("PUBACK for nothing"))?;
+            let (expected, number) =
+                self.sent.pop_front().ok_or_else(|| TestCaseError::fail("PUBACK for nothing"))?;
             prop_assert_eq!(*packet_id, expected, "out of order");
             prop_assert_eq!(self.held.pop_front(), Some(number));
             released.push(number);
@@ -363,10 +333,7 @@ fn without_kafka_nothing_is_acknowledged_and_memory_is_bounded() {
     assert!(bench.sent.pubacks.is_empty());
     assert!(bench.pipeline.held_bytes <= 2_000);
     assert!(bench.kafka.in_flight() <= 4);
-    assert!(
-        !bench.pipeline.needs_new_connection(),
-        "there is no room for what fell yet"
-    );
+    assert!(!bench.pipeline.needs_new_connection(), "there is no room for what fell yet");
     // Kafka is back: what is held goes, then the broker is to send again what fell.
     bench.kafka.0.lock().unwrap().room = usize::MAX;
     while !bench.pipeline.is_drained() {
@@ -389,10 +356,7 @@ fn reconnecting_while_kafka_is_gone_neither_acknowledges_nor_grows() {
         bench.pump();
         bench.pipeline.disconnected();
         bench.pipeline.connected(true);
-        assert!(
-            bench.pipeline.ring.len() <= slots(10) * MAX_HELD_PER_SLOT,
-            "generation {generation}"
-        );
+        assert!(bench.pipeline.ring.len() <= slots(10) * MAX_HELD_PER_SLOT, "generation {generation}");
     }
     bench.kafka.0.lock().unwrap().room = usize::MAX;
     bench.arrive(10, 1);
@@ -400,19 +364,11 @@ fn reconnecting_while_kafka_is_gone_neither_acknowledges_nor_grows() {
         bench.kafka.answer_all(&bench.deliveries);
         bench.pump();
     }
-    assert_eq!(
-        bench.sent.pubacks,
-        [1],
-        "packet identifiers of ended connections mean nothing"
-    );
+    assert_eq!(bench.sent.pubacks, [1], "packet identifiers of ended connections mean nothing");
     // But what Kafka got of them is confirmed to the agent.
     bench.pipeline.confirm(&mut bench.sent, bench.now, true);
     let confirmation: Confirmation = serde_json::from_slice(&bench.sent.confirmations[0].1).unwrap();
-    let ranges: BTreeSet<i64> = confirmation.acks[0]
-        .ranges
-        .iter()
-        .flat_map(|&(a, b)| a..=b)
-        .collect();
+    let ranges: BTreeSet<i64> = confirmation.acks[0].ranges.iter().flat_map(|&(a, b)| a..=b).collect();
     assert!(ranges.contains(&0) && ranges.contains(&32));
 }
 
@@ -436,9 +392,7 @@ fn a_lost_session_keeps_what_the_broker_will_not_send_again() {
 fn what_kafka_refuses_for_good_becomes_a_dead_letter_and_twice_is_the_end() {
     let mut bench = bench(10, 100_000, 100);
     bench.arrive(0, 1);
-    bench
-        .kafka
-        .answer(&bench.deliveries, 0, Some(LogErrorKind::TooLarge));
+    bench.kafka.answer(&bench.deliveries, 0, Some(LogErrorKind::TooLarge));
     bench.kafka.answer(&bench.deliveries, 0, None);
     bench.kafka.answer(&bench.deliveries, 0, None);
     bench.pump();
@@ -452,27 +406,18 @@ fn what_kafka_refuses_for_good_becomes_a_dead_letter_and_twice_is_the_end() {
 
     bench.arrive(1, 2);
     for _ in 0..4 {
-        bench
-            .kafka
-            .answer(&bench.deliveries, 0, Some(LogErrorKind::TooLarge));
+        bench.kafka.answer(&bench.deliveries, 0, Some(LogErrorKind::TooLarge));
         let _ = bench.pipeline.pump(&mut bench.sent, bench.now);
     }
     let error = bench.pipeline.pump(&mut bench.sent, bench.now);
     assert!(matches!(error, Err(BridgeError::Delivery(_))));
-    assert_eq!(
-        bench.sent.pubacks,
-        [1],
-        "what has no place to go is never acknowledged"
-    );
+    assert_eq!(bench.sent.pubacks, [1], "what has no place to go is never acknowledged");
 }
 
 #[test]
 fn retained_replays_are_acknowledged_and_not_taken() {
     let mut bench = bench(10, 100_000, 100);
-    let replay = Incoming {
-        is_retained: true,
-        ..incoming(0, Some(1))
-    };
+    let replay = Incoming { is_retained: true, ..incoming(0, Some(1)) };
     bench.pipeline.arrive(replay, bench.now);
     bench.pump();
     assert_eq!(bench.sent.pubacks, [1]);
@@ -506,8 +451,5 @@ fn silence_counts_from_when_something_began_to_wait() {
     assert_eq!(bench.pipeline.silence(bench.now + Duration::from_hours(1)), None);
     bench.now += Duration::from_hours(1);
     bench.arrive(0, 1);
-    assert_eq!(
-        bench.pipeline.silence(bench.now + Duration::from_secs(2)),
-        Some(Duration::from_secs(2))
-    );
+    assert_eq!(bench.pipeline.silence(bench.now + Duration::from_secs(2)), Some(Duration::from_secs(2)));
 }

@@ -24,12 +24,7 @@ impl CpuMonitor {
         let mut system = System::new()?;
         system.refresh_cpu_list(CpuRefreshKind::nothing().with_usage());
         let processors = i32::try_from(system.cpus().len()).unwrap_or(i32::MAX);
-        Ok(Self {
-            system,
-            interval,
-            processors,
-            primed: false,
-        })
+        Ok(Self { system, interval, processors, primed: false })
     }
 }
 
@@ -65,18 +60,9 @@ impl Monitor for CpuMonitor {
             load_15: load.as_ref().map(|load| load.fifteen),
             ..HostMetrics::default()
         };
-        let seen = Observation::new(
-            now,
-            Lane::Normal,
-            event_type::CPU_USAGE,
-            SOURCE,
-            Payload::HostMetrics(metrics),
-        );
-        vec![seen.with_gauge(Gauge {
-            series: "".into(),
-            value: percent,
-            set: set_percent,
-        })]
+        let seen =
+            Observation::new(now, Lane::Normal, event_type::CPU_USAGE, SOURCE, Payload::HostMetrics(metrics));
+        vec![seen.with_gauge(Gauge { series: "".into(), value: percent, set: set_percent })]
     }
 }
 
@@ -99,9 +85,7 @@ mod tests {
         let mut monitor = CpuMonitor::open(Duration::from_secs(1)).unwrap();
         assert!(monitor.sample(1).is_empty());
         let seen = monitor.sample(2);
-        let Payload::HostMetrics(metrics) = &seen[0].payload else {
-            panic!("not host metrics")
-        };
+        let Payload::HostMetrics(metrics) = &seen[0].payload else { panic!("not host metrics") };
         assert!((0.0..=100.0).contains(&metrics.cpu_percent.unwrap()));
         assert!(metrics.cpu_count.unwrap() >= 1);
     }

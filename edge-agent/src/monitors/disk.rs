@@ -23,11 +23,7 @@ pub(super) struct DiskMonitor {
 
 impl DiskMonitor {
     pub(super) fn open(interval: Duration) -> Result<Self, sysinfo::Error> {
-        Ok(Self {
-            disks: Disks::new()?,
-            interval,
-            last: None,
-        })
+        Ok(Self { disks: Disks::new()?, interval, last: None })
     }
 }
 
@@ -49,13 +45,8 @@ impl Monitor for DiskMonitor {
     }
 
     fn sample(&mut self, now: i64) -> Vec<Observation> {
-        self.disks
-            .refresh_specifics(true, DiskRefreshKind::nothing().with_storage().with_io_usage());
-        let elapsed = self
-            .last
-            .replace(now)
-            .map(|last| (now - last) as f64 / 1e6)
-            .filter(|s| *s > 0.0);
+        self.disks.refresh_specifics(true, DiskRefreshKind::nothing().with_storage().with_io_usage());
+        let elapsed = self.last.replace(now).map(|last| (now - last) as f64 / 1e6).filter(|s| *s > 0.0);
         let mut devices = HashSet::new();
         let mut seen = Vec::new();
         for disk in &self.disks {
@@ -86,11 +77,7 @@ impl Monitor for DiskMonitor {
                 SOURCE,
                 Payload::HostMetrics(metrics),
             );
-            seen.push(event.with_gauge(Gauge {
-                series: mount.into(),
-                value,
-                set: |_, _| {},
-            }));
+            seen.push(event.with_gauge(Gauge { series: mount.into(), value, set: |_, _| {} }));
         }
         seen
     }
@@ -104,17 +91,13 @@ mod tests {
     fn each_device_is_named_once_and_rates_need_two_samples() {
         let mut monitor = DiskMonitor::open(Duration::from_mins(1)).unwrap();
         for event in monitor.sample(1_000_000) {
-            let Payload::HostMetrics(metrics) = event.payload else {
-                panic!("not host metrics")
-            };
+            let Payload::HostMetrics(metrics) = event.payload else { panic!("not host metrics") };
             assert_eq!(metrics.disk_read_bytes_per_s, None);
             assert!(metrics.disk_used_bytes.unwrap() <= metrics.disk_total_bytes.unwrap());
         }
         let second = monitor.sample(2_000_000);
-        let names: HashSet<_> = second
-            .iter()
-            .map(|event| event.gauge.as_ref().unwrap().series.clone())
-            .collect();
+        let names: HashSet<_> =
+            second.iter().map(|event| event.gauge.as_ref().unwrap().series.clone()).collect();
         assert_eq!(names.len(), second.len());
     }
 }

@@ -39,12 +39,7 @@ impl InputMonitor {
     pub(super) fn start(interval: Duration) -> Self {
         let counts = Arc::new(Counts::default());
         let missing = listen(&counts).err();
-        Self {
-            counts,
-            interval,
-            missing,
-            state: Activity::default(),
-        }
+        Self { counts, interval, missing, state: Activity::default() }
     }
 }
 
@@ -147,9 +142,7 @@ fn listen(counts: &Arc<Counts>) -> Result<(), String> {
         }
     };
     // It cannot be asked to stop: it ends with the process.
-    let started = std::thread::Builder::new()
-        .name("input".to_owned())
-        .spawn(listening);
+    let started = std::thread::Builder::new().name("input".to_owned()).spawn(listening);
     started.map(drop).map_err(|error| error.to_string())
 }
 
@@ -171,10 +164,7 @@ mod tests {
         assert_eq!(at(30, 0, 0), None);
         assert_eq!(at(320, 0, 0).unwrap().idle_s, Some(310.0));
         let keys = at(330, 0, 7).unwrap();
-        assert_eq!(
-            (keys.mouse, keys.keyboard_events, keys.active_s),
-            (Some(false), Some(7), Some(10.0))
-        );
+        assert_eq!((keys.mouse, keys.keyboard_events, keys.active_s), (Some(false), Some(7), Some(10.0)));
     }
 
     #[cfg(not(feature = "input"))]

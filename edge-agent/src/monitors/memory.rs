@@ -18,10 +18,7 @@ pub(super) struct MemoryMonitor {
 
 impl MemoryMonitor {
     pub(super) fn open(interval: Duration) -> Result<Self, sysinfo::Error> {
-        Ok(Self {
-            system: System::new()?,
-            interval,
-        })
+        Ok(Self { system: System::new()?, interval })
     }
 }
 
@@ -55,20 +52,11 @@ impl Monitor for MemoryMonitor {
             swap_total_bytes: Some(self.system.total_swap() as i64),
             ..HostMetrics::default()
         };
-        let seen = Observation::new(
-            now,
-            Lane::Normal,
-            event_type::MEM_USAGE,
-            SOURCE,
-            Payload::HostMetrics(metrics),
-        );
+        let seen =
+            Observation::new(now, Lane::Normal, event_type::MEM_USAGE, SOURCE, Payload::HostMetrics(metrics));
         // Judged as percent of the whole; the columns stay bytes.
         let value = used as f64 / total as f64 * 100.0;
-        vec![seen.with_gauge(Gauge {
-            series: "".into(),
-            value,
-            set: |_, _| {},
-        })]
+        vec![seen.with_gauge(Gauge { series: "".into(), value, set: |_, _| {} })]
     }
 }
 
@@ -80,9 +68,7 @@ mod tests {
     fn reads_this_machine() {
         let mut monitor = MemoryMonitor::open(Duration::from_secs(5)).unwrap();
         let seen = monitor.sample(1);
-        let Payload::HostMetrics(metrics) = &seen[0].payload else {
-            panic!("not host metrics")
-        };
+        let Payload::HostMetrics(metrics) = &seen[0].payload else { panic!("not host metrics") };
         assert!(metrics.mem_used_bytes.unwrap() <= metrics.mem_total_bytes.unwrap());
         assert!(seen[0].gauge.as_ref().unwrap().value > 0.0);
     }

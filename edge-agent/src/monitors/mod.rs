@@ -121,10 +121,7 @@ pub struct InputConfig {
 
 impl Default for InputConfig {
     fn default() -> Self {
-        Self {
-            enabled: true,
-            interval: Duration::from_secs(10),
-        }
+        Self { enabled: true, interval: Duration::from_secs(10) }
     }
 }
 
@@ -133,11 +130,7 @@ const SHORTEST: Duration = Duration::from_millis(100);
 
 pub(crate) fn check_interval(at: &str, name: &str, interval: Duration, problems: &mut Problems) {
     if !interval.is_zero() && interval < SHORTEST {
-        problems.add(
-            key(at, name),
-            "is shorter than 100ms",
-            Some("0s switches it off".to_owned()),
-        );
+        problems.add(key(at, name), "is shorter than 100ms", Some("0s switches it off".to_owned()));
     }
 }
 
@@ -147,12 +140,7 @@ impl Check for MonitorsConfig {
         check_interval(&system, "cpu_interval", self.system.cpu_interval, problems);
         check_interval(&system, "memory_interval", self.system.memory_interval, problems);
         check_interval(&system, "disk_interval", self.system.disk_interval, problems);
-        check_interval(
-            &system,
-            "network_interval",
-            self.system.network_interval,
-            problems,
-        );
+        check_interval(&system, "network_interval", self.system.network_interval, problems);
         self.process.check(&key(at, "process"), problems);
         if self.input.interval < Duration::from_secs(1) {
             problems.add(key(&key(at, "input"), "interval"), "is shorter than 1s", None);
@@ -169,26 +157,14 @@ pub fn build(config: &MonitorsConfig) -> Vec<Box<dyn Monitor>> {
         keep(&mut monitors, "cpu", cpu::CpuMonitor::open(system.cpu_interval));
     }
     if !system.memory_interval.is_zero() {
-        keep(
-            &mut monitors,
-            "memory",
-            memory::MemoryMonitor::open(system.memory_interval),
-        );
+        keep(&mut monitors, "memory", memory::MemoryMonitor::open(system.memory_interval));
     }
     if !system.disk_interval.is_zero() {
-        keep(
-            &mut monitors,
-            "disk",
-            disk::DiskMonitor::open(system.disk_interval),
-        );
+        keep(&mut monitors, "disk", disk::DiskMonitor::open(system.disk_interval));
     }
     if !system.network_interval.is_zero() {
         let ignored = system.ignore_interfaces.clone();
-        keep(
-            &mut monitors,
-            "network",
-            network::NetworkMonitor::open(system.network_interval, ignored),
-        );
+        keep(&mut monitors, "network", network::NetworkMonitor::open(system.network_interval, ignored));
     }
     if !config.process.interval.is_zero() {
         keep(&mut monitors, "process", process::open(&config.process));

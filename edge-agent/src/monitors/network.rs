@@ -22,13 +22,7 @@ pub(super) struct NetworkMonitor {
 
 impl NetworkMonitor {
     pub(super) fn open(interval: Duration, ignored: Vec<String>) -> Result<Self, sysinfo::Error> {
-        Ok(Self {
-            networks: Networks::new()?,
-            interval,
-            ignored,
-            last: None,
-            up: HashMap::new(),
-        })
+        Ok(Self { networks: Networks::new()?, interval, ignored, last: None, up: HashMap::new() })
     }
 }
 
@@ -51,11 +45,7 @@ impl Monitor for NetworkMonitor {
 
     fn sample(&mut self, now: i64) -> Vec<Observation> {
         self.networks.refresh(true);
-        let elapsed = self
-            .last
-            .replace(now)
-            .map(|last| (now - last) as f64 / 1e6)
-            .filter(|s| *s > 0.0);
+        let elapsed = self.last.replace(now).map(|last| (now - last) as f64 / 1e6).filter(|s| *s > 0.0);
         let mut seen = Vec::new();
         let mut links = HashMap::new();
         for (name, interface) in &self.networks {
@@ -91,11 +81,7 @@ impl Monitor for NetworkMonitor {
         let changes = changed_links(&self.up, &links);
         if elapsed.is_some() {
             seen.extend(changes.into_iter().map(|(name, up)| {
-                let change = NetworkEvent {
-                    interface: Some(name),
-                    up: Some(up),
-                    ..NetworkEvent::default()
-                };
+                let change = NetworkEvent { interface: Some(name), up: Some(up), ..NetworkEvent::default() };
                 Observation::new(
                     now,
                     Lane::Normal,
@@ -117,9 +103,7 @@ fn changed_links(before: &HashMap<String, bool>, now: &HashMap<String, bool>) ->
         .filter(|(name, up)| before.get(*name).copied().unwrap_or(false) != **up)
         .map(|(name, up)| (name.clone(), *up))
         .collect();
-    let gone = before
-        .iter()
-        .filter(|(name, up)| **up && !now.contains_key(*name));
+    let gone = before.iter().filter(|(name, up)| **up && !now.contains_key(*name));
     changes.extend(gone.map(|(name, _)| (name.clone(), false)));
     changes.sort();
     changes

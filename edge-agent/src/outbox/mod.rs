@@ -80,17 +80,11 @@ impl Default for OutboxConfig {
 impl Check for OutboxConfig {
     fn check(&self, at: &str, problems: &mut Problems) {
         if self.limit < ByteSize::kib(256) {
-            problems.add(
-                key(at, "limit"),
-                format!("{} is less than 256 KiB", self.limit),
-                None,
-            );
+            problems.add(key(at, "limit"), format!("{} is less than 256 KiB", self.limit), None);
         }
         if self.max_event_size < ByteSize::kib(1) || self.max_event_size > self.limit {
-            let what = format!(
-                "{} is not between 1 KiB and the limit of {}",
-                self.max_event_size, self.limit
-            );
+            let what =
+                format!("{} is not between 1 KiB and the limit of {}", self.max_event_size, self.limit);
             problems.add(key(at, "max_event_size"), what, None);
         }
     }
@@ -219,11 +213,7 @@ impl Outbox {
         match store.fact("agent_id")? {
             Some(theirs) if *theirs != *owner.agent_id => {
                 let ours = owner.agent_id.to_string();
-                return Err(OutboxError::Foreign {
-                    path: path.to_owned(),
-                    theirs,
-                    ours,
-                });
+                return Err(OutboxError::Foreign { path: path.to_owned(), theirs, ours });
             }
             _ => {}
         }
@@ -232,11 +222,7 @@ impl Outbox {
         let cursors = store.cursors()?;
         let previous = store.start_session(owner.clock.now(), owner.last_session)?;
         owner.clock.start_after(store.session);
-        let start = SessionStart {
-            session: store.session,
-            previous,
-            cursors,
-        };
+        let start = SessionStart { session: store.session, previous, cursors };
         store.append(&NewRow::new(&started(&start), &owner.host)?)?;
         store.commit()?;
 
@@ -266,29 +252,21 @@ impl Outbox {
     /// Stores a batch and returns when it is committed. For plain threads.
     pub fn append(&self, batch: impl Into<Arc<Batch>>) -> Result<(), Arc<OutboxError>> {
         let (reply, answer) = oneshot::channel();
-        self.commands
-            .blocking_send(Command::Append(batch.into(), reply))
-            .map_err(|_| OutboxError::Closed)?;
+        self.commands.blocking_send(Command::Append(batch.into(), reply)).map_err(|_| OutboxError::Closed)?;
         answer.blocking_recv().map_err(|_| OutboxError::Closed)?
     }
 
     /// Removes confirmed rows in one transaction and returns how many there were.
     pub async fn confirm(&self, ranges: Vec<LaneRange>) -> Result<u64, Arc<OutboxError>> {
         let (reply, answer) = oneshot::channel();
-        self.commands
-            .send(Command::Confirm(ranges, reply))
-            .await
-            .map_err(|_| OutboxError::Closed)?;
+        self.commands.send(Command::Confirm(ranges, reply)).await.map_err(|_| OutboxError::Closed)?;
         answer.await.map_err(|_| OutboxError::Closed)?
     }
 
     /// Reads committed rows in order.
     pub async fn read(&self, wanted: ReadRequest) -> Result<Vec<Row>, Arc<OutboxError>> {
         let (reply, answer) = oneshot::channel();
-        self.commands
-            .send(Command::Read(wanted, reply))
-            .await
-            .map_err(|_| OutboxError::Closed)?;
+        self.commands.send(Command::Read(wanted, reply)).await.map_err(|_| OutboxError::Closed)?;
         answer.await.map_err(|_| OutboxError::Closed)?
     }
 

@@ -33,10 +33,7 @@ pub struct Place {
 
 impl Place {
     /// Before every row.
-    pub const START: Self = Self {
-        session: i64::MIN,
-        seq: i64::MIN,
-    };
+    pub const START: Self = Self { session: i64::MIN, seq: i64::MIN };
 }
 
 /// One stored event, ready to be put behind its identity.
@@ -81,10 +78,7 @@ pub struct ReadRequest {
 }
 
 /// Place after every row.
-pub const END: Place = Place {
-    session: i64::MAX,
-    seq: i64::MAX,
-};
+pub const END: Place = Place { session: i64::MAX, seq: i64::MAX };
 
 /// An observation turned into the bytes that will be stored.
 #[derive(Debug, Clone)]

@@ -48,11 +48,7 @@ pub(super) struct Store {
     before: Counters,
 }
 
-const NO_LANES: Counters = Counters {
-    last_seq: [-1; 3],
-    rows: [0; 3],
-    bytes: [0; 3],
-};
+const NO_LANES: Counters = Counters { last_seq: [-1; 3], rows: [0; 3], bytes: [0; 3] };
 
 impl Store {
     /// Opens or creates the file. Held exclusively: a second agent on the same file is refused.
@@ -67,28 +63,21 @@ impl Store {
         db.pragma_update(None, "journal_size_limit", 8 << 20)?;
         db.set_prepared_statement_cache_capacity(24);
         db.execute_batch(include_str!("layout.sql"))?;
-        let mut store = Self {
-            db,
-            session: 0,
-            counters: NO_LANES,
-            before: NO_LANES,
-        };
+        let mut store = Self { db, session: 0, counters: NO_LANES, before: NO_LANES };
         store.count()?;
         Ok(store)
     }
 
     fn count(&mut self) -> Result<(), OutboxError> {
-        let mut query = self
-            .db
-            .prepare("SELECT lane, COUNT(*), SUM(LENGTH(body)) FROM event GROUP BY lane")?;
+        let mut query =
+            self.db.prepare("SELECT lane, COUNT(*), SUM(LENGTH(body)) FROM event GROUP BY lane")?;
         let mut found = query.query([])?;
         while let Some(row) = found.next()? {
             let lane: usize = row.get::<_, i64>(0)?.try_into().unwrap_or(0);
             let (rows, bytes): (i64, i64) = (row.get(1)?, row.get(2)?);
-            if let (Some(to_rows), Some(to_bytes)) = (
-                self.counters.rows.get_mut(lane),
-                self.counters.bytes.get_mut(lane),
-            ) {
+            if let (Some(to_rows), Some(to_bytes)) =
+                (self.counters.rows.get_mut(lane), self.counters.bytes.get_mut(lane))
+            {
                 *to_rows = rows as u64;
                 *to_bytes = bytes as u64 + rows as u64 * ROW_OVERHEAD;
             }
@@ -103,36 +92,22 @@ impl Store {
     }
 
     pub(super) fn set_fact(&self, name: &str, value: &str) -> Result<(), OutboxError> {
-        self.db.execute(
-            "INSERT OR REPLACE INTO fact VALUES (?1, ?2)",
-            params![name, value],
-        )?;
+        self.db.execute("INSERT OR REPLACE INTO fact VALUES (?1, ?2)", params![name, value])?;
         Ok(())
     }
 
     pub(super) fn begin(&mut self, synced: bool) -> Result<(), OutboxError> {
         self.before = self.counters;
-        let level = if synced {
-            "PRAGMA synchronous=FULL"
-        } else {
-            "PRAGMA synchronous=NORMAL"
-        };
+        let level = if synced { "PRAGMA synchronous=FULL" } else { "PRAGMA synchronous=NORMAL" };
         self.db.execute_batch(level)?;
         self.db.execute_batch("BEGIN IMMEDIATE")?;
         Ok(())
     }
 
     pub(super) fn commit(&mut self) -> Result<(), OutboxError> {
-        let mut tail = self
-            .db
-            .prepare_cached("INSERT OR REPLACE INTO tail (session, lane, seq) VALUES (?1, ?2, ?3)")?;
-        for (lane, (now, before)) in self
-            .counters
-            .last_seq
-            .iter()
-            .zip(self.before.last_seq)
-            .enumerate()
-        {
+        let mut tail =
+            self.db.prepare_cached("INSERT OR REPLACE INTO tail (session, lane, seq) VALUES (?1, ?2, ?3)")?;
+        for (lane, (now, before)) in self.counters.last_seq.iter().zip(self.before.last_seq).enumerate() {
             if *now != before {
                 tail.execute(params![self.session, lane as i64, now])?;
             }
@@ -159,14 +134,9 @@ impl Store {
             .db
             .query_row("SELECT MAX(s) FROM (SELECT MAX(session) AS s FROM tail UNION ALL SELECT MAX(session) FROM event)", [], |row| row.get(0))?;
         let newest = stored.max(floor);
-        let mut previous = Previous {
-            session: newest,
-            tails: Vec::new(),
-        };
+        let mut previous = Previous { session: newest, tails: Vec::new() };
         if let Some(session) = newest {
-            let mut query = self
-                .db
-                .prepare("SELECT lane, seq FROM tail WHERE session = ?1 ORDER BY lane")?;
+            let mut query = self.db.prepare("SELECT lane, seq FROM tail WHERE session = ?1 ORDER BY lane")?;
             let mut found = query.query([session])?;
             while let Some(row) = found.next()? {
                 let lane = usize::try_from(row.get::<_, i64>(0)?).unwrap_or(0);
@@ -176,8 +146,7 @@ impl Store {
             }
         }
         self.session = newest.map_or(now, |newest| now.max(newest.saturating_add(1)));
-        self.db
-            .execute("DELETE FROM tail WHERE session < ?1", [self.session])?;
+        self.db.execute("DELETE FROM tail WHERE session < ?1", [self.session])?;
         self.counters.last_seq = [-1; 3];
         self.before.last_seq = [-1; 3];
         Ok(previous)
@@ -250,12 +219,7 @@ impl Store {
                     run.rows += 1;
                 }
                 _ => runs.push(Shed {
-                    range: LaneRange {
-                        lane: LANES[lane],
-                        session,
-                        from: seq,
-                        to: seq,
-                    },
+                    range: LaneRange { lane: LANES[lane], session, from: seq, to: seq },
                     rows: 1,
                 }),
             }
@@ -293,10 +257,7 @@ impl Store {
                 break;
             }
             rows.push(Row {
-                place: Place {
-                    session: row.get(0)?,
-                    seq: row.get(1)?,
-                },
+                place: Place { session: row.get(0)?, seq: row.get(1)? },
                 event_time: row.get(2)?,
                 event_type: row.get(3)?,
                 body,
@@ -315,10 +276,7 @@ impl Store {
             if self.counters.rows[lane] == 0 {
                 continue;
             }
-            if let Some(time) = query
-                .query_row([lane as i64], |row| row.get::<_, i64>(0))
-                .optional()?
-            {
+            if let Some(time) = query.query_row([lane as i64], |row| row.get::<_, i64>(0)).optional()? {
                 oldest = Some(oldest.map_or(time, |oldest| oldest.min(time)));
             }
         }
@@ -332,9 +290,7 @@ impl Store {
     }
 
     pub(super) fn set_cursor(&self, monitor: &str, value: i64) -> Result<(), OutboxError> {
-        let mut insert = self
-            .db
-            .prepare_cached("INSERT OR REPLACE INTO cursor VALUES (?1, ?2)")?;
+        let mut insert = self.db.prepare_cached("INSERT OR REPLACE INTO cursor VALUES (?1, ?2)")?;
         insert.execute(params![monitor, value])?;
         Ok(())
     }

@@ -8,12 +8,7 @@ use tempfile::TempDir;
 use super::*;
 
 fn owner() -> Owner {
-    Owner {
-        agent_id: "a-1".into(),
-        host: "pc001".into(),
-        clock: EventClock::new(),
-        last_session: None,
-    }
+    Owner { agent_id: "a-1".into(), host: "pc001".into(), clock: EventClock::new(), last_session: None }
 }
 
 fn fact(lane: Lane, number: u64, padding: usize) -> Observation {
@@ -71,10 +66,7 @@ impl World {
         let path = self.folder.path().join("outbox.db");
         let (outbox, writer, start) =
             Outbox::open(&path, &self.config, &owner(), |_| fact(Lane::Critical, 0, 0)).unwrap();
-        assert!(
-            start.session > self.session,
-            "a session is later than all before it"
-        );
+        assert!(start.session > self.session, "a session is later than all before it");
         if self.session != 0 {
             assert_eq!(start.previous.session, Some(self.session));
             for (lane, seq) in start.previous.tails {
@@ -113,8 +105,7 @@ impl World {
             batch.rows.push(row(*lane, self.number, *padding));
         }
         batch.low_water = Some(self.number as i64);
-        self.serve(|reply| Command::Append(Arc::new(batch), reply))
-            .unwrap();
+        self.serve(|reply| Command::Append(Arc::new(batch), reply)).unwrap();
         self.check();
     }
 
@@ -147,11 +138,7 @@ impl World {
     fn present(&mut self) -> Vec<(i64, usize, i64)> {
         let mut all = Vec::new();
         for (index, lane) in LANES.into_iter().enumerate() {
-            all.extend(
-                self.rows(lane)
-                    .into_iter()
-                    .map(|row| (row.place.session, index, row.place.seq)),
-            );
+            all.extend(self.rows(lane).into_iter().map(|row| (row.place.session, index, row.place.seq)));
         }
         all
     }
@@ -177,10 +164,7 @@ impl World {
                 }
                 let number = members["payload"]["n"].as_u64().unwrap();
                 if number > 0 {
-                    assert!(
-                        number > last_number,
-                        "rows of a lane keep the order in which they were given"
-                    );
+                    assert!(number > last_number, "rows of a lane keep the order in which they were given");
                     last_number = number;
                     let place = (row.place.session, row.place.seq);
                     assert_eq!(
@@ -212,10 +196,7 @@ impl World {
     fn explain(&mut self, session: i64, payload: &Value) {
         let lane = lane_index(Lane::parse(payload["shed_lane"].as_str().unwrap()).unwrap());
         let of = payload["previous_session"].as_i64().unwrap_or(session);
-        let (from, to) = (
-            payload["shed_from"].as_i64().unwrap(),
-            payload["shed_to"].as_i64().unwrap(),
-        );
+        let (from, to) = (payload["shed_from"].as_i64().unwrap(), payload["shed_to"].as_i64().unwrap());
         self.explained.extend((from..=to).map(|seq| (of, lane, seq)));
     }
 }
@@ -223,12 +204,7 @@ impl World {
 #[derive(Debug, Clone)]
 enum Step {
     Append(Vec<(Lane, usize)>),
-    Confirm {
-        lane: Lane,
-        session_back: i64,
-        from: i64,
-        to: i64,
-    },
+    Confirm { lane: Lane, session_back: i64, from: i64, to: i64 },
     Kill,
 }
 
@@ -274,27 +250,14 @@ proptest! {
 #[test]
 fn bulk_is_shed_first_then_normal_and_critical_last() {
     let mut world = World::new(small());
-    world.append(&[
-        (Lane::Critical, 300),
-        (Lane::Normal, 300),
-        (Lane::Bulk, 300),
-        (Lane::Bulk, 300),
-    ]);
-    let shed = |world: &World, lane| {
-        world
-            .explained
-            .iter()
-            .any(|(_, index, _)| *index == lane_index(lane))
-    };
+    world.append(&[(Lane::Critical, 300), (Lane::Normal, 300), (Lane::Bulk, 300), (Lane::Bulk, 300)]);
+    let shed = |world: &World, lane| world.explained.iter().any(|(_, index, _)| *index == lane_index(lane));
     for _ in 0..40 {
         world.append(&[(Lane::Critical, 300)]);
         assert!(!shed(&world, Lane::Normal) || world.rows(Lane::Bulk).is_empty());
         assert!(!shed(&world, Lane::Critical) || world.rows(Lane::Normal).is_empty());
     }
-    assert!(
-        LANES.into_iter().all(|lane| shed(&world, lane)),
-        "all three in the end"
-    );
+    assert!(LANES.into_iter().all(|lane| shed(&world, lane)), "all three in the end");
     let (outbox, _) = world.writer.as_ref().unwrap();
     assert_eq!(outbox.stats().shed_total as usize, world.explained.len());
 }
@@ -303,14 +266,7 @@ fn bulk_is_shed_first_then_normal_and_critical_last() {
 fn an_event_that_is_too_large_leaves_an_explained_hole() {
     let mut world = World::new(small());
     world.append(&[(Lane::Normal, 10), (Lane::Normal, 2_000), (Lane::Normal, 10)]);
-    assert_eq!(
-        world
-            .rows(Lane::Normal)
-            .iter()
-            .map(|row| row.place.seq)
-            .collect::<Vec<_>>(),
-        [0, 2]
-    );
+    assert_eq!(world.rows(Lane::Normal).iter().map(|row| row.place.seq).collect::<Vec<_>>(), [0, 2]);
     assert!(world.explained.contains(&(world.session, 1, 1)));
 }
 
@@ -322,9 +278,7 @@ fn cursors_and_rows_are_stored_together() {
         cursors: vec![("synthetic".to_owned(), 42)],
         low_water: None,
     };
-    world
-        .serve(|reply| Command::Append(Arc::new(batch), reply))
-        .unwrap();
+    world.serve(|reply| Command::Append(Arc::new(batch), reply)).unwrap();
     world.writer = None;
     let path = world.folder.path().join("outbox.db");
     let (_, _, start) = Outbox::open(&path, &small(), &owner(), |_| fact(Lane::Critical, 0, 0)).unwrap();
@@ -338,13 +292,8 @@ fn marks_name_what_was_committed_with_them() {
     let marks = world.writer.as_ref().unwrap().0.stats().marks.unwrap();
     assert_eq!(marks.map(|mark| mark.seq), [0, 1, -1]);
     assert_eq!(marks[1].time, 2);
-    let empty = Batch {
-        low_water: Some(77),
-        ..Batch::default()
-    };
-    world
-        .serve(|reply| Command::Append(Arc::new(empty), reply))
-        .unwrap();
+    let empty = Batch { low_water: Some(77), ..Batch::default() };
+    world.serve(|reply| Command::Append(Arc::new(empty), reply)).unwrap();
     let marks = world.writer.as_ref().unwrap().0.stats().marks.unwrap();
     assert_eq!(marks[1], Mark { seq: 1, time: 77 });
 }
@@ -362,10 +311,7 @@ fn rows_of_another_agent_are_not_adopted() {
     let mut world = World::new(small());
     world.writer = None;
     let path = world.folder.path().join("outbox.db");
-    let other = Owner {
-        agent_id: "a-2".into(),
-        ..owner()
-    };
+    let other = Owner { agent_id: "a-2".into(), ..owner() };
     let error = Outbox::open(&path, &small(), &other, |_| fact(Lane::Critical, 0, 0)).unwrap_err();
     assert!(matches!(error, OutboxError::Foreign { .. }), "{error}");
 }
@@ -374,75 +320,40 @@ fn rows_of_another_agent_are_not_adopted() {
 fn a_file_that_is_no_database_is_moved_aside() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("outbox.db");
-    std::fs::write(
-        &path,
-        "this is not a database, it is a text of some length".repeat(50),
-    )
-    .unwrap();
-    let last = Owner {
-        last_session: Some(i64::MAX - 10),
-        ..owner()
-    };
+    std::fs::write(&path, "this is not a database, it is a text of some length".repeat(50)).unwrap();
+    let last = Owner { last_session: Some(i64::MAX - 10), ..owner() };
     let (_, _, start) = Outbox::open(&path, &small(), &last, |_| fact(Lane::Critical, 0, 0)).unwrap();
-    assert_eq!(
-        start.session,
-        i64::MAX - 9,
-        "the session known elsewhere is not repeated"
-    );
+    assert_eq!(start.session, i64::MAX - 9, "the session known elsewhere is not repeated");
     let kept = std::fs::read_dir(folder.path()).unwrap();
-    assert!(
-        kept.into_iter()
-            .any(|file| file.unwrap().file_name().to_string_lossy().contains("broken-"))
-    );
+    assert!(kept.into_iter().any(|file| file.unwrap().file_name().to_string_lossy().contains("broken-")));
 }
 
 #[tokio::test]
 async fn the_thread_serves_many_and_ends_when_all_handles_are_gone() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("outbox.db");
-    let (outbox, writer, start) = Outbox::open(&path, &OutboxConfig::default(), &owner(), |_| {
-        fact(Lane::Critical, 0, 0)
-    })
-    .unwrap();
+    let (outbox, writer, start) =
+        Outbox::open(&path, &OutboxConfig::default(), &owner(), |_| fact(Lane::Critical, 0, 0)).unwrap();
     let writing = std::thread::spawn(move || writer.run());
     let appenders: Vec<_> = (0..4_u64)
         .map(|thread| {
             let outbox = outbox.clone();
             std::thread::spawn(move || {
                 for n in 0..50 {
-                    let rows = (0..20)
-                        .map(|i| row(Lane::Normal, thread * 1_000 + n * 20 + i, 100))
-                        .collect();
-                    outbox
-                        .append(Batch {
-                            rows,
-                            ..Batch::default()
-                        })
-                        .unwrap();
+                    let rows = (0..20).map(|i| row(Lane::Normal, thread * 1_000 + n * 20 + i, 100)).collect();
+                    outbox.append(Batch { rows, ..Batch::default() }).unwrap();
                 }
             })
         })
         .collect();
     for appender in appenders {
-        tokio::task::spawn_blocking(|| appender.join().unwrap())
-            .await
-            .unwrap();
+        tokio::task::spawn_blocking(|| appender.join().unwrap()).await.unwrap();
     }
     assert_eq!(outbox.stats().last_seq[1], 3_999);
-    let all = LaneRange {
-        lane: Lane::Normal,
-        session: start.session,
-        from: 0,
-        to: 2_999,
-    };
+    let all = LaneRange { lane: Lane::Normal, session: start.session, from: 0, to: 2_999 };
     assert_eq!(outbox.confirm(vec![all, all]).await.unwrap(), 3_000);
-    let request = ReadRequest {
-        lane: Lane::Normal,
-        after: Place::START,
-        up_to: END,
-        max_rows: 10,
-        max_bytes: 1 << 20,
-    };
+    let request =
+        ReadRequest { lane: Lane::Normal, after: Place::START, up_to: END, max_rows: 10, max_bytes: 1 << 20 };
     assert_eq!(outbox.read(request).await.unwrap()[0].place.seq, 3_000);
     drop(outbox);
     writing.join().unwrap().unwrap();

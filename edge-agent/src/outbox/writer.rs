@@ -37,9 +37,7 @@ pub struct Writer {
 
 impl std::fmt::Debug for Writer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Writer")
-            .field("session", &self.store.session)
-            .finish_non_exhaustive()
+        f.debug_struct("Writer").field("session", &self.store.session).finish_non_exhaustive()
     }
 }
 
@@ -63,8 +61,7 @@ impl Writer {
             self.serve(group);
         }
         self.store.begin(true)?;
-        self.store
-            .set_fact("closed_at", &runtime::clock::now_us().to_string())?;
+        self.store.set_fact("closed_at", &runtime::clock::now_us().to_string())?;
         self.store.commit()
     }
 
@@ -149,8 +146,7 @@ impl Writer {
         self.explain(&done.shed)?;
         if synced {
             // A transaction without a frame would not be flushed.
-            self.store
-                .set_fact("synced_at", &runtime::clock::now_us().to_string())?;
+            self.store.set_fact("synced_at", &runtime::clock::now_us().to_string())?;
         }
         self.store.commit()?;
         self.dirty = !synced;
@@ -168,12 +164,7 @@ impl Writer {
             }
             let seq = self.store.skip(row.lane);
             tracing::error!(event_type = %row.event_type, bytes = row.body.len(), seq, "event is larger than the outbox takes");
-            let range = LaneRange {
-                lane: LANES[row.lane],
-                session: self.store.session,
-                from: seq,
-                to: seq,
-            };
+            let range = LaneRange { lane: LANES[row.lane], session: self.store.session, from: seq, to: seq };
             shed.push(Shed { range, rows: 1 });
         }
         for (monitor, value) in &batch.cursors {
@@ -203,12 +194,7 @@ impl Writer {
         let mut total = self.stats.borrow().shed_total;
         for run in shed {
             total += run.rows;
-            let LaneRange {
-                lane,
-                session,
-                from,
-                to,
-            } = run.range;
+            let LaneRange { lane, session, from, to } = run.range;
             tracing::warn!(
                 lane = lane.as_str(),
                 session,
@@ -234,8 +220,7 @@ impl Writer {
                 "agent/outbox",
                 Payload::AgentStatus(status),
             );
-            self.store
-                .append(&NewRow::new(&seen, &self.owner.host)?.guarded())?;
+            self.store.append(&NewRow::new(&seen, &self.owner.host)?.guarded())?;
         }
         Ok(())
     }
@@ -264,10 +249,7 @@ impl Writer {
             stats.last_seq = counters.last_seq;
             stats.oldest = oldest;
             stats.shed_total += done.shed.iter().map(|run| run.rows).sum::<u64>();
-            let only_marks = Stats {
-                marks: before.marks,
-                ..*stats
-            } == before;
+            let only_marks = Stats { marks: before.marks, ..*stats } == before;
             !only_marks
         });
     }

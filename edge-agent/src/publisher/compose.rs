@@ -49,11 +49,7 @@ impl Composer {
         let mut payload = Vec::with_capacity(row.body.len() + 160);
         self.write(&mut payload, lane, row, replayed);
         let topic = mqtt::event_topic(&self.agent_id, &row.event_type);
-        Message {
-            topic,
-            payload: payload.into(),
-            rows: 1,
-        }
+        Message { topic, payload: payload.into(), rows: 1 }
     }
 
     /// An array of as many rows from the front as fit; at least one, all of one session.
@@ -74,11 +70,7 @@ impl Composer {
             taken += 1;
         }
         payload.push(b']');
-        Message {
-            topic: self.batch_topic.clone(),
-            payload: payload.into(),
-            rows: taken,
-        }
+        Message { topic: self.batch_topic.clone(), payload: payload.into(), rows: taken }
     }
 
     fn write(&self, out: &mut Vec<u8>, lane: Lane, row: &Row, replayed: bool) {
@@ -99,9 +91,7 @@ fn fits_topic(event_type: &str) -> bool {
     event_type != "batch"
         && !event_type.is_empty()
         && event_type.len() <= 128
-        && event_type
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
+        && event_type.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
 }
 
 #[cfg(test)]
@@ -113,10 +103,7 @@ mod tests {
     use crate::outbox::{NewRow, Place};
 
     fn row(seq: i64, event_type: &'static str) -> Row {
-        let payload = Payload::HostMetrics(HostMetrics {
-            cpu_percent: Some(37.5),
-            ..HostMetrics::default()
-        });
+        let payload = Payload::HostMetrics(HostMetrics { cpu_percent: Some(37.5), ..HostMetrics::default() });
         let seen = Observation::new(1_000, Lane::Normal, event_type, "system/sysinfo", payload);
         let new = NewRow::new(&seen, "pc\"001").unwrap();
         Row {
@@ -132,14 +119,8 @@ mod tests {
         let message = Composer::new("a-1", 1000).single(Lane::Normal, &row(7, "cpu_usage"), true);
         assert_eq!(message.topic, "agent/a-1/event/cpu_usage");
         let event: Event = serde_json::from_slice(&message.payload).unwrap();
-        assert_eq!(
-            (event.session, event.lane, event.seq, event.replayed),
-            (5, Lane::Normal, 7, true)
-        );
-        assert_eq!(
-            (event.event_time, event.host.as_deref()),
-            (1_000, Some("pc\"001"))
-        );
+        assert_eq!((event.session, event.lane, event.seq, event.replayed), (5, Lane::Normal, 7, true));
+        assert_eq!((event.event_time, event.host.as_deref()), (1_000, Some("pc\"001")));
         assert!(matches!(event.payload, Payload::HostMetrics(host) if host.cpu_percent == Some(37.5)));
     }
 
@@ -155,19 +136,8 @@ mod tests {
 
         let mut mixed = rows[..3].to_vec();
         mixed[2].place.session = 6;
-        assert_eq!(
-            Composer::new("a-1", 100_000)
-                .array(Lane::Normal, &mixed, |_| false)
-                .rows,
-            2
-        );
-        assert_eq!(
-            Composer::new("a-1", 10)
-                .array(Lane::Normal, &rows, |_| false)
-                .rows,
-            1,
-            "one always goes"
-        );
+        assert_eq!(Composer::new("a-1", 100_000).array(Lane::Normal, &mixed, |_| false).rows, 2);
+        assert_eq!(Composer::new("a-1", 10).array(Lane::Normal, &rows, |_| false).rows, 1, "one always goes");
     }
 
     #[test]

@@ -66,11 +66,7 @@ impl Check for MqttConfig {
             problems.add(key(at, "host"), "is empty", None);
         } else if self.host.contains("://") || self.host.contains('/') {
             let hint = "write the bare name; port and tls are settings of their own".to_owned();
-            problems.add(
-                key(at, "host"),
-                format!("`{}` is not a host name", self.host),
-                Some(hint),
-            );
+            problems.add(key(at, "host"), format!("`{}` is not a host name", self.host), Some(hint));
         }
         if self.port == 0 {
             problems.add(key(at, "port"), "is 0", None);
@@ -95,11 +91,9 @@ impl Check for MqttConfig {
 
 impl Check for TlsConfig {
     fn check(&self, at: &str, problems: &mut Problems) {
-        for (name, file) in [
-            ("ca_file", &self.ca_file),
-            ("cert_file", &self.cert_file),
-            ("key_file", &self.key_file),
-        ] {
+        for (name, file) in
+            [("ca_file", &self.ca_file), ("cert_file", &self.cert_file), ("key_file", &self.key_file)]
+        {
             if let Some(file) = file
                 && let Err(error) = fs_err::File::open(file)
             {

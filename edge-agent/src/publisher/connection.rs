@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rumqttc::{
-    ConnectReturnCode, ConnectionError, Event, EventLoop, LastWill, MqttOptions,
-    Outgoing, Packet, PubAckReason, QoS, TlsConfiguration, Transport,
+    ConnectReturnCode, ConnectionError, Event, EventLoop, LastWill, MqttOptions, Outgoing, Packet,
+    PubAckReason, QoS, TlsConfiguration, Transport,
 };
 use schemas::mqtt;
 use tokio::sync::mpsc;
@@ -46,13 +46,7 @@ pub(super) fn options(
         .set_connect_timeout(mqtt.connect_timeout)
         .set_outgoing_inflight_upper_limit(publisher.inflight)
         .set_max_packet_size(Some(mqtt::MAX_BATCH_BYTES as u32 * 2))
-        .set_last_will(LastWill::new(
-            mqtt::status_topic(agent_id),
-            last_will,
-            QoS::AtLeastOnce,
-            true,
-            None,
-        ));
+        .set_last_will(LastWill::new(mqtt::status_topic(agent_id), last_will, QoS::AtLeastOnce, true, None));
     match (&mqtt.username, &mqtt.password) {
         (Some(user), Some(password)) => {
             options.set_credentials(user, password.expose().to_owned());
@@ -77,11 +71,7 @@ fn tls_configuration(tls: &TlsConfig) -> Result<TlsConfiguration, PublishError> 
         (Some(cert), Some(key)) => Some((fs_err::read(cert)?, fs_err::read(key)?)),
         _ => None,
     };
-    Ok(TlsConfiguration::Simple {
-        ca: fs_err::read(ca_file)?,
-        alpn: None,
-        client_auth,
-    })
+    Ok(TlsConfiguration::Simple { ca: fs_err::read(ca_file)?, alpn: None, client_auth })
 }
 
 /// Polls until the connection ends and says why. It waits for nothing but the network and the

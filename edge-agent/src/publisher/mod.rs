@@ -170,12 +170,7 @@ impl Publisher {
 
     fn client(&self, connection: i64) -> Result<(AsyncClient, rumqttc::EventLoop), PublishError> {
         let last_will = self.status(Status::Offline, connection);
-        let Parts {
-            mqtt,
-            publisher,
-            agent_id,
-            ..
-        } = &self.parts;
+        let Parts { mqtt, publisher, agent_id, .. } = &self.parts;
         let options = connection::options(agent_id, mqtt, publisher, last_will)?;
         // The window never has more messages out than `inflight`; the rest is for statuses.
         let capacity = usize::from(publisher.inflight) + 16;
@@ -187,14 +182,7 @@ impl Publisher {
 
     fn status(&self, status: Status, connection: i64) -> Vec<u8> {
         let now = runtime::clock::now_us();
-        will::status(
-            status,
-            &self.parts.agent_id,
-            &self.parts.host,
-            self.session,
-            connection,
-            now,
-        )
+        will::status(status, &self.parts.agent_id, &self.parts.host, self.session, connection, now)
     }
 
     fn disconnected(&mut self, why: &str, attempts: u64) {
@@ -249,13 +237,8 @@ impl Publisher {
                     return Ok(self.goodbye(&client, connection, signals).await);
                 }
             }
-            let wake = self
-                .window
-                .next_wake(now)
-                .map(|at| self.start + at)
-                .into_iter()
-                .chain(drain_until)
-                .min();
+            let wake =
+                self.window.next_wake(now).map(|at| self.start + at).into_iter().chain(drain_until).min();
             tokio::select! {
                 signal = signals.recv() => match signal {
                     Some(signal) => self.noted(signal, backoff).await?,
@@ -302,10 +285,7 @@ impl Publisher {
         let queued_rows = self.parts.outbox.stats().all_rows();
         let broker = format!("{}:{}", self.parts.mqtt.host, self.parts.mqtt.port);
         tracing::info!(%broker, connection, away_s, queued_rows, "connected");
-        if let Err(error) = client
-            .subscribe(mqtt::ack_topic(&self.parts.agent_id), QoS::AtLeastOnce)
-            .await
-        {
+        if let Err(error) = client.subscribe(mqtt::ack_topic(&self.parts.agent_id), QoS::AtLeastOnce).await {
             tracing::error!(%error, "cannot ask for confirmations");
         }
         self.publish_status(client, Status::Online, connection).await;
@@ -313,14 +293,9 @@ impl Publisher {
     }
 
     async fn publish_status(&mut self, client: &AsyncClient, status: Status, connection: i64) {
-        let options = PublishOptions::new(QoS::AtLeastOnce)
-            .retained()
-            .properties(sent_now());
+        let options = PublishOptions::new(QoS::AtLeastOnce).retained().properties(sent_now());
         let payload = self.status(status, connection);
-        match client
-            .publish(mqtt::status_topic(&self.parts.agent_id), payload, options)
-            .await
-        {
+        match client.publish(mqtt::status_topic(&self.parts.agent_id), payload, options).await {
             Ok(()) => self.queued.push_back(None),
             Err(error) => tracing::warn!(%error, "status was not sent"),
         }
@@ -367,12 +342,7 @@ impl Publisher {
         let mut ranges = std::mem::take(&mut self.unremoved);
         for ack in confirmation.acks {
             for (from, to) in ack.ranges {
-                let range = LaneRange {
-                    lane: ack.lane,
-                    session: ack.session,
-                    from,
-                    to,
-                };
+                let range = LaneRange { lane: ack.lane, session: ack.session, from, to };
                 let Some(plausible) = self.window.confirmed(range, now) else {
                     tracing::warn!(?range, bridge = %confirmation.bridge, "confirmation names what was never sent");
                     continue;

@@ -13,20 +13,8 @@ use crate::outbox::{LaneRange, OutboxError, Place, ReadRequest, Row};
 impl Publisher {
     pub(super) async fn send(&mut self, client: &AsyncClient, ask: Ask) -> Result<(), PublishError> {
         match ask {
-            Ask::Fresh {
-                lane,
-                after,
-                up_to,
-                max_rows,
-                array,
-            } => {
-                let request = ReadRequest {
-                    lane,
-                    after,
-                    up_to,
-                    max_rows,
-                    max_bytes: self.read_size(),
-                };
+            Ask::Fresh { lane, after, up_to, max_rows, array } => {
+                let request = ReadRequest { lane, after, up_to, max_rows, max_bytes: self.read_size() };
                 let Some(rows) = self.read(request).await? else {
                     return Ok(());
                 };
@@ -38,8 +26,7 @@ impl Publisher {
                     let message = if array {
                         self.composer.array(lane, left, |row| self.is_replayed(row, 0))
                     } else {
-                        self.composer
-                            .single(lane, &left[0], self.is_replayed(&left[0], 0))
+                        self.composer.single(lane, &left[0], self.is_replayed(&left[0], 0))
                     };
                     let (now_sent, rest) = left.split_at(message.rows);
                     let (Some(range), bytes) = (range_of(lane, now_sent), message.payload.len()) else {
@@ -53,23 +40,14 @@ impl Publisher {
                     }
                 }
             }
-            Ask::Again {
-                range: asked,
-                attempt,
-            } => {
+            Ask::Again { range: asked, attempt } => {
                 let Some(before) = asked.from.checked_sub(1) else {
                     return Ok(());
                 };
                 let request = ReadRequest {
                     lane: asked.lane,
-                    after: Place {
-                        session: asked.session,
-                        seq: before,
-                    },
-                    up_to: Place {
-                        session: asked.session,
-                        seq: asked.to,
-                    },
+                    after: Place { session: asked.session, seq: before },
+                    up_to: Place { session: asked.session, seq: asked.to },
                     max_rows: self.parts.publisher.batch_rows,
                     max_bytes: self.read_size(),
                 };
@@ -95,9 +73,7 @@ impl Publisher {
                     attempt = attempt + 1,
                     "not confirmed in time, sending again"
                 );
-                let id = self
-                    .window
-                    .sent_again(asked, range, message.payload.len(), self.start.elapsed());
+                let id = self.window.sent_again(asked, range, message.payload.len(), self.start.elapsed());
                 self.publish(client, message, id).await;
             }
         }
@@ -144,12 +120,7 @@ impl Publisher {
 
 fn range_of(lane: schemas::identity::Lane, rows: &[Row]) -> Option<LaneRange> {
     let (first, last) = (rows.first()?, rows.last()?);
-    Some(LaneRange {
-        lane,
-        session: first.place.session,
-        from: first.place.seq,
-        to: last.place.seq,
-    })
+    Some(LaneRange { lane, session: first.place.session, from: first.place.seq, to: last.place.seq })
 }
 
 pub(super) fn sent_now() -> PublishProperties {

@@ -37,11 +37,7 @@ pub(super) fn status(
     let (kind, name, reason) = match status {
         Status::Online => (event_type::AGENT_HEALTH, "online", "connected"),
         Status::Stopped => (event_type::AGENT_STOPPED, "stopped", "stopped"),
-        Status::Offline => (
-            event_type::AGENT_OFFLINE,
-            "offline",
-            "connection lost without goodbye",
-        ),
+        Status::Offline => (event_type::AGENT_OFFLINE, "offline", "connection lost without goodbye"),
     };
     let message = Message {
         agent_id,

@@ -105,10 +105,7 @@ impl Window {
             spans: BTreeMap::new(),
             due: BTreeSet::new(),
             after: Place::START,
-            tail: Place {
-                session,
-                seq: last_seq[index],
-            },
+            tail: Place { session, seq: last_seq[index] },
             ready_at: None,
         };
         Self {
@@ -127,10 +124,7 @@ impl Window {
     pub fn stored(&mut self, last_seq: [i64; 3], now: Duration) {
         for (index, seq) in last_seq.into_iter().enumerate() {
             let lane = &mut self.lanes[index];
-            let tail = Place {
-                session: self.session,
-                seq,
-            };
+            let tail = Place { session: self.session, seq };
             if tail > lane.tail {
                 if lane.after >= lane.tail {
                     lane.ready_at = Some(now + self.limits.gather[index]);
@@ -164,16 +158,9 @@ impl Window {
                 lane.due.insert((span.due, place));
                 continue;
             }
-            let range = LaneRange {
-                lane: LANES[index],
-                session: place.session,
-                from: place.seq,
-                to: span.to,
-            };
-            return Some(Ask::Again {
-                range,
-                attempt: span.attempt,
-            });
+            let range =
+                LaneRange { lane: LANES[index], session: place.session, from: place.seq, to: span.to };
+            return Some(Ask::Again { range, attempt: span.attempt });
         }
     }
 
@@ -190,11 +177,7 @@ impl Window {
         };
         // Rows of earlier sessions are a backlog by definition.
         let array = index == lane_index(Lane::Bulk) || unsent >= self.limits.array_above;
-        let most = if array {
-            self.limits.array_rows
-        } else {
-            self.limits.messages - self.messages.len()
-        };
+        let most = if array { self.limits.array_rows } else { self.limits.messages - self.messages.len() };
         Some(Ask::Fresh {
             lane: LANES[index],
             after: lane.after,
@@ -212,10 +195,7 @@ impl Window {
 
     /// Fresh rows went out as one message.
     pub fn sent(&mut self, range: LaneRange, bytes: usize, now: Duration) -> MessageId {
-        let to = Place {
-            session: range.session,
-            seq: range.to,
-        };
+        let to = Place { session: range.session, seq: range.to };
         let lane = &mut self.lanes[lane_index(range.lane)];
         debug_assert!(to > lane.after, "fresh rows go out in order");
         lane.after = to;
@@ -233,19 +213,8 @@ impl Window {
     ) -> MessageId {
         let attempt = self.forget(asked).map_or(0, |span| span.attempt);
         if range.to < asked.to {
-            let rest = LaneRange {
-                from: range.to + 1,
-                ..asked
-            };
-            self.put(
-                rest,
-                Span {
-                    to: rest.to,
-                    due: now,
-                    attempt,
-                    message: MessageId::MAX,
-                },
-            );
+            let rest = LaneRange { from: range.to + 1, ..asked };
+            self.put(rest, Span { to: rest.to, due: now, attempt, message: MessageId::MAX });
         }
         self.backed_off = true;
         self.insert(range, bytes, attempt + 1, now)
@@ -263,23 +232,12 @@ impl Window {
         self.message_bytes += bytes;
         let wait = self.limits.confirm_within.saturating_mul(1 << attempt.min(16));
         let due = now + wait.min(self.limits.confirm_within_max.max(self.limits.confirm_within));
-        self.put(
-            range,
-            Span {
-                to: range.to,
-                due,
-                attempt,
-                message,
-            },
-        );
+        self.put(range, Span { to: range.to, due, attempt, message });
         message
     }
 
     fn put(&mut self, range: LaneRange, span: Span) {
-        let place = Place {
-            session: range.session,
-            seq: range.from,
-        };
+        let place = Place { session: range.session, seq: range.from };
         let lane = &mut self.lanes[lane_index(range.lane)];
         lane.due.insert((span.due, place));
         lane.spans.insert(place, span);
@@ -287,10 +245,7 @@ impl Window {
     }
 
     fn forget(&mut self, range: LaneRange) -> Option<Span> {
-        let place = Place {
-            session: range.session,
-            seq: range.from,
-        };
+        let place = Place { session: range.session, seq: range.from };
         let lane = &mut self.lanes[lane_index(range.lane)];
         let span = lane.spans.remove(&place)?;
         lane.due.remove(&(span.due, place));
@@ -335,11 +290,7 @@ impl Window {
             current if current == self.session => return None,
             _ => range.to,
         };
-        let range = LaneRange {
-            from: range.from.max(0),
-            to,
-            ..range
-        };
+        let range = LaneRange { from: range.from.max(0), to, ..range };
         if range.from > range.to {
             return None;
         }
@@ -353,14 +304,8 @@ impl Window {
     fn cut(&mut self, index: usize, range: LaneRange) {
         let session = range.session;
         let lane = &self.lanes[index];
-        let first = Place {
-            session,
-            seq: i64::MIN,
-        };
-        let last = Place {
-            session,
-            seq: range.to,
-        };
+        let first = Place { session, seq: i64::MIN };
+        let last = Place { session, seq: range.to };
         let touched: Vec<(i64, Span)> = lane
             .spans
             .range(first..=last)
@@ -369,32 +314,13 @@ impl Window {
             .map(|(place, span)| (place.seq, *span))
             .collect();
         for (from, span) in touched {
-            let whole = LaneRange {
-                from,
-                to: span.to,
-                ..range
-            };
+            let whole = LaneRange { from, to: span.to, ..range };
             self.forget(whole);
             if from < range.from {
-                self.put(
-                    LaneRange {
-                        to: range.from - 1,
-                        ..whole
-                    },
-                    Span {
-                        to: range.from - 1,
-                        ..span
-                    },
-                );
+                self.put(LaneRange { to: range.from - 1, ..whole }, Span { to: range.from - 1, ..span });
             }
             if span.to > range.to {
-                self.put(
-                    LaneRange {
-                        from: range.to + 1,
-                        ..whole
-                    },
-                    span,
-                );
+                self.put(LaneRange { from: range.to + 1, ..whole }, span);
             }
         }
     }

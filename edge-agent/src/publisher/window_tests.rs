@@ -28,12 +28,7 @@ fn window() -> Window {
 }
 
 fn range(lane: Lane, from: i64, to: i64) -> LaneRange {
-    LaneRange {
-        lane,
-        session: SESSION,
-        from,
-        to,
-    }
+    LaneRange { lane, session: SESSION, from, to }
 }
 
 /// Past the rows of earlier sessions, of which there are none.
@@ -50,15 +45,7 @@ fn earlier_sessions_are_read_before_anything_else() {
     let mut window = window();
     let ask = window.next(Duration::ZERO);
     assert!(
-        matches!(
-            ask,
-            Some(Ask::Fresh {
-                lane: Lane::Critical,
-                after: Place::START,
-                array: true,
-                ..
-            })
-        ),
+        matches!(ask, Some(Ask::Fresh { lane: Lane::Critical, after: Place::START, array: true, .. })),
         "{ask:?}"
     );
 }
@@ -67,32 +54,13 @@ fn earlier_sessions_are_read_before_anything_else() {
 fn critical_goes_first_few_rows_go_one_by_one_and_many_as_an_array() {
     let mut window = caught_up();
     window.stored([0, 1, -1], s(1));
-    assert!(matches!(
-        window.next(s(1)),
-        Some(Ask::Fresh {
-            lane: Lane::Critical,
-            array: false,
-            ..
-        })
-    ));
+    assert!(matches!(window.next(s(1)), Some(Ask::Fresh { lane: Lane::Critical, array: false, .. })));
     window.sent(range(Lane::Critical, 0, 0), 100, s(1));
-    assert!(matches!(
-        window.next(s(1)),
-        Some(Ask::Fresh {
-            lane: Lane::Normal,
-            array: false,
-            ..
-        })
-    ));
+    assert!(matches!(window.next(s(1)), Some(Ask::Fresh { lane: Lane::Normal, array: false, .. })));
     window.stored([0, 20, -1], s(1));
     assert!(matches!(
         window.next(s(1)),
-        Some(Ask::Fresh {
-            lane: Lane::Normal,
-            array: true,
-            max_rows: 8,
-            ..
-        })
+        Some(Ask::Fresh { lane: Lane::Normal, array: true, max_rows: 8, .. })
     ));
 }
 
@@ -102,14 +70,7 @@ fn bulk_gathers_and_then_goes() {
     window.stored([-1, -1, 2], s(5));
     assert_eq!(window.next(s(5)), None);
     assert_eq!(window.next_wake(s(5)), Some(s(6)));
-    assert!(matches!(
-        window.next(s(6)),
-        Some(Ask::Fresh {
-            lane: Lane::Bulk,
-            array: true,
-            ..
-        })
-    ));
+    assert!(matches!(window.next(s(6)), Some(Ask::Fresh { lane: Lane::Bulk, array: true, .. })));
     let mut stopping = caught_up();
     stopping.stored([-1, -1, 2], s(5));
     stopping.gather_no_longer();
@@ -126,13 +87,7 @@ fn what_is_not_confirmed_goes_again_later_and_later() {
     assert_eq!(window.next(s(9)), None);
     let mut at = s(10);
     for (attempt, wait) in [(0, 20), (1, 40), (2, 60), (3, 60)] {
-        assert_eq!(
-            window.next(at),
-            Some(Ask::Again {
-                range: asked,
-                attempt
-            })
-        );
+        assert_eq!(window.next(at), Some(Ask::Again { range: asked, attempt }));
         message = window.sent_again(asked, asked, 100, at);
         window.acknowledged(message);
         assert_eq!(window.next_wake(at), Some(at + s(wait)), "{attempt}");
@@ -162,23 +117,11 @@ fn after_a_lost_connection_only_what_the_broker_had_not_goes_at_once() {
     window.acknowledged(first);
     window.disconnected(s(2));
     let again = range(Lane::Normal, 1, 1);
-    assert_eq!(
-        window.next(s(2)),
-        Some(Ask::Again {
-            range: again,
-            attempt: 0
-        })
-    );
+    assert_eq!(window.next(s(2)), Some(Ask::Again { range: again, attempt: 0 }));
     let message = window.sent_again(again, again, 100, s(2));
     window.acknowledged(message);
     assert_eq!(window.next(s(2)), None);
-    assert!(matches!(
-        window.next(s(10)),
-        Some(Ask::Again {
-            range: LaneRange { from: 0, .. },
-            ..
-        })
-    ));
+    assert!(matches!(window.next(s(10)), Some(Ask::Again { range: LaneRange { from: 0, .. }, .. })));
 }
 
 #[test]
@@ -201,30 +144,16 @@ fn limits_stop_it_and_acknowledgements_and_confirmations_free_it() {
 fn only_plausible_confirmations_reach_the_outbox() {
     let mut window = caught_up();
     window.stored([-1, 9, -1], s(0));
-    assert_eq!(
-        window.confirmed(range(Lane::Normal, 0, 9), s(0)),
-        None,
-        "nothing was sent"
-    );
+    assert_eq!(window.confirmed(range(Lane::Normal, 0, 9), s(0)), None, "nothing was sent");
     window.sent(range(Lane::Normal, 0, 4), 100, s(0));
     let cut = window.confirmed(range(Lane::Normal, i64::MIN, i64::MAX), s(0));
     assert_eq!(cut, Some(range(Lane::Normal, 0, 4)), "not beyond what was sent");
     assert_eq!(window.confirmed(range(Lane::Normal, 3, 2), s(0)), None);
     assert_eq!(window.confirmed(range(Lane::Foreign, 0, 1), s(0)), None);
-    let later = LaneRange {
-        session: SESSION + 1,
-        ..range(Lane::Normal, 0, 1)
-    };
+    let later = LaneRange { session: SESSION + 1, ..range(Lane::Normal, 0, 1) };
     assert_eq!(window.confirmed(later, s(0)), None);
-    let earlier = LaneRange {
-        session: SESSION - 1,
-        ..range(Lane::Normal, 0, 1)
-    };
-    assert_eq!(
-        window.confirmed(earlier, s(0)),
-        Some(earlier),
-        "sent before a restart"
-    );
+    let earlier = LaneRange { session: SESSION - 1, ..range(Lane::Normal, 0, 1) };
+    assert_eq!(window.confirmed(earlier, s(0)), Some(earlier), "sent before a restart");
 }
 
 #[test]
@@ -251,13 +180,7 @@ fn a_span_with_rows_gone_or_too_large_is_sent_in_parts() {
     let message = window.sent(asked, 100, s(0));
     window.acknowledged(message);
     window.sent_again(asked, range(Lane::Normal, 2, 6), 100, s(10));
-    assert_eq!(
-        window.next(s(10)),
-        Some(Ask::Again {
-            range: range(Lane::Normal, 7, 9),
-            attempt: 0
-        })
-    );
+    assert_eq!(window.next(s(10)), Some(Ask::Again { range: range(Lane::Normal, 7, 9), attempt: 0 }));
     window.gone(range(Lane::Normal, 7, 9));
     assert_eq!(window.open_rows(), 5);
     window.confirmed(range(Lane::Normal, 0, 9), s(11));
@@ -299,18 +222,8 @@ impl Outside {
     fn pump(&mut self) {
         while let Some(ask) = self.window.next(self.now) {
             match ask {
-                Ask::Fresh {
-                    lane,
-                    after,
-                    up_to,
-                    max_rows,
-                    ..
-                } => {
-                    let first = if after.session == SESSION {
-                        after.seq + 1
-                    } else {
-                        0
-                    };
+                Ask::Fresh { lane, after, up_to, max_rows, .. } => {
+                    let first = if after.session == SESSION { after.seq + 1 } else { 0 };
                     let rows: Vec<i64> = self
                         .stored
                         .iter()
@@ -327,12 +240,7 @@ impl Outside {
                     self.send(range(lane, rows[0], self.highest), None);
                 }
                 Ask::Again { range: asked, .. } => {
-                    let rows: Vec<i64> = self
-                        .stored
-                        .range(asked.from..=asked.to)
-                        .copied()
-                        .take(3)
-                        .collect();
+                    let rows: Vec<i64> = self.stored.range(asked.from..=asked.to).copied().take(3).collect();
                     match (rows.first(), rows.last()) {
                         (Some(first), Some(last)) => self.send(range(asked.lane, *first, *last), Some(asked)),
                         _ => self.window.gone(asked),
@@ -356,12 +264,8 @@ impl Outside {
     fn confirm(&mut self, from: i64, to: i64) {
         if let Some(kept) = self.window.confirmed(range(Lane::Normal, from, to), self.now) {
             assert!(kept.to <= self.highest);
-            self.stored = self
-                .stored
-                .iter()
-                .copied()
-                .filter(|seq| *seq < kept.from || *seq > kept.to)
-                .collect();
+            self.stored =
+                self.stored.iter().copied().filter(|seq| *seq < kept.from || *seq > kept.to).collect();
         }
     }
 }

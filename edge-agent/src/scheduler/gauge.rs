@@ -121,11 +121,7 @@ impl Gauges {
         now: i64,
     ) -> Verdict {
         if self.series.len() >= MAX_SERIES && !self.series.contains_key(&series) {
-            return Verdict::Send(Reading {
-                value,
-                samples: 1,
-                interval_s: None,
-            });
+            return Verdict::Send(Reading { value, samples: 1, interval_s: None });
         }
         let state = self.series.entry(series).or_default();
         state.samples += 1;
@@ -141,17 +137,9 @@ impl Gauges {
             return Verdict::Skip;
         }
         let is_mean = rule.aggregate == Aggregate::Mean && crossed.is_none() && !beyond;
-        let told = if is_mean {
-            state.sum / f64::from(state.samples)
-        } else {
-            value
-        };
+        let told = if is_mean { state.sum / f64::from(state.samples) } else { value };
         let interval_s = state.sent.map(|(_, at)| (now - at) as f64 / 1e6);
-        let reading = Reading {
-            value: told,
-            samples: state.samples,
-            interval_s,
-        };
+        let reading = Reading { value: told, samples: state.samples, interval_s };
         state.sent = Some((told, now));
         state.samples = 0;
         state.sum = 0.0;
@@ -192,24 +180,13 @@ mod tests {
     }
 
     fn sent(value: f64, samples: i32, interval_s: Option<f64>) -> Reading {
-        Reading {
-            value,
-            samples,
-            interval_s,
-        }
+        Reading { value, samples, interval_s }
     }
 
     #[test]
     fn a_value_within_its_band_is_skipped_until_the_heartbeat() {
-        let rule = GaugeRule {
-            dead_band: 5.0,
-            heartbeat: Duration::from_secs(10),
-            ..GaugeRule::default()
-        };
-        let verdicts = run(
-            rule,
-            &[(0, 20.0), (1, 24.0), (2, 15.0), (3, 26.0), (4, 27.0), (13, 28.0)],
-        );
+        let rule = GaugeRule { dead_band: 5.0, heartbeat: Duration::from_secs(10), ..GaugeRule::default() };
+        let verdicts = run(rule, &[(0, 20.0), (1, 24.0), (2, 15.0), (3, 26.0), (4, 27.0), (13, 28.0)]);
         assert_eq!(
             verdicts,
             [
@@ -225,16 +202,9 @@ mod tests {
 
     #[test]
     fn a_slow_drift_is_told_when_it_adds_up() {
-        let rule = GaugeRule {
-            dead_band: 5.0,
-            heartbeat: Duration::from_hours(1),
-            ..GaugeRule::default()
-        };
+        let rule = GaugeRule { dead_band: 5.0, heartbeat: Duration::from_hours(1), ..GaugeRule::default() };
         let values: Vec<(i64, f64)> = (0..20).map(|n| (n, n as f64)).collect();
-        let told = run(rule, &values)
-            .into_iter()
-            .filter(|verdict| *verdict != Verdict::Skip)
-            .count();
+        let told = run(rule, &values).into_iter().filter(|verdict| *verdict != Verdict::Skip).count();
         assert_eq!(told, 4, "0, 6, 12, 18");
     }
 
@@ -248,10 +218,7 @@ mod tests {
         };
         let verdicts = run(rule, &[(0, 10.0), (1, 12.0), (2, 14.0), (4, 13.0)]);
         assert_eq!(verdicts[3], Verdict::Send(sent(13.0, 3, Some(4.0))));
-        assert_eq!(
-            run(rule, &[(0, 10.0), (1, 12.0), (2, 90.0)])[2],
-            Verdict::Send(sent(90.0, 2, Some(2.0)))
-        );
+        assert_eq!(run(rule, &[(0, 10.0), (1, 12.0), (2, 90.0)])[2], Verdict::Send(sent(90.0, 2, Some(2.0))));
     }
 
     #[test]
@@ -263,24 +230,10 @@ mod tests {
             clear: Some(80.0),
             ..GaugeRule::default()
         };
-        let values = [
-            (0, 10.0),
-            (1, 91.0),
-            (2, 89.0),
-            (3, 92.0),
-            (4, 79.0),
-            (5, 85.0),
-            (6, 90.0),
-        ];
+        let values = [(0, 10.0), (1, 91.0), (2, 89.0), (3, 92.0), (4, 79.0), (5, 85.0), (6, 90.0)];
         let rings: Vec<Option<String>> = run(rule, &values)
             .into_iter()
-            .map(|verdict| {
-                if let Verdict::Alarm(_, text) = verdict {
-                    Some(text)
-                } else {
-                    None
-                }
-            })
+            .map(|verdict| if let Verdict::Alarm(_, text) = verdict { Some(text) } else { None })
             .collect();
         let up = Some("reached 90".to_owned());
         let down = Some("fell below 80".to_owned());
@@ -290,18 +243,12 @@ mod tests {
     #[test]
     fn series_are_judged_apart_and_their_number_is_bounded() {
         let mut gauges = Gauges::default();
-        let rule = GaugeRule {
-            dead_band: 5.0,
-            ..GaugeRule::default()
-        };
+        let rule = GaugeRule { dead_band: 5.0, ..GaugeRule::default() };
         for n in 0..MAX_SERIES + 10 {
             let verdict = gauges.judge(&rule, ("net_usage".into(), format!("if{n}").into()), 1.0, 0);
             assert!(matches!(verdict, Verdict::Send(_)), "{n}");
         }
         assert_eq!(gauges.series.len(), MAX_SERIES);
-        assert_eq!(
-            gauges.judge(&rule, ("net_usage".into(), "if0".into()), 1.0, 1),
-            Verdict::Skip
-        );
+        assert_eq!(gauges.judge(&rule, ("net_usage".into(), "if0".into()), 1.0, 1), Verdict::Skip);
     }
 }

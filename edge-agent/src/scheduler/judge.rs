@@ -74,12 +74,9 @@ impl SchedulerConfig {
                 clear: Some(75.0),
                 ..base
             },
-            event_type::MEM_USAGE => GaugeRule {
-                dead_band: 2.0,
-                high: Some(90.0),
-                clear: Some(85.0),
-                ..base
-            },
+            event_type::MEM_USAGE => {
+                GaugeRule { dead_band: 2.0, high: Some(90.0), clear: Some(85.0), ..base }
+            }
             event_type::DISK_USAGE => GaugeRule {
                 dead_band: 1.0,
                 heartbeat: Duration::from_mins(5),
@@ -87,10 +84,7 @@ impl SchedulerConfig {
                 clear: Some(88.0),
                 ..base
             },
-            event_type::NET_USAGE => GaugeRule {
-                dead_band: 100_000.0,
-                ..base
-            },
+            event_type::NET_USAGE => GaugeRule { dead_band: 100_000.0, ..base },
             _ => base,
         }
     }
@@ -152,16 +146,10 @@ impl Judge {
             return None;
         }
         if !self.rules.contains_key(seen.event_type.as_ref()) {
-            self.rules
-                .insert(seen.event_type.to_string(), self.config.rule(&seen.event_type));
+            self.rules.insert(seen.event_type.to_string(), self.config.rule(&seen.event_type));
         }
         let rule = self.rules.get(seen.event_type.as_ref())?;
-        match self.gauges.judge(
-            rule,
-            (seen.event_type.clone(), gauge.series),
-            gauge.value,
-            seen.event_time,
-        ) {
+        match self.gauges.judge(rule, (seen.event_type.clone(), gauge.series), gauge.value, seen.event_time) {
             Verdict::Skip => {
                 self.dropped.unchanged += 1;
                 return None;
@@ -207,10 +195,7 @@ mod tests {
     use crate::observation::Gauge;
 
     fn cpu(at_s: i64, percent: f64) -> Observation {
-        let metrics = HostMetrics {
-            cpu_percent: Some(percent),
-            ..HostMetrics::default()
-        };
+        let metrics = HostMetrics { cpu_percent: Some(percent), ..HostMetrics::default() };
         let seen = Observation::new(
             at_s * 1_000_000,
             Lane::Normal,
@@ -218,11 +203,7 @@ mod tests {
             "cpu/test",
             Payload::HostMetrics(metrics),
         );
-        seen.with_gauge(Gauge {
-            series: "".into(),
-            value: percent,
-            set: |_, _| {},
-        })
+        seen.with_gauge(Gauge { series: "".into(), value: percent, set: |_, _| {} })
     }
 
     #[test]
@@ -232,13 +213,8 @@ mod tests {
         assert_eq!(calm.lane, Lane::Normal);
         let alarm = judge.judge(cpu(2, 95.0), 2_000_000).unwrap();
         assert_eq!(alarm.lane, Lane::Critical);
-        let Payload::HostMetrics(metrics) = alarm.payload else {
-            panic!("not host metrics")
-        };
-        assert_eq!(
-            (metrics.threshold.as_deref(), metrics.samples),
-            (Some("reached 90"), Some(1))
-        );
+        let Payload::HostMetrics(metrics) = alarm.payload else { panic!("not host metrics") };
+        assert_eq!((metrics.threshold.as_deref(), metrics.samples), (Some("reached 90"), Some(1)));
         assert_eq!(metrics.interval_s, Some(1.0));
         assert!(judge.judge(cpu(3, 94.0), 3_000_000).is_none());
         assert_eq!(judge.dropped.unchanged, 1);
@@ -256,10 +232,7 @@ mod tests {
 
     #[test]
     fn excluded_types_and_repeated_facts_are_dropped_and_counted() {
-        let config = SchedulerConfig {
-            exclude: vec!["net_usage".to_owned()],
-            ..SchedulerConfig::default()
-        };
+        let config = SchedulerConfig { exclude: vec!["net_usage".to_owned()], ..SchedulerConfig::default() };
         let mut judge = Judge::new(&config);
         let fact = |event_type: &'static str, unique: &str| {
             let payload = Payload::Custom(serde_json::Value::Null);
@@ -274,24 +247,15 @@ mod tests {
         for n in 0..=MEMORY {
             judge.judge(fact("other", &n.to_string()), 1);
         }
-        assert!(
-            judge.judge(fact("other", "a"), 1).is_some(),
-            "forgotten after enough others"
-        );
+        assert!(judge.judge(fact("other", "a"), 1).is_some(), "forgotten after enough others");
         assert!(judge.recent.len() <= MEMORY && judge.order.len() <= MEMORY);
     }
 
     #[test]
     fn a_configured_rule_replaces_the_built_in_one() {
-        let rule = GaugeRule {
-            dead_band: -1.0,
-            ..GaugeRule::default()
-        };
+        let rule = GaugeRule { dead_band: -1.0, ..GaugeRule::default() };
         let gauges = HashMap::from([("cpu_usage".to_owned(), rule)]);
-        let mut judge = Judge::new(&SchedulerConfig {
-            gauges,
-            ..SchedulerConfig::default()
-        });
+        let mut judge = Judge::new(&SchedulerConfig { gauges, ..SchedulerConfig::default() });
         for at in 1..5 {
             let told = judge.judge(cpu(at, 95.0), at * 1_000_000).unwrap();
             assert_eq!(told.lane, Lane::Normal, "no bound, no dead-band");

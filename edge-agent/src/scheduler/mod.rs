@@ -72,10 +72,7 @@ impl Scheduler {
         let now = Instant::now();
         Self {
             capabilities: report::capabilities(monitors.iter().map(AsRef::as_ref)),
-            slots: monitors
-                .into_iter()
-                .map(|monitor| Slot { monitor, due: now })
-                .collect(),
+            slots: monitors.into_iter().map(|monitor| Slot { monitor, due: now }).collect(),
             judge: Judge::new(config),
             outbox,
             clock,
@@ -150,10 +147,7 @@ impl Scheduler {
 
     fn report(&mut self, batch: &mut Batch) {
         let stats = self.outbox.stats();
-        if !self
-            .reports
-            .is_due(stats.last_seq, self.link.is_connected(), Instant::now())
-        {
+        if !self.reports.is_due(stats.last_seq, self.link.is_connected(), Instant::now()) {
             return;
         }
         let monitors = report::capabilities(self.slots.iter().map(|slot| slot.monitor.as_ref()));
@@ -165,14 +159,7 @@ impl Scheduler {
         tracing::debug!(dropped = ?self.judge.dropped, queued_rows = stats.all_rows(), "health");
         let told = changed.then_some(&self.capabilities);
         let usage = self.usage.read();
-        let health = report::health(
-            &stats,
-            told,
-            self.report_interval,
-            &self.link,
-            usage,
-            self.clock.now(),
-        );
+        let health = report::health(&stats, told, self.report_interval, &self.link, usage, self.clock.now());
         self.keep(&health, batch);
     }
 
@@ -188,10 +175,7 @@ impl Scheduler {
                 }
             }
             if stopped_within(stop, RETRY) {
-                tracing::error!(
-                    rows = batch.rows.len(),
-                    "stopped with events that could not be stored"
-                );
+                tracing::error!(rows = batch.rows.len(), "stopped with events that could not be stored");
                 return Ok(false);
             }
         }

@@ -27,9 +27,7 @@ pub(crate) fn started(
     let tails: Tails = start.previous.tails.iter().copied().collect();
     let status = AgentStatus {
         agent_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
-        os: sysinfo::System::name()
-            .ok()
-            .or_else(|| Some(std::env::consts::OS.to_owned())),
+        os: sysinfo::System::name().ok().or_else(|| Some(std::env::consts::OS.to_owned())),
         os_version: sysinfo::System::os_version().ok(),
         time_zone: time_zone(),
         previous_session: start.previous.session,
@@ -39,13 +37,7 @@ pub(crate) fn started(
         capabilities: Some(json(&capabilities(monitors.iter().map(AsRef::as_ref)))),
         ..AgentStatus::default()
     };
-    Observation::new(
-        now,
-        Lane::Critical,
-        event_type::AGENT_STARTED,
-        SOURCE,
-        Payload::AgentStatus(status),
-    )
+    Observation::new(now, Lane::Critical, event_type::AGENT_STARTED, SOURCE, Payload::AgentStatus(status))
 }
 
 /// The last event of a session that ends cleanly.
@@ -55,13 +47,7 @@ pub(super) fn stopped(stats: &Stats, now: i64) -> Observation {
         queue_rows: Some(stats.all_rows() as i64),
         ..AgentStatus::default()
     };
-    Observation::new(
-        now,
-        Lane::Critical,
-        event_type::AGENT_STOPPED,
-        SOURCE,
-        Payload::AgentStatus(status),
-    )
+    Observation::new(now, Lane::Critical, event_type::AGENT_STOPPED, SOURCE, Payload::AgentStatus(status))
 }
 
 /// Health, with the lane marks.
@@ -74,11 +60,8 @@ pub(super) fn health(
     now: i64,
 ) -> Observation {
     let marks = stats.marks.map(|marks| {
-        let of_lane = |(lane, mark): (Lane, crate::outbox::Mark)| LaneMark {
-            lane,
-            seq: mark.seq,
-            time: mark.time,
-        };
+        let of_lane =
+            |(lane, mark): (Lane, crate::outbox::Mark)| LaneMark { lane, seq: mark.seq, time: mark.time };
         LANES.into_iter().zip(marks).map(of_lane).collect::<Vec<_>>()
     });
     let status = AgentStatus {
@@ -96,13 +79,7 @@ pub(super) fn health(
         connection: Some(link.connection()),
         ..AgentStatus::default()
     };
-    Observation::new(
-        now,
-        Lane::Normal,
-        event_type::AGENT_HEALTH,
-        SOURCE,
-        Payload::AgentStatus(status),
-    )
+    Observation::new(now, Lane::Normal, event_type::AGENT_HEALTH, SOURCE, Payload::AgentStatus(status))
 }
 
 /// Each monitor with `ok` or what it is missing.
@@ -113,9 +90,7 @@ pub(super) fn capabilities<'a>(
         Capability::Present => "ok".to_owned(),
         Capability::Missing(why) => format!("missing: {why}"),
     };
-    monitors
-        .map(|monitor| (monitor.name(), text(monitor.capability())))
-        .collect()
+    monitors.map(|monitor| (monitor.name(), text(monitor.capability()))).collect()
 }
 
 fn json<T: serde::Serialize>(value: &T) -> String {
@@ -163,20 +138,14 @@ impl SelfUsage {
             let elapsed_us = at.duration_since(then).as_micros().max(1) as f64;
             (cpu_us.saturating_sub(before) as f64 / elapsed_us * 10_000.0).round() / 100.0
         });
-        Usage {
-            cpu_percent,
-            memory_bytes: Some(memory_bytes),
-        }
+        Usage { cpu_percent, memory_bytes: Some(memory_bytes) }
     }
 }
 
 /// Processor time in µs and resident bytes of this process, from `/proc/self/stat` and `status`.
 fn read_self() -> Option<(u64, i64)> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    let mut fields = stat
-        .get(stat.rfind(')')? + 1..)?
-        .split_ascii_whitespace()
-        .skip(11);
+    let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace().skip(11);
     let ticks = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
@@ -197,13 +166,7 @@ pub(super) struct ReportClock {
 
 impl ReportClock {
     pub(super) fn new(interval: Duration, offline_interval: Duration, now: Instant) -> Self {
-        Self {
-            interval,
-            offline_interval,
-            last: None,
-            last_seq: [-1; 3],
-            grown_at: [now; 3],
-        }
+        Self { interval, offline_interval, last: None, last_seq: [-1; 3], grown_at: [now; 3] }
     }
 
     /// Whether to report now: at intervals, and when a lane has been empty for 10 s since its last
@@ -219,11 +182,7 @@ impl ReportClock {
             self.last = Some(now);
             return false;
         };
-        let interval = if connected {
-            self.interval
-        } else {
-            self.offline_interval
-        };
+        let interval = if connected { self.interval } else { self.offline_interval };
         let is_empty = |grown: &Instant| now.duration_since((*grown).max(last)) >= EMPTY_LANE;
         let due = now.duration_since(last) >= interval || connected && self.grown_at.iter().any(is_empty);
         if due {
@@ -240,19 +199,10 @@ mod tests {
 
     #[test]
     fn the_first_event_names_the_tails_of_the_session_before() {
-        let previous = Previous {
-            session: Some(7),
-            tails: vec![(Lane::Critical, 3), (Lane::Bulk, 90)],
-        };
-        let start = SessionStart {
-            session: 8,
-            previous,
-            cursors: Vec::new(),
-        };
+        let previous = Previous { session: Some(7), tails: vec![(Lane::Critical, 3), (Lane::Bulk, 90)] };
+        let start = SessionStart { session: 8, previous, cursors: Vec::new() };
         let event = started(&start, &[], Duration::from_secs(10), 9);
-        let Payload::AgentStatus(status) = event.payload else {
-            panic!("not a status")
-        };
+        let Payload::AgentStatus(status) = event.payload else { panic!("not a status") };
         assert_eq!(status.previous_session, Some(7));
         assert_eq!(status.tails.as_deref(), Some(r#"{"critical":3,"bulk":90}"#));
         assert_eq!(status.lanes.as_deref(), Some(r#"["critical","normal","bulk"]"#));
@@ -272,26 +222,10 @@ mod tests {
             shed_total: 4,
             oldest: Some(44),
         };
-        let event = health(
-            &stats,
-            None,
-            Duration::from_secs(10),
-            &Link::default(),
-            Usage::default(),
-            60,
-        );
-        let Payload::AgentStatus(status) = event.payload else {
-            panic!("not a status")
-        };
+        let event = health(&stats, None, Duration::from_secs(10), &Link::default(), Usage::default(), 60);
+        let Payload::AgentStatus(status) = event.payload else { panic!("not a status") };
         let marks: Vec<LaneMark> = serde_json::from_str(status.marks.as_deref().unwrap()).unwrap();
-        assert_eq!(
-            marks[1],
-            LaneMark {
-                lane: Lane::Normal,
-                seq: 2,
-                time: 55
-            }
-        );
+        assert_eq!(marks[1], LaneMark { lane: Lane::Normal, seq: 2, time: 55 });
         assert_eq!(marks.len(), 3);
         assert_eq!(
             (status.queue_rows, status.queue_bytes, status.oldest_event_time),
@@ -307,10 +241,7 @@ mod tests {
         assert!(!clock.is_due([0, 0, 0], true, at(0)));
         assert!(!clock.is_due([1, 1, 1], true, at(9)));
         assert!(!clock.is_due([2, 1, 2], true, at(18)));
-        assert!(
-            clock.is_due([3, 1, 3], true, at(19)),
-            "normal has been empty for 10 s"
-        );
+        assert!(clock.is_due([3, 1, 3], true, at(19)), "normal has been empty for 10 s");
         assert!(!clock.is_due([4, 2, 4], true, at(28)));
         assert!(clock.is_due([4, 2, 4], true, at(38)), "all empty since 28");
         assert!(!clock.is_due([4, 2, 4], false, at(200)));

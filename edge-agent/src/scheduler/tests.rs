@@ -39,13 +39,7 @@ impl Monitor for Counter {
         }
         self.next += 1;
         let payload = Payload::Custom(serde_json::json!({ "n": self.next }));
-        vec![Observation::new(
-            self.next * 10,
-            Lane::Normal,
-            "counted",
-            "counter/test",
-            payload,
-        )]
+        vec![Observation::new(self.next * 10, Lane::Normal, "counted", "counter/test", payload)]
     }
 
     fn low_water(&self, _now: i64) -> i64 {
@@ -63,12 +57,8 @@ impl Monitor for Counter {
 }
 
 fn open(path: &std::path::Path, clock: &EventClock) -> (Outbox, Writer, Vec<(String, i64)>) {
-    let owner = Owner {
-        agent_id: "a-1".into(),
-        host: "pc001".into(),
-        clock: clock.clone(),
-        last_session: None,
-    };
+    let owner =
+        Owner { agent_id: "a-1".into(), host: "pc001".into(), clock: clock.clone(), last_session: None };
     let (outbox, writer, start) = Outbox::open(path, &OutboxConfig::default(), &owner, |start| {
         started(start, &[], Duration::from_secs(10), clock.now())
     })
@@ -81,11 +71,7 @@ fn run_until(path: &std::path::Path, until: i64) -> (Option<i64>, Vec<Row>, Vec<
     let (outbox, writer, cursors) = open(path, &clock);
     let writing = std::thread::spawn(move || writer.run());
     let resumed = Arc::new(Mutex::new(None));
-    let counter = Counter {
-        next: 0,
-        until,
-        resumed: resumed.clone(),
-    };
+    let counter = Counter { next: 0, until, resumed: resumed.clone() };
     let scheduler = Scheduler::new(
         &SchedulerConfig::default(),
         vec![Box::new(counter)],
@@ -107,13 +93,8 @@ fn run_until(path: &std::path::Path, until: i64) -> (Option<i64>, Vec<Row>, Vec<
     drop(stop);
     scheduling.join().unwrap().unwrap();
     let read = |lane| {
-        let request = ReadRequest {
-            lane,
-            after: Place::START,
-            up_to: END,
-            max_rows: 1000,
-            max_bytes: 1 << 20,
-        };
+        let request =
+            ReadRequest { lane, after: Place::START, up_to: END, max_rows: 1000, max_bytes: 1 << 20 };
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(outbox.read(request)).unwrap()
     };
@@ -130,23 +111,14 @@ fn a_source_with_a_cursor_continues_exactly_and_marks_follow_it() {
     let path = folder.path().join("outbox.db");
     let (resumed, normal, critical, mark_seq) = run_until(&path, 5);
     assert_eq!(resumed, None);
-    assert_eq!(
-        normal.iter().map(|row| row.event_time).collect::<Vec<_>>(),
-        [10, 20, 30, 40, 50]
-    );
+    assert_eq!(normal.iter().map(|row| row.event_time).collect::<Vec<_>>(), [10, 20, 30, 40, 50]);
     assert_eq!(mark_seq, 4);
     let types: Vec<&str> = critical.iter().map(|row| row.event_type.as_str()).collect();
     assert_eq!(types, ["agent_started", "agent_stopped"]);
 
     let (resumed, normal, critical, _) = run_until(&path, 8);
     assert_eq!(resumed, Some(5));
-    assert_eq!(
-        normal.iter().map(|row| row.event_time).collect::<Vec<_>>(),
-        [10, 20, 30, 40, 50, 60, 70, 80]
-    );
+    assert_eq!(normal.iter().map(|row| row.event_time).collect::<Vec<_>>(), [10, 20, 30, 40, 50, 60, 70, 80]);
     let started = std::str::from_utf8(&critical[2].body).unwrap();
-    assert!(
-        started.contains(r#""tails":"{\"critical\":1,\"normal\":4}""#),
-        "{started}"
-    );
+    assert!(started.contains(r#""tails":"{\"critical\":1,\"normal\":4}""#), "{started}");
 }

@@ -18,7 +18,7 @@ use sinks::postgres::PostgresConfig;
 /// Everything that `varta` can be told; each section is described in the reference of its crate.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub(crate) struct Config {
     /// The log.
     pub kafka: KafkaConfig,
     /// The schema registry.
@@ -42,7 +42,7 @@ pub struct Config {
 /// Destinations, a section each.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct SinksConfig {
+pub(crate) struct SinksConfig {
     /// Delta tables of Parquet files.
     pub lake: LakeConfig,
     /// Time series.
@@ -62,7 +62,7 @@ impl Check for SinksConfig {
 /// Names and sizes of the topics.
 #[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct TopicsConfig {
+pub(crate) struct TopicsConfig {
     /// What every topic name begins with, before its first dot.
     pub prefix: String,
     /// Partitions of each topic; fixed when the topics are created.
@@ -71,33 +71,28 @@ pub struct TopicsConfig {
 
 impl Default for TopicsConfig {
     fn default() -> Self {
-        Self {
-            prefix: "varta".into(),
-            partitions: 4,
-        }
+        Self { prefix: "varta".into(), partitions: 4 }
     }
 }
 
 /// Where metrics and health are served.
 #[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct HttpConfig {
+pub(crate) struct HttpConfig {
     /// Address and port; empty: no server.
     pub listen: String,
 }
 
 impl Default for HttpConfig {
     fn default() -> Self {
-        Self {
-            listen: "127.0.0.1:9464".into(),
-        }
+        Self { listen: "127.0.0.1:9464".into() }
     }
 }
 
 /// How a process ends.
 #[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct ShutdownConfig {
+pub(crate) struct ShutdownConfig {
     /// How long the parts may take to finish what they hold.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
@@ -105,15 +100,13 @@ pub struct ShutdownConfig {
 
 impl Default for ShutdownConfig {
     fn default() -> Self {
-        Self {
-            drain: Duration::from_secs(20),
-        }
+        Self { drain: Duration::from_secs(20) }
     }
 }
 
 impl Config {
     /// The topics under the configured prefix.
-    pub fn topic_names(&self) -> Topics {
+    pub(crate) fn topic_names(&self) -> Topics {
         Topics::new(self.topics.prefix.as_str())
     }
 }
@@ -127,14 +120,14 @@ impl Check for Config {
         self.sinks.check(&key(at, "sinks"), problems);
         if self.topics.partitions < 1 {
             problems.add(
-                &key(at, "topics.partitions"),
+                key(at, "topics.partitions"),
                 format!("{} partitions", self.topics.partitions),
                 Some("at least 1".into()),
             );
         }
         if !self.http.listen.is_empty() && self.http.listen.parse::<std::net::SocketAddr>().is_err() {
             problems.add(
-                &key(at, "http.listen"),
+                key(at, "http.listen"),
                 format!("{:?} is not an address with a port", self.http.listen),
                 Some("for example 127.0.0.1:9464, or empty for none".into()),
             );
@@ -143,18 +136,14 @@ impl Check for Config {
 }
 
 /// Reads the file; without one, the defaults.
-pub fn read(path: Option<&Path>) -> Result<Config, Problems> {
+pub(crate) fn read(path: Option<&Path>) -> Result<Config, Problems> {
     let (text, origin) = match path {
         None => (String::new(), "the defaults".to_owned()),
         Some(path) => match fs_err::read_to_string(path) {
             Ok(text) => (text, path.display().to_string()),
             Err(error) => {
                 let mut problems = Problems::default();
-                problems.add(
-                    "",
-                    error.to_string(),
-                    Some("name the file with --config FILE".into()),
-                );
+                problems.add("", error.to_string(), Some("name the file with --config FILE".into()));
                 return Err(problems);
             }
         },

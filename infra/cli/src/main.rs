@@ -4,11 +4,7 @@
 //! Exit codes: 0 done; 1 something failed while running; 2 the configuration or the call is wrong,
 //! nothing was started; 3 a check was made and did not hold.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a command line talks on its terminal"
-)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line talks on its terminal")]
 
 mod commands;
 mod config;

@@ -4,7 +4,7 @@ use clap::ValueEnum;
 
 /// One of the sinks, by the name of its folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum SinkName {
+pub(crate) enum SinkName {
     /// Delta tables of Parquet files.
     Lake,
     /// Time series.
@@ -15,7 +15,7 @@ pub enum SinkName {
 
 /// A part of the server that runs until it is told to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub(crate) enum Part {
     /// MQTT in, Kafka out.
     Bridge,
     /// Stream jobs.
@@ -25,18 +25,14 @@ pub enum Part {
 }
 
 /// Every part, in the order of the stream.
-pub fn all() -> Vec<Part> {
+pub(crate) fn all() -> Vec<Part> {
     let mut parts = vec![Part::Bridge, Part::Process];
     parts.extend(sinks(&[]));
     parts
 }
 
 /// The sinks named; all where none is named.
-pub fn sinks(names: &[SinkName]) -> Vec<Part> {
-    let names = if names.is_empty() {
-        SinkName::value_variants()
-    } else {
-        names
-    };
+pub(crate) fn sinks(names: &[SinkName]) -> Vec<Part> {
+    let names = if names.is_empty() { SinkName::value_variants() } else { names };
     names.iter().copied().map(Part::Sink).collect()
 }

@@ -11,7 +11,7 @@ use crate::config::Config;
 
 /// What the stores hold, as lines for a person and as row counts by stage.
 #[derive(Debug, Default)]
-pub struct Report {
+pub(crate) struct Report {
     /// One line a store.
     pub lines: Vec<String>,
     /// Rows that arrived since the first look, by stage.
@@ -19,7 +19,7 @@ pub struct Report {
 }
 
 /// The stores that the configuration names.
-pub struct Stores {
+pub(crate) struct Stores {
     lake: Option<PathBuf>,
     influx: Option<Influx>,
     postgres: Option<(String, Option<i64>)>,
@@ -36,7 +36,7 @@ struct Influx {
 
 impl Stores {
     /// Looks at nothing yet.
-    pub fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config) -> Self {
         let sinks = &config.sinks;
         Self {
             lake: sinks.lake.enabled.then(|| PathBuf::from(&sinks.lake.root)),
@@ -50,20 +50,14 @@ impl Stores {
                     .as_ref()
                     .map_or_else(String::new, |token| token.expose().to_owned()),
             }),
-            postgres: sinks
-                .postgres
-                .enabled
-                .then(|| (sinks.postgres.url.expose().to_owned(), None)),
-            http: reqwest::Client::builder()
-                .timeout(Duration::from_secs(3))
-                .build()
-                .ok(),
+            postgres: sinks.postgres.enabled.then(|| (sinks.postgres.url.expose().to_owned(), None)),
+            http: reqwest::Client::builder().timeout(Duration::from_secs(3)).build().ok(),
             lake_before: None,
         }
     }
 
     /// Asks each store; one that does not answer is said to be waited for.
-    pub async fn look(&mut self) -> Report {
+    pub(crate) async fn look(&mut self) -> Report {
         let mut report = Report::default();
         self.look_at_lake(&mut report);
         self.look_at_influx(&mut report).await;
@@ -80,10 +74,7 @@ impl Stores {
             root.display(),
             bytes as f64 / f64::from(1 << 20)
         ));
-        report.stages.push((
-            "lake (files)",
-            files.saturating_sub(before).max(u64::from(files > 0)),
-        ));
+        report.stages.push(("lake (files)", files.saturating_sub(before).max(u64::from(files > 0))));
     }
 
     async fn look_at_influx(&self, report: &mut Report) {
@@ -107,10 +98,7 @@ impl Stores {
             Ok(answer) => format!("answers {}", answer.status()),
             Err(_) => "is waited for".into(),
         };
-        let rows = text
-            .lines()
-            .filter(|line| line.starts_with(",,") || line.starts_with(",_result"))
-            .count();
+        let rows = text.lines().filter(|line| line.starts_with(",,") || line.starts_with(",_result")).count();
         let last = csv_last(&text).unwrap_or_else(|| text.lines().next().unwrap_or("").trim().to_owned());
         report.lines.push(format!("influx   {last}"));
         report.stages.push(("influx (series)", rows as u64));
@@ -120,19 +108,13 @@ impl Stores {
         let Some((url, before)) = &mut self.postgres else {
             return;
         };
-        match last_start(url).await {
-            Ok((rows, last)) => {
-                let first = *before.get_or_insert(rows);
-                report.lines.push(format!("postgres {last}"));
-                report.stages.push((
-                    "postgres (starts)",
-                    (rows - first).max(i64::from(rows > 0)) as u64,
-                ));
-            }
-            Err(_) => {
-                report.lines.push("postgres is waited for".into());
-                report.stages.push(("postgres (starts)", 0));
-            }
+        if let Ok((rows, last)) = last_start(url).await {
+            let first = *before.get_or_insert(rows);
+            report.lines.push(format!("postgres {last}"));
+            report.stages.push(("postgres (starts)", (rows - first).max(i64::from(rows > 0)) as u64));
+        } else {
+            report.lines.push("postgres is waited for".into());
+            report.stages.push(("postgres (starts)", 0));
         }
     }
 }
@@ -140,10 +122,8 @@ impl Stores {
 async fn last_start(url: &str) -> Result<(i64, String), sqlx::Error> {
     let work = async {
         let mut connection = PgConnection::connect(url).await?;
-        let rows: i64 = sqlx::query("SELECT count(*) FROM program_starts")
-            .fetch_one(&mut connection)
-            .await?
-            .get(0);
+        let rows: i64 =
+            sqlx::query("SELECT count(*) FROM program_starts").fetch_one(&mut connection).await?.get(0);
         let last = sqlx::query(
             "SELECT to_char(\"timestamp\", 'HH24:MI:SS'), coalesce(username, '-'), process_name \
              FROM program_starts ORDER BY \"timestamp\" DESC LIMIT 1",
@@ -164,9 +144,7 @@ async fn last_start(url: &str) -> Result<(i64, String), sqlx::Error> {
         connection.close().await.ok();
         Ok((rows, format!("{rows} program starts, last: {last}")))
     };
-    tokio::time::timeout(Duration::from_secs(3), work)
-        .await
-        .unwrap_or(Err(sqlx::Error::PoolTimedOut))
+    tokio::time::timeout(Duration::from_secs(3), work).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }
 
 /// Time, value and agent of the last point in an annotated CSV answer.
@@ -178,12 +156,7 @@ fn csv_last(text: &str) -> Option<String> {
         if cells.contains(&"_value") {
             header = cells;
         } else if !header.is_empty() && cells.len() == header.len() {
-            let cell = |name: &str| {
-                header
-                    .iter()
-                    .position(|column| *column == name)
-                    .map(|at| cells[at])
-            };
+            let cell = |name: &str| header.iter().position(|column| *column == name).map(|at| cells[at]);
             last = Some(format!(
                 "{} cpu_percent {} of agent {}",
                 cell("_time")?,
@@ -215,7 +188,7 @@ fn parquet_files(root: &std::path::Path) -> (u64, u64) {
 }
 
 /// One line for each alert of a batch.
-pub fn alert_lines(batch: &RecordBatch) -> Vec<String> {
+pub(crate) fn alert_lines(batch: &RecordBatch) -> Vec<String> {
     let text = |name: &str, row: usize| {
         batch
             .column_by_name(name)
@@ -252,10 +225,7 @@ mod tests {
     fn the_last_point_of_an_annotated_answer() {
         let text = ",result,table,_start,_time,_value,_field,agent_id\r\n\
                     ,_result,0,x,2026-01-01T00:00:00Z,12.5,cpu_percent,a1\r\n\r\n";
-        assert_eq!(
-            csv_last(text).unwrap(),
-            "2026-01-01T00:00:00Z cpu_percent 12.5 of agent a1"
-        );
+        assert_eq!(csv_last(text).unwrap(), "2026-01-01T00:00:00Z cpu_percent 12.5 of agent a1");
         assert!(csv_last("no answer").is_none());
     }
 }

@@ -16,33 +16,21 @@ const SIZE: usize = 220;
 const COMMIT_EVERY: Duration = Duration::from_millis(50);
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let records: usize = std::env::args()
-        .nth(1)
-        .map_or(Ok(1_000_000), |text| text.parse())?;
+    let records: usize = std::env::args().nth(1).map_or(Ok(1_000_000), |text| text.parse())?;
     let brokers = std::env::var("VARTA_KAFKA")?;
-    let log = KafkaLog::connect(&KafkaConfig {
-        brokers,
-        ..KafkaConfig::default()
-    })?;
+    let log = KafkaLog::connect(&KafkaConfig { brokers, ..KafkaConfig::default() })?;
     let stamp = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
-    let (input, output) = (
-        format!("throughput.in.{stamp}"),
-        format!("throughput.out.{stamp}"),
-    );
+    let (input, output) = (format!("throughput.in.{stamp}"), format!("throughput.out.{stamp}"));
     log.create_topics(&[spec(&input), spec(&output)], PARTITIONS)?;
 
     report("append, idempotent", records, || fill(&log, &input, records))?;
     report("consume", records, || drain(&log, &input, records))?;
     let mut commits = Vec::new();
-    report("consume, produce, commit", records, || {
-        relay(&log, [&input, &output], records, &mut commits)
-    })?;
+    report("consume, produce, commit", records, || relay(&log, [&input, &output], records, &mut commits))?;
     commits.sort_unstable();
     let at = |share: usize| commits[(commits.len() - 1) * share / 100];
     println!("{} commits: p50 {:?}, p99 {:?}", commits.len(), at(50), at(99));
-    report("read_committed of the output", records, || {
-        drain(&log, &output, records)
-    })
+    report("read_committed of the output", records, || drain(&log, &output, records))
 }
 
 fn spec(name: &str) -> TopicSpec {
@@ -63,22 +51,14 @@ fn report(
     let (began, cpu) = (Instant::now(), cpu_seconds()?);
     work()?;
     let (wall, cpu) = (began.elapsed().as_secs_f64(), cpu_seconds()? - cpu);
-    println!(
-        "{what}: {:.0} records/s, {:.0} per CPU-second",
-        records as f64 / wall,
-        records as f64 / cpu
-    );
+    println!("{what}: {:.0} records/s, {:.0} per CPU-second", records as f64 / wall, records as f64 / cpu);
     Ok(())
 }
 
 /// User and system time of this process; Linux counts in hundredths of a second.
 fn cpu_seconds() -> Result<f64, Box<dyn Error>> {
     let stat = std::fs::read_to_string("/proc/self/stat")?;
-    let fields: Vec<&str> = stat
-        .rsplit_once(')')
-        .map_or("", |(_, rest)| rest)
-        .split_whitespace()
-        .collect();
+    let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
     let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
     Ok(ticks as f64 / 100.0)
 }
@@ -87,14 +67,9 @@ fn fill(log: &KafkaLog, topic: &str, records: usize) -> Result<(), Box<dyn Error
     let appender = log.appender(Box::new(|_, outcome| assert!(outcome.is_ok(), "{outcome:?}")))?;
     let topic: std::sync::Arc<str> = topic.into();
     for number in 0..records {
-        let value: Vec<u8> = (0..SIZE)
-            .map(|at| (at * 7 + number * (1 + at % 5)) as u8)
-            .collect();
+        let value: Vec<u8> = (0..SIZE).map(|at| (at * 7 + number * (1 + at % 5)) as u8).collect();
         let key = Bytes::from(format!("agent-{}", number % 200));
-        let mut record = NewRecord {
-            headers: Vec::new(),
-            ..NewRecord::keyed(topic.clone(), key, value)
-        };
+        let mut record = NewRecord { headers: Vec::new(), ..NewRecord::keyed(topic.clone(), key, value) };
         loop {
             record = match appender.append(record, number) {
                 Ok(()) => break,

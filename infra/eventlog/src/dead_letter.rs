@@ -52,23 +52,13 @@ impl DeadLetter {
             (AT.to_owned(), Bytes::from(at.to_string())),
         ];
         headers.extend(self.headers);
-        NewRecord {
-            topic,
-            partition: None,
-            key: self.key,
-            value: Some(self.original),
-            headers,
-        }
+        NewRecord { topic, partition: None, key: self.key, value: Some(self.original), headers }
     }
 
     /// Reads back what [`DeadLetter::into_record`] wrote; `None` when the headers are not those of a dead letter.
     /// The stage is returned beside it, for it is text now.
     pub fn parse(record: &Record) -> Option<(String, Self)> {
-        let text = |name: &str| {
-            record
-                .header(name)
-                .map(|value| String::from_utf8_lossy(value).into_owned())
-        };
+        let text = |name: &str| record.header(name).map(|value| String::from_utf8_lossy(value).into_owned());
         let letter = Self {
             stage: "",
             reason: text(REASON)?,
@@ -105,11 +95,7 @@ mod tests {
         let written = letter.clone().into_record("varta.dlq".into(), 99);
         assert_eq!(written.value, origin.value);
         assert!(written.headers[1].1.len() <= MAX_REASON);
-        let read = Record {
-            topic: written.topic,
-            headers: written.headers,
-            ..origin.clone()
-        };
+        let read = Record { topic: written.topic, headers: written.headers, ..origin.clone() };
         assert_eq!(read.header("varta.at").unwrap().as_ref(), b"99");
         let (stage, parsed) = DeadLetter::parse(&read).unwrap();
         assert_eq!(stage, "core");

@@ -51,10 +51,7 @@ pub struct LogError {
 impl LogError {
     /// Of a class with a message.
     pub fn new(kind: LogErrorKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-        }
+        Self { kind, message: message.into() }
     }
 
     /// Something is not to be had now.
@@ -79,12 +76,7 @@ impl LogError {
                 "{topic}-{partition}: offset {wanted} does not exist; the log begins at {earliest} and is shorter"
             )
         };
-        let kind = LogErrorKind::OffsetOutOfRange {
-            topic: topic.to_owned(),
-            partition,
-            wanted,
-            earliest,
-        };
+        let kind = LogErrorKind::OffsetOutOfRange { topic: topic.to_owned(), partition, wanted, earliest };
         Self { kind, message }
     }
 

@@ -63,15 +63,8 @@ impl KafkaLog {
             .inquirer()
             .create_with_context(VoiceContext(Arc::clone(&voice)))
             .map_err(|error| errors::of(&error, "kafka client"))?;
-        let inner = Inner {
-            config: config.clone(),
-            voice,
-            inquirer,
-            readers: Mutex::default(),
-        };
-        Ok(Self {
-            inner: Arc::new(inner),
-        })
+        let inner = Inner { config: config.clone(), voice, inquirer, readers: Mutex::default() };
+        Ok(Self { inner: Arc::new(inner) })
     }
 }
 
@@ -79,19 +72,14 @@ impl Inner {
     fn partitions(&self, topic: &str) -> Result<i32, LogError> {
         self.voice.patiently(self.config.request_timeout, || {
             let doing = format!("metadata of {topic}");
-            let metadata = self
-                .inquirer
-                .fetch_metadata(Some(topic), ASK)
-                .map_err(|error| errors::of(&error, &doing))?;
+            let metadata =
+                self.inquirer.fetch_metadata(Some(topic), ASK).map_err(|error| errors::of(&error, &doing))?;
             let found = metadata.topics().iter().find(|found| found.name() == topic);
             if let Some(code) = found.and_then(rdkafka::metadata::MetadataTopic::error) {
                 return Err(errors::of_code(code.into(), &doing));
             }
             match found.map_or(0, |found| found.partitions().len()) {
-                0 => Err(LogError::new(
-                    LogErrorKind::UnknownTopic,
-                    format!("there is no topic {topic}"),
-                )),
+                0 => Err(LogError::new(LogErrorKind::UnknownTopic, format!("there is no topic {topic}"))),
                 count => Ok(count as i32),
             }
         })

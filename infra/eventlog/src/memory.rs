@@ -49,10 +49,7 @@ impl Default for MemoryLog {
 impl MemoryLog {
     /// An empty log whose clock stands at 0.
     pub fn new() -> Self {
-        Self {
-            state: Arc::default(),
-            handle: Arc::new(Handle::new(0)),
-        }
+        Self { state: Arc::default(), handle: Arc::new(Handle::new(0)) }
     }
 
     /// Another handle on the same topics, with faults and a count of calls of its own. Plain clones share them.
@@ -62,10 +59,7 @@ impl MemoryLog {
         state.handles += 1;
         let handle = Arc::new(Handle::new(state.handles));
         drop(state);
-        Self {
-            state: Arc::clone(&self.state),
-            handle,
-        }
+        Self { state: Arc::clone(&self.state), handle }
     }
 
     /// Makes the `n`-th call (from 1) on the consumers, producers and appenders of this handle fail.
@@ -172,10 +166,7 @@ impl MemoryLog {
         let partitions = (0..count).map(|number| TopicPartition::new(topic, number));
         partitions
             .flat_map(|of| {
-                state
-                    .read_committed(&of, 0, usize::MAX)
-                    .map(|(records, _)| records)
-                    .unwrap_or_default()
+                state.read_committed(&of, 0, usize::MAX).map(|(records, _)| records).unwrap_or_default()
             })
             .collect()
     }
@@ -232,24 +223,14 @@ impl Log for MemoryLog {
         let state = self.lock();
         let partition = state.partition(of)?;
         if from < partition.start {
-            return Err(LogError::out_of_range(
-                &of.topic,
-                of.partition,
-                from,
-                partition.start,
-            ));
+            return Err(LogError::out_of_range(&of.topic, of.partition, from, partition.start));
         }
         if partition.stable_end() < to {
-            return Err(LogError::unavailable(format!(
-                "{of}: transactions below {to} are still open"
-            )));
+            return Err(LogError::unavailable(format!("{of}: transactions below {to} are still open")));
         }
         let (records, _) = state.read_committed(of, from, usize::MAX)?;
         drop(state);
-        records
-            .into_iter()
-            .take_while(|record| record.offset < to)
-            .try_for_each(each)
+        records.into_iter().take_while(|record| record.offset < to).try_for_each(each)
     }
 
     fn partitions(&self, topic: &str) -> Result<i32, LogError> {
@@ -260,10 +241,7 @@ impl Log for MemoryLog {
     fn create_topics(&self, specs: &[TopicSpec], partitions: i32) -> Result<Vec<Created>, LogError> {
         self.handle.check_alive()?;
         let mut state = self.lock();
-        specs
-            .iter()
-            .map(|spec| create_one(&mut state, spec, partitions))
-            .collect()
+        specs.iter().map(|spec| create_one(&mut state, spec, partitions)).collect()
     }
 }
 
@@ -271,11 +249,7 @@ fn create_one(state: &mut State, spec: &TopicSpec, partitions: i32) -> Result<Cr
     let topic = Arc::clone(&spec.name);
     let Ok(found) = state.partition_count(&topic) else {
         state.create(&topic, partitions, Some(spec.clone()));
-        return Ok(Created {
-            topic,
-            is_new: true,
-            drift: Vec::new(),
-        });
+        return Ok(Created { topic, is_new: true, drift: Vec::new() });
     };
     if found != partitions {
         let message =
@@ -285,15 +259,7 @@ fn create_one(state: &mut State, spec: &TopicSpec, partitions: i32) -> Result<Cr
     let present = state.settings(&topic);
     let differs = |(setting, wanted): (&str, String)| {
         let found = present.iter().find(|(name, _)| *name == setting)?.1.clone();
-        (found != wanted).then(|| Drift {
-            setting: setting.to_owned(),
-            wanted,
-            found,
-        })
+        (found != wanted).then(|| Drift { setting: setting.to_owned(), wanted, found })
     };
-    Ok(Created {
-        topic,
-        is_new: false,
-        drift: spec.settings().into_iter().filter_map(differs).collect(),
-    })
+    Ok(Created { topic, is_new: false, drift: spec.settings().into_iter().filter_map(differs).collect() })
 }

@@ -17,19 +17,12 @@ pub struct TopicPartition {
 impl TopicPartition {
     /// Of a topic and a number.
     pub fn new(topic: impl Into<Arc<str>>, partition: i32) -> Self {
-        Self {
-            topic: topic.into(),
-            partition,
-        }
+        Self { topic: topic.into(), partition }
     }
 
     /// The place in this partition where `offset` is the next to read.
     pub fn at(&self, offset: i64) -> Position {
-        Position {
-            topic: Arc::clone(&self.topic),
-            partition: self.partition,
-            offset,
-        }
+        Position { topic: Arc::clone(&self.topic), partition: self.partition, offset }
     }
 }
 
@@ -53,10 +46,7 @@ pub struct Position {
 impl Position {
     /// The partition without the place.
     pub fn topic_partition(&self) -> TopicPartition {
-        TopicPartition {
-            topic: Arc::clone(&self.topic),
-            partition: self.partition,
-        }
+        TopicPartition { topic: Arc::clone(&self.topic), partition: self.partition }
     }
 }
 
@@ -87,18 +77,12 @@ impl Record {
 
     /// The partition it was read from.
     pub fn topic_partition(&self) -> TopicPartition {
-        TopicPartition {
-            topic: Arc::clone(&self.topic),
-            partition: self.partition,
-        }
+        TopicPartition { topic: Arc::clone(&self.topic), partition: self.partition }
     }
 
     /// The value of the first header of that name.
     pub fn header(&self, name: &str) -> Option<&Bytes> {
-        self.headers
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value)
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value)
     }
 }
 

@@ -49,13 +49,10 @@ impl World for Kafka {
     }
 
     fn trim(&self, of: &TopicPartition, before: i64) {
-        let admin: AdminClient<DefaultClientContext> = rdkafka::ClientConfig::new()
-            .set("bootstrap.servers", &self.config.brokers)
-            .create()
-            .unwrap();
+        let admin: AdminClient<DefaultClientContext> =
+            rdkafka::ClientConfig::new().set("bootstrap.servers", &self.config.brokers).create().unwrap();
         let mut list = TopicPartitionList::new();
-        list.add_partition_offset(&of.topic, of.partition, Offset::Offset(before))
-            .unwrap();
+        list.add_partition_offset(&of.topic, of.partition, Offset::Offset(before)).unwrap();
         futures::executor::block_on(admin.delete_records(&list, &AdminOptions::new())).unwrap();
     }
 
@@ -89,13 +86,8 @@ fn brokers_that_are_away_are_transient_and_hold_nobody_for_long() {
     assert_eq!(error.fate(), Fate::Transient, "{error}");
     // Records are taken all the same, and wait.
     let appender = log.appender(Box::new(|_, _| ())).unwrap();
-    appender
-        .append(NewRecord::keyed("any", "key", "value"), 1)
-        .unwrap();
-    assert_eq!(
-        appender.flush(Duration::from_millis(100)).unwrap_err().kind,
-        LogErrorKind::Unavailable
-    );
+    appender.append(NewRecord::keyed("any", "key", "value"), 1).unwrap();
+    assert_eq!(appender.flush(Duration::from_millis(100)).unwrap_err().kind, LogErrorKind::Unavailable);
     assert_eq!(appender.in_flight(), 1);
     assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
 }
@@ -103,50 +95,28 @@ fn brokers_that_are_away_are_transient_and_hold_nobody_for_long() {
 #[test]
 fn an_unknown_property_is_refused_at_once() {
     let properties = [("linger.msec".to_owned(), "5".to_owned())].into();
-    let error = KafkaLog::connect(&KafkaConfig {
-        properties,
-        ..KafkaConfig::default()
-    })
-    .err()
-    .unwrap();
+    let error = KafkaLog::connect(&KafkaConfig { properties, ..KafkaConfig::default() }).err().unwrap();
     assert_eq!(error.kind, LogErrorKind::Fatal);
     assert!(error.message.contains("linger.msec"), "{error}");
 }
 
 #[test]
 fn the_registry_keeps_schemas_and_refuses_what_readers_could_not_read() {
-    let config = RegistryConfig {
-        url: address("VARTA_REGISTRY"),
-        ..RegistryConfig::default()
-    };
+    let config = RegistryConfig { url: address("VARTA_REGISTRY"), ..RegistryConfig::default() };
     let registry = HttpRegistry::new(&config).unwrap();
     let ids = register_all(&registry).unwrap();
-    assert_eq!(
-        register_all(&registry).unwrap(),
-        ids,
-        "the same schemas have the same ids"
-    );
+    assert_eq!(register_all(&registry).unwrap(), ids, "the same schemas have the same ids");
     for (kind, id) in ids.iter() {
         let text = registry.schema(id).unwrap();
         let found: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(found["name"], kind.full_name().rsplit_once('.').unwrap().1);
-        assert_eq!(
-            registry.compatibility(kind.subject()).unwrap(),
-            "BACKWARD_TRANSITIVE"
-        );
+        assert_eq!(registry.compatibility(kind.subject()).unwrap(), "BACKWARD_TRANSITIVE");
     }
-    let mandatory = RecordKind::Clock
-        .avsc()
-        .replacen("\"fields\"", "\"doc2\": 1, \"fields\"", 1);
+    let mandatory = RecordKind::Clock.avsc().replacen("\"fields\"", "\"doc2\": 1, \"fields\"", 1);
     let mut schema: serde_json::Value = serde_json::from_str(&mandatory).unwrap();
     let field = serde_json::json!({ "name": "mandatory_news", "type": "string" });
     schema["fields"].as_array_mut().unwrap().push(field);
-    let error = registry
-        .register(RecordKind::Clock.subject(), &schema.to_string())
-        .unwrap_err();
+    let error = registry.register(RecordKind::Clock.subject(), &schema.to_string()).unwrap_err();
     assert!(matches!(error, RegistryError::Incompatible { .. }), "{error}");
-    assert_eq!(
-        registry.schema(2_000_000_000),
-        Err(RegistryError::NotFound { id: 2_000_000_000 })
-    );
+    assert_eq!(registry.schema(2_000_000_000), Err(RegistryError::NotFound { id: 2_000_000_000 }));
 }

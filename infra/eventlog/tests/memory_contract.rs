@@ -22,10 +22,7 @@ struct Memory {
 
 impl Memory {
     fn new() -> Self {
-        Self {
-            log: MemoryLog::new(),
-            names: AtomicU32::new(0),
-        }
+        Self { log: MemoryLog::new(), names: AtomicU32::new(0) }
     }
 }
 
@@ -54,10 +51,7 @@ fn record(topic: &str, number: i32) -> NewRecord {
 }
 
 fn values(log: &MemoryLog, topic: &str) -> Vec<String> {
-    log.records(topic)
-        .into_iter()
-        .map(|r| String::from_utf8(r.value.unwrap().to_vec()).unwrap())
-        .collect()
+    log.records(topic).into_iter().map(|r| String::from_utf8(r.value.unwrap().to_vec()).unwrap()).collect()
 }
 
 /// A member that reads all of `in`.
@@ -96,10 +90,7 @@ fn markers_of_one_transaction_land_apart() {
     let error = log.read_partition(&out1, 0, 1, &mut |_| Ok(())).unwrap_err();
     assert_eq!(error.kind, LogErrorKind::Unavailable);
     // The same id cannot go on before its last transaction has landed.
-    assert_eq!(
-        log.transactional_producer("w").err().unwrap().kind,
-        LogErrorKind::Unavailable
-    );
+    assert_eq!(log.transactional_producer("w").err().unwrap().kind, LogErrorKind::Unavailable);
     log.release_markers(&out1);
     assert_eq!(values(&log, "out"), ["1", "2"]);
     assert!(log.transactional_producer("w").is_ok());
@@ -117,10 +108,7 @@ fn an_open_transaction_hides_what_comes_after_it() {
     assert_eq!(log.raw("out").len(), 2);
     log.time_out_transactions();
     assert_eq!(values(&log, "out"), ["2"]);
-    assert_eq!(
-        slow.send(record("out", 3)).unwrap_err().kind,
-        LogErrorKind::Fenced
-    );
+    assert_eq!(slow.send(record("out", 3)).unwrap_err().kind, LogErrorKind::Fenced);
 }
 
 #[test]
@@ -156,27 +144,12 @@ fn a_call_can_be_broken_in_every_way() {
         assert_eq!(worker.calls()[..3], [Call::Begin, Call::Send, Call::Commit]);
         (kind, values(&log, "out").len(), next.err())
     };
-    assert_eq!(
-        commit(Fault::Unavailable),
-        (LogErrorKind::Unavailable, 0, Some(LogErrorKind::Fatal))
-    );
-    assert_eq!(
-        commit(Fault::Aborted),
-        (LogErrorKind::Aborted, 0, Some(LogErrorKind::Fatal))
-    );
+    assert_eq!(commit(Fault::Unavailable), (LogErrorKind::Unavailable, 0, Some(LogErrorKind::Fatal)));
+    assert_eq!(commit(Fault::Aborted), (LogErrorKind::Aborted, 0, Some(LogErrorKind::Fatal)));
     assert_eq!(commit(Fault::LostAnswer), (LogErrorKind::Unavailable, 1, None));
-    assert_eq!(
-        commit(Fault::Fatal),
-        (LogErrorKind::Fatal, 0, Some(LogErrorKind::Fatal))
-    );
-    assert_eq!(
-        commit(Fault::Kill),
-        (LogErrorKind::Fatal, 0, Some(LogErrorKind::Fatal))
-    );
-    assert_eq!(
-        commit(Fault::KillAfter),
-        (LogErrorKind::Fatal, 1, Some(LogErrorKind::Fatal))
-    );
+    assert_eq!(commit(Fault::Fatal), (LogErrorKind::Fatal, 0, Some(LogErrorKind::Fatal)));
+    assert_eq!(commit(Fault::Kill), (LogErrorKind::Fatal, 0, Some(LogErrorKind::Fatal)));
+    assert_eq!(commit(Fault::KillAfter), (LogErrorKind::Fatal, 1, Some(LogErrorKind::Fatal)));
 }
 
 #[test]
@@ -190,10 +163,7 @@ fn a_killed_worker_leaves_its_transaction_to_its_successor() {
     producer.send(record("out", 1)).unwrap();
     one.kill();
     assert_eq!(first.poll(1, NO_WAIT).unwrap_err().kind, LogErrorKind::Fatal);
-    assert_eq!(
-        producer.commit(&[], &token).unwrap_err().kind,
-        LogErrorKind::Fatal
-    );
+    assert_eq!(producer.commit(&[], &token).unwrap_err().kind, LogErrorKind::Fatal);
     drop((first, producer));
     let mut second = member(&two);
     let token = second.group_token().unwrap();
@@ -214,27 +184,14 @@ fn an_expelled_member_hears_that_its_partitions_are_lost() {
     let mut second = member(&two);
     let mut producer = one.transactional_producer("w").unwrap();
     producer.begin().unwrap();
-    let error = producer
-        .commit(&[TopicPartition::new("in", 0).at(1)], &token)
-        .unwrap_err();
+    let error = producer.commit(&[TopicPartition::new("in", 0).at(1)], &token).unwrap_err();
     assert_eq!(error.kind, LogErrorKind::Rebalanced);
-    let Polled::Revoked { partitions, lost } = first.poll(1, NO_WAIT).unwrap() else {
-        panic!("not told")
-    };
+    let Polled::Revoked { partitions, lost } = first.poll(1, NO_WAIT).unwrap() else { panic!("not told") };
     assert_eq!((partitions.len(), lost), (2, true));
     // It comes back as a new member.
-    assert!(matches!(
-        second.poll(1, NO_WAIT).unwrap(),
-        Polled::Revoked { lost: false, .. }
-    ));
-    assert_eq!(
-        second.poll(1, NO_WAIT).unwrap(),
-        Polled::Assigned(vec![TopicPartition::new("in", 0)])
-    );
-    assert_eq!(
-        first.poll(1, NO_WAIT).unwrap(),
-        Polled::Assigned(vec![TopicPartition::new("in", 1)])
-    );
+    assert!(matches!(second.poll(1, NO_WAIT).unwrap(), Polled::Revoked { lost: false, .. }));
+    assert_eq!(second.poll(1, NO_WAIT).unwrap(), Polled::Assigned(vec![TopicPartition::new("in", 0)]));
+    assert_eq!(first.poll(1, NO_WAIT).unwrap(), Polled::Assigned(vec![TopicPartition::new("in", 1)]));
 }
 
 #[test]
@@ -242,19 +199,11 @@ fn a_test_can_decide_who_gets_what() {
     let log = log();
     log.pin("group", &[vec![TopicPartition::new("in", 1)]]);
     let mut consumer = log.consumer("group", &["in"], None, StartAt::Earliest).unwrap();
-    assert_eq!(
-        consumer.poll(1, NO_WAIT).unwrap(),
-        Polled::Assigned(vec![TopicPartition::new("in", 1)])
-    );
+    assert_eq!(consumer.poll(1, NO_WAIT).unwrap(), Polled::Assigned(vec![TopicPartition::new("in", 1)]));
     log.pin("group", &[]);
     log.rebalance("group");
-    assert!(matches!(
-        consumer.poll(1, NO_WAIT).unwrap(),
-        Polled::Revoked { .. }
-    ));
-    let Polled::Assigned(all) = consumer.poll(1, NO_WAIT).unwrap() else {
-        panic!("not assigned")
-    };
+    assert!(matches!(consumer.poll(1, NO_WAIT).unwrap(), Polled::Revoked { .. }));
+    let Polled::Assigned(all) = consumer.poll(1, NO_WAIT).unwrap() else { panic!("not assigned") };
     assert_eq!(all.len(), 2);
 }
 
@@ -268,11 +217,8 @@ fn the_clock_stamps_and_compaction_keeps_the_newest() {
         appender.append(new, 0).unwrap();
     }
     log.compact("in");
-    let left: Vec<(i64, i64)> = log
-        .records("in")
-        .iter()
-        .map(|record| (record.offset, record.timestamp))
-        .collect();
+    let left: Vec<(i64, i64)> =
+        log.records("in").iter().map(|record| (record.offset, record.timestamp)).collect();
     assert_eq!(left, [(1, 1001), (3, 1003)]);
 }
 
@@ -290,9 +236,7 @@ fn deliveries_can_be_held_back() {
     log.hold_deliveries(2);
     appender.append(record("in", 0), 0).unwrap();
     appender.append(record("in", 1), 1).unwrap();
-    let Err(AppendError::QueueFull(refused)) = appender.append(record("in", 2), 2) else {
-        panic!("taken")
-    };
+    let Err(AppendError::QueueFull(refused)) = appender.append(record("in", 2), 2) else { panic!("taken") };
     assert_eq!((appender.in_flight(), told.load(Ordering::SeqCst)), (2, 0));
     assert!(appender.flush(NO_WAIT).is_err());
     log.release_deliveries(1);

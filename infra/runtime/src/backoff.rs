@@ -17,19 +17,12 @@ pub struct Backoff {
 impl Backoff {
     /// The first delay is at most `initial`, none is longer than `max`.
     pub fn new(initial: Duration, max: Duration) -> Self {
-        Self {
-            initial,
-            max,
-            attempt: 0,
-        }
+        Self { initial, max, attempt: 0 }
     }
 
     /// How long to wait now; the next answer may be twice as long.
     pub fn next_delay(&mut self) -> Duration {
-        let ceiling = self
-            .initial
-            .saturating_mul(1 << self.attempt.min(30))
-            .min(self.max);
+        let ceiling = self.initial.saturating_mul(1 << self.attempt.min(30)).min(self.max);
         self.attempt = self.attempt.saturating_add(1);
         let micros = u64::try_from(ceiling.as_micros()).unwrap_or(u64::MAX);
         Duration::from_micros(rand::random_range(0..=micros))

@@ -33,11 +33,7 @@ impl Problems {
     pub fn add(&mut self, at: impl Into<String>, what: impl Into<String>, hint: Option<String>) {
         let at = at.into();
         if !self.concerns(&at) {
-            self.0.push(Problem {
-                at,
-                what: what.into(),
-                hint,
-            });
+            self.0.push(Problem { at, what: what.into(), hint });
         }
     }
 
@@ -95,11 +91,7 @@ pub trait Check {
 
 /// Path of a key below `at`: `key("", "bridge")` is `bridge`, `key("bridge", "mqtt")` is `bridge.mqtt`.
 pub fn key(at: &str, name: &str) -> String {
-    if at.is_empty() {
-        name.to_owned()
-    } else {
-        format!("{at}.{name}")
-    }
+    if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") }
 }
 
 /// Reads a configuration. `origin` names the text in messages; `env` answers for `${NAME}`.

@@ -27,10 +27,7 @@ pub fn hit(name: &'static str) {
 fn hit_slow(name: &str) {
     let points = POINTS.get_or_init(|| {
         let points = parse(&std::env::var("VARTA_FAILPOINT").unwrap_or_default());
-        STATE.store(
-            if points.is_empty() { DISARMED } else { ARMED },
-            Ordering::Relaxed,
-        );
+        STATE.store(if points.is_empty() { DISARMED } else { ARMED }, Ordering::Relaxed);
         points
     });
     if is_last(points, name) {
@@ -40,9 +37,7 @@ fn hit_slow(name: &str) {
 
 /// Counts down; true at exactly the hit that was asked for.
 fn is_last(points: &HashMap<String, AtomicU64>, name: &str) -> bool {
-    points
-        .get(name)
-        .is_some_and(|left| left.fetch_sub(1, Ordering::Relaxed) == 1)
+    points.get(name).is_some_and(|left| left.fetch_sub(1, Ordering::Relaxed) == 1)
 }
 
 fn parse(text: &str) -> HashMap<String, AtomicU64> {

@@ -49,10 +49,7 @@ impl Health {
 
     /// Adds a component, which is *waiting: starting* until it says otherwise.
     pub fn component(&self, name: impl Into<String>) -> Component {
-        let component = Component {
-            name: Arc::from(name.into()),
-            health: self.clone(),
-        };
+        let component = Component { name: Arc::from(name.into()), health: self.clone() };
         component.waiting("starting");
         component
     }
@@ -69,10 +66,7 @@ impl Health {
 
     /// Whether no component has failed.
     pub fn is_alive(&self) -> bool {
-        !self
-            .lock()
-            .values()
-            .any(|state| matches!(state, State::Failed(_)))
+        !self.lock().values().any(|state| matches!(state, State::Failed(_)))
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, State>> {

@@ -35,9 +35,8 @@ pub enum HttpError {
 }
 
 /// Buckets of every histogram whose name ends in `_seconds`: 1 ms to 60 s.
-const SECONDS: [f64; 16] = [
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
-];
+const SECONDS: [f64; 16] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
 static HANDLE: OnceLock<Result<PrometheusHandle, String>> = OnceLock::new();
 
@@ -54,17 +53,14 @@ fn handle() -> Result<&'static PrometheusHandle, HttpError> {
             .and_then(PrometheusBuilder::install_recorder)
             .map_err(|error| error.to_string())
     });
-    installed
-        .as_ref()
-        .map_err(|error| HttpError::Recorder(error.clone()))
+    installed.as_ref().map_err(|error| HttpError::Recorder(error.clone()))
 }
 
 /// Serves until shutdown: `/metrics` in Prometheus' text format; `/health` 200 while no component has failed;
 /// `/ready` 200 while all are ready, else 503, both with each component's state and reason as JSON.
 pub async fn serve(address: SocketAddr, health: Health, shutdown: Shutdown) -> Result<(), HttpError> {
-    let listener = tokio::net::TcpListener::bind(address)
-        .await
-        .map_err(|error| HttpError::Listen { address, error })?;
+    let listener =
+        tokio::net::TcpListener::bind(address).await.map_err(|error| HttpError::Listen { address, error })?;
     serve_on(listener, health, shutdown).await
 }
 
@@ -102,10 +98,7 @@ async fn upkeep(prometheus: &PrometheusHandle, shutdown: &Shutdown) {
 }
 
 fn render(prometheus: &'static PrometheusHandle) -> impl IntoResponse {
-    (
-        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
-        prometheus.render(),
-    )
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], prometheus.render())
 }
 
 async fn alive(Shared(health): Shared<Health>) -> impl IntoResponse {
@@ -117,11 +110,7 @@ async fn ready(Shared(health): Shared<Health>) -> impl IntoResponse {
 }
 
 fn status(good: bool) -> StatusCode {
-    if good {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    }
+    if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
 #[cfg(test)]
@@ -151,10 +140,7 @@ mod tests {
 
         kafka.waiting("no broker answers");
         let answer = ask(address, "/ready").await;
-        assert!(
-            answer.starts_with("HTTP/1.1 503") && answer.contains("no broker answers"),
-            "{answer}"
-        );
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("no broker answers"), "{answer}");
         assert!(ask(address, "/health").await.starts_with("HTTP/1.1 200"));
         kafka.ready();
         assert!(ask(address, "/ready").await.starts_with("HTTP/1.1 200"));
@@ -162,10 +148,7 @@ mod tests {
         assert!(ask(address, "/health").await.starts_with("HTTP/1.1 503"));
         let answer = ask(address, "/metrics").await;
         assert!(answer.contains("varta_runtime_test_events_total 7"), "{answer}");
-        assert!(
-            answer.contains("varta_runtime_test_seconds_bucket{le=\"0.005\"} 1"),
-            "{answer}"
-        );
+        assert!(answer.contains("varta_runtime_test_seconds_bucket{le=\"0.005\"} 1"), "{answer}");
 
         shutdown.request();
         server.await.unwrap().unwrap();

@@ -57,11 +57,7 @@ impl Check for LogConfig {
             problems.add(format!("{at}.level"), error.to_string(), Some(hint));
         }
         if self.max_size.bytes() < 4096 {
-            problems.add(
-                format!("{at}.max_size"),
-                format!("{} is less than 4 KiB", self.max_size),
-                None,
-            );
+            problems.add(format!("{at}.max_size"), format!("{} is less than 4 KiB", self.max_size), None);
         }
     }
 }
@@ -99,16 +95,8 @@ pub fn init(config: &LogConfig) -> Result<Guard, LogSetupError> {
 }
 
 /// The crates whose facts an operator asked for by naming a level.
-const OURS: [&str; 8] = [
-    "runtime",
-    "schemas",
-    "eventlog",
-    "edge_agent",
-    "bridge",
-    "processors",
-    "sinks",
-    "varta",
-];
+const OURS: [&str; 8] =
+    ["runtime", "schemas", "eventlog", "edge_agent", "bridge", "processors", "sinks", "varta"];
 
 /// A plain level is about Varta's own modules; libraries then only warn. Anything with a module is taken as it is.
 fn filter(level: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {

@@ -29,16 +29,8 @@ impl RotatingFile {
         }
         let file = append_to(path)?;
         let written = file.metadata()?.len();
-        let current = Current {
-            path: path.to_owned(),
-            file,
-            written,
-            max_bytes,
-            keep,
-        };
-        Ok(Self {
-            current: Arc::new(Mutex::new(current)),
-        })
+        let current = Current { path: path.to_owned(), file, written, max_bytes, keep };
+        Ok(Self { current: Arc::new(Mutex::new(current)) })
     }
 }
 
@@ -89,10 +81,7 @@ impl<'a> MakeWriter<'a> for RotatingFile {
     type Writer = LineWriter;
 
     fn make_writer(&'a self) -> LineWriter {
-        LineWriter {
-            target: self.clone(),
-            line: Vec::new(),
-        }
+        LineWriter { target: self.clone(), line: Vec::new() }
     }
 }
 

@@ -36,10 +36,7 @@ impl Shutdown {
 /// Must be called within a tokio runtime.
 pub fn on_signals(shutdown: &Shutdown) {
     let requested = shutdown.clone();
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "must outlive the supervisor, which is what it stops"
-    )]
+    #[allow(clippy::disallowed_methods, reason = "must outlive the supervisor, which is what it stops")]
     tokio::spawn(async move {
         let Some(first) = next_signal().await else { return };
         tracing::info!(signal = first, "shutdown requested, draining");

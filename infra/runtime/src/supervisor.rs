@@ -47,12 +47,7 @@ impl Error for Failed {
 impl Supervisor {
     /// `drain` is how long tasks may take to end once `shutdown` is requested.
     pub fn new(shutdown: Shutdown, drain: Duration) -> Self {
-        Self {
-            shutdown,
-            drain,
-            tasks: JoinSet::new(),
-            names: HashMap::new(),
-        }
+        Self { shutdown, drain, tasks: JoinSet::new(), names: HashMap::new() }
     }
 
     /// The wish that this supervisor makes and obeys.
@@ -89,8 +84,7 @@ impl Supervisor {
         });
         self.spawn(name, async move {
             started.map_err(Cause::from)?;
-            end.await
-                .unwrap_or_else(|_| Err("thread vanished without a result".into()))
+            end.await.unwrap_or_else(|_| Err("thread vanished without a result".into()))
         });
     }
 

@@ -92,7 +92,7 @@ impl Sequence {
         }
         if seq == 0 {
             if std::mem::replace(&mut self.zero, true) {
-                return Seen::Duplicate;
+                return if self.was_gone(0) { Seen::Fresh } else { Seen::Duplicate };
             }
             self.time = self.time.max(event_time);
             self.moved = quiet;
@@ -112,12 +112,16 @@ impl Sequence {
     /// Notes that nobody waits for the numbers `from..=to`: shed, or rejected by the bridge. `may_come`: one
     /// of them may have been sent before it was given up.
     pub fn explain(&mut self, from: i64, to: i64, may_come: bool, quiet: i64) {
-        if from <= 0 && to >= 0 {
-            self.zero = true;
+        if from <= 0 && to >= 0 && !std::mem::replace(&mut self.zero, true) && may_come {
+            self.note_gone(0, 0);
         }
-        let mut at = from.max(self.contiguous + 1);
+        let mut at = from;
         // Only what is missing is inserted, so that times already known stay.
-        while at <= to {
+        loop {
+            at = at.max(self.contiguous + 1);
+            if at > to {
+                return;
+            }
             match self.intervals.iter().find(|interval| interval.to >= at) {
                 Some(interval) if interval.from <= at => at = interval.to + 1,
                 Some(interval) => {
@@ -409,6 +413,26 @@ mod tests {
                 if fresh {
                     prop_assert_ne!(seen, Seen::Duplicate);
                 }
+            }
+        }
+
+        #[test]
+        fn explaining_agrees_with_a_set(
+            steps in proptest::collection::vec((0_i64..40, 0_i64..6, any::<bool>()), 1..60),
+        ) {
+            let mut sequence = Sequence::new(0);
+            let mut set = BTreeSet::new();
+            for (from, more, is_explained) in steps {
+                if is_explained {
+                    sequence.explain(from, from + more, false, 0);
+                    set.extend(from..=from + more);
+                } else {
+                    let expected = if set.insert(from) { Seen::Fresh } else { Seen::Duplicate };
+                    prop_assert_eq!(sequence.see(from, from, 0), expected);
+                }
+                let contiguous = (1..100).take_while(|seq| set.contains(seq)).last().unwrap_or(0);
+                prop_assert_eq!(sequence.contiguous(), contiguous);
+                sequence = round_trip(&sequence);
             }
         }
 

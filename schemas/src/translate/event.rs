@@ -69,10 +69,7 @@ impl Translator {
             Err(error) => return Err(not_utf8(job, bytes, error.valid_up_to())),
         };
         if !text.trim_ascii_start().starts_with('{') {
-            return Err(RefusedReason::NotEvents {
-                found: "an element that is no object",
-            }
-            .into());
+            return Err(RefusedReason::NotEvents { found: "an element that is no object" }.into());
         }
         let (fields, read) = Fields::read("", text, &NAMES);
         let identity = match (identity(job, &fields), &read) {
@@ -81,12 +78,11 @@ impl Translator {
             (Err(refusal), Err(reason)) if !refusal.agent_mismatch => return Err(reason.clone().into()),
             (Err(refusal), _) => return Err(refusal),
         };
-        self.rest(job, bytes, &fields, read, &identity, ctx)
-            .map_err(|reason| Refusal {
-                reason,
-                identity: identity.is_sequenced().then(|| identity.clone()),
-                agent_mismatch: false,
-            })
+        self.rest(job, bytes, &fields, read, &identity, ctx).map_err(|reason| Refusal {
+            reason,
+            identity: identity.is_sequenced().then(|| identity.clone()),
+            agent_mismatch: false,
+        })
     }
 
     /// All that is judged when the identity is known.
@@ -102,11 +98,7 @@ impl Translator {
         read?;
         if bytes.len() > MAX_EVENT_BYTES {
             let (found, limit) = (bytes.len(), MAX_EVENT_BYTES);
-            return Err(RefusedReason::TooLarge {
-                what: "the event",
-                found,
-                limit,
-            });
+            return Err(RefusedReason::TooLarge { what: "the event", found, limit });
         }
         let envelope = envelope(job, fields, ctx.topic_event_type)?;
         let family = Family::of_event_type(&envelope.event_type);
@@ -118,27 +110,15 @@ impl Translator {
             datum::optional_text(Some(envelope.payload), &mut out);
         } else {
             if envelope.payload == "null" {
-                return Err(RefusedReason::Missing {
-                    field: NAMES[PAYLOAD],
-                });
+                return Err(RefusedReason::Missing { field: NAMES[PAYLOAD] });
             }
             if !envelope.payload.starts_with('{') {
-                let field = Field {
-                    within: "",
-                    name: "payload",
-                    raw: envelope.payload,
-                };
+                let field = Field { within: "", name: "payload", raw: envelope.payload };
                 return Err(field.wrong_type("an object"));
             }
             let (payload, read) = Fields::read("payload.", envelope.payload, &table.names);
             read?;
-            write_envelope(
-                identity,
-                &envelope,
-                extra(fields, payload.unknown())?.as_deref(),
-                ctx,
-                &mut out,
-            );
+            write_envelope(identity, &envelope, extra(fields, payload.unknown())?.as_deref(), ctx, &mut out);
             write_payload(table, &payload, &mut out)?;
         }
         Ok(Row {
@@ -154,11 +134,7 @@ impl Translator {
 }
 
 fn field<'a>(fields: &Fields<'a, '_, &str>, place: usize) -> Option<Field<'a>> {
-    fields.get(place).map(|raw| Field {
-        within: "",
-        name: NAMES[place],
-        raw,
-    })
+    fields.get(place).map(|raw| Field { within: "", name: NAMES[place], raw })
 }
 
 fn mandatory<'a>(fields: &Fields<'a, '_, &str>, place: usize) -> Result<Field<'a>, RefusedReason> {
@@ -172,11 +148,7 @@ fn identity(job: &Job, fields: &Fields<'_, '_, &str>) -> Result<Identity, Refusa
         if agent_id != *job.agent_id {
             let (topic, event) = (job.agent_id.to_string(), agent_id.chars().take(80).collect());
             let reason = RefusedReason::AgentMismatch { topic, event };
-            return Err(Refusal {
-                reason,
-                identity: None,
-                agent_mismatch: true,
-            });
+            return Err(Refusal { reason, identity: None, agent_mismatch: true });
         }
     }
     let agent_id = job.agent_id.clone();
@@ -200,32 +172,13 @@ fn identity(job: &Job, fields: &Fields<'_, '_, &str>) -> Result<Identity, Refusa
                 return Err(field.wrong_type("nothing for the lane foreign").into());
             }
         }
-        return Ok(Identity {
-            agent_id,
-            session: FOREIGN_SESSION,
-            lane: Lane::Foreign,
-            seq: FOREIGN_SEQ,
-        });
+        return Ok(Identity { agent_id, session: FOREIGN_SESSION, lane: Lane::Foreign, seq: FOREIGN_SEQ });
     }
     let lane = lane.ok_or(RefusedReason::Missing { field: NAMES[LANE] })?;
-    let session = at_least(
-        session.ok_or(RefusedReason::Missing {
-            field: NAMES[SESSION],
-        })?,
-        1,
-        "a session above 0",
-    )?;
-    let seq = at_least(
-        seq.ok_or(RefusedReason::Missing { field: NAMES[SEQ] })?,
-        0,
-        "a seq of 0 or more",
-    )?;
-    Ok(Identity {
-        agent_id,
-        session,
-        lane,
-        seq,
-    })
+    let session =
+        at_least(session.ok_or(RefusedReason::Missing { field: NAMES[SESSION] })?, 1, "a session above 0")?;
+    let seq = at_least(seq.ok_or(RefusedReason::Missing { field: NAMES[SEQ] })?, 0, "a seq of 0 or more")?;
+    Ok(Identity { agent_id, session, lane, seq })
 }
 
 fn at_least(field: Field<'_>, least: i64, expected: &'static str) -> Result<i64, RefusedReason> {
@@ -233,11 +186,7 @@ fn at_least(field: Field<'_>, least: i64, expected: &'static str) -> Result<i64,
     if value >= least {
         return Ok(value);
     }
-    Err(RefusedReason::OutOfRange {
-        field: field.path(),
-        expected,
-        found: value.to_string(),
-    })
+    Err(RefusedReason::OutOfRange { field: field.path(), expected, found: value.to_string() })
 }
 
 fn envelope<'a>(
@@ -249,14 +198,10 @@ fn envelope<'a>(
         (Some(field), _) => name(field)?,
         (None, Some(event_type)) => Cow::Borrowed(event_type),
         (None, None) => {
-            return Err(RefusedReason::Missing {
-                field: NAMES[EVENT_TYPE],
-            });
+            return Err(RefusedReason::Missing { field: NAMES[EVENT_TYPE] });
         }
     };
-    let payload = fields.written(PAYLOAD).ok_or(RefusedReason::Missing {
-        field: NAMES[PAYLOAD],
-    })?;
+    let payload = fields.written(PAYLOAD).ok_or(RefusedReason::Missing { field: NAMES[PAYLOAD] })?;
     Ok(Envelope {
         event_id: field(fields, EVENT_ID).map(name).transpose()?,
         event_time: mandatory(fields, EVENT_TIME)?.event_time()?,
@@ -276,11 +221,7 @@ fn name(field: Field<'_>) -> Result<Cow<'_, str>, RefusedReason> {
         return Ok(text);
     }
     let found = format!("{} bytes", text.len());
-    Err(RefusedReason::OutOfRange {
-        field: field.path(),
-        expected: "a text of 1 to 256 bytes",
-        found,
-    })
+    Err(RefusedReason::OutOfRange { field: field.path(), expected: "a text of 1 to 256 bytes", found })
 }
 
 fn write_envelope(
@@ -324,11 +265,7 @@ fn write_payload(
             datum::null(out);
             continue;
         };
-        let field = Field {
-            within: "payload.",
-            name,
-            raw,
-        };
+        let field = Field { within: "payload.", name, raw };
         datum::present(out);
         match kind {
             Type::Text => datum::text(&field.text()?, out),
@@ -383,10 +320,7 @@ fn quoted(name: &str) -> String {
 }
 
 fn check_kept(field: &str, raw: &str) -> Result<(), RefusedReason> {
-    strict::check(raw).map_err(|detail| RefusedReason::Unreadable {
-        field: field.to_owned(),
-        detail,
-    })
+    strict::check(raw).map_err(|detail| RefusedReason::Unreadable { field: field.to_owned(), detail })
 }
 
 /// Names the field with the bad bytes and reads the identity, as far as the rest of the text allows.
@@ -398,19 +332,13 @@ fn not_utf8(job: &Job, bytes: &[u8], at: usize) -> Refusal {
     if field.as_deref() == Some(NAMES[PAYLOAD]) {
         let none: [&str; 0] = [];
         let (inside, _) = Fields::read("", fields.get(PAYLOAD).unwrap_or_default(), &none);
-        field = Some(
-            inside
-                .find(REPLACEMENT)
-                .map_or("payload".to_owned(), |name| format!("payload.{name}")),
-        );
+        field = Some(inside.find(REPLACEMENT).map_or("payload".to_owned(), |name| format!("payload.{name}")));
     }
     let reason = RefusedReason::NotUtf8 { field, at };
     match identity(job, &fields) {
-        Ok(identity) => Refusal {
-            reason,
-            identity: identity.is_sequenced().then_some(identity),
-            agent_mismatch: false,
-        },
+        Ok(identity) => {
+            Refusal { reason, identity: identity.is_sequenced().then_some(identity), agent_mismatch: false }
+        }
         Err(refusal) => Refusal { reason, ..refusal },
     }
 }

@@ -139,10 +139,6 @@ impl Refusal {
 
 impl From<RefusedReason> for Refusal {
     fn from(reason: RefusedReason) -> Self {
-        Self {
-            reason,
-            identity: None,
-            agent_mismatch: false,
-        }
+        Self { reason, identity: None, agent_mismatch: false }
     }
 }

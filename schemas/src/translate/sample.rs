@@ -9,33 +9,18 @@ use crate::mqtt::Sample;
 
 const BYTES_PER_MIB: i64 = 1024 * 1024;
 /// Fields that a sample may carry beside its own; they belong to the envelope of the event.
-const ENVELOPE: [&str; 7] = [
-    "agent_id",
-    "event_id",
-    "event_time",
-    "source",
-    "host",
-    "user",
-    "replayed",
-];
+const ENVELOPE: [&str; 7] = ["agent_id", "event_id", "event_time", "source", "host", "user", "replayed"];
 
 /// The JSON text of the event that a sample stands for. Its remaining fields are kept as they are.
 pub(super) fn canonical(sample: Sample, bytes: &[u8], ctx: &Context<'_>) -> Result<Vec<u8>, Refusal> {
     let parsed: Value = match serde_json::from_slice(bytes) {
         Ok(parsed) => parsed,
         Err(error) => {
-            return Err(RefusedReason::NotJson {
-                field: None,
-                detail: error.to_string(),
-            }
-            .into());
+            return Err(RefusedReason::NotJson { field: None, detail: error.to_string() }.into());
         }
     };
     let Value::Object(mut payload) = parsed else {
-        return Err(RefusedReason::NotEvents {
-            found: "an element that is no object",
-        }
-        .into());
+        return Err(RefusedReason::NotEvents { found: "an element that is no object" }.into());
     };
     let mut event = Map::new();
     for name in ENVELOPE {
@@ -55,20 +40,14 @@ pub(super) fn canonical(sample: Sample, bytes: &[u8], ctx: &Context<'_>) -> Resu
         }
         Sample::SysinfoProcesses => {
             rename(&mut payload, "cpu", "cpu_percent");
-            payload
-                .entry("snapshot_id")
-                .or_insert_with(|| ctx.received_at.into());
+            payload.entry("snapshot_id").or_insert_with(|| ctx.received_at.into());
             event_type::PROCESS_SAMPLE
         }
         Sample::UserActivity => event_type::USER_ACTIVITY,
         Sample::LogsOffline => return Ok(bytes.to_vec()),
     };
-    event
-        .entry("event_time")
-        .or_insert_with(|| ctx.received_at.into());
-    event
-        .entry("source")
-        .or_insert_with(|| format!("sample/{}", sample.path()).into());
+    event.entry("event_time").or_insert_with(|| ctx.received_at.into());
+    event.entry("source").or_insert_with(|| format!("sample/{}", sample.path()).into());
     event.insert("event_type".to_owned(), event_type.into());
     event.insert("payload".to_owned(), payload.into());
     Ok(Value::Object(event).to_string().into_bytes())
@@ -82,10 +61,7 @@ fn rename(payload: &mut Map<String, Value>, from: &str, to: &str) {
 
 fn mib_to_bytes(payload: &mut Map<String, Value>, from: &str, to: &str) {
     let Some(value) = payload.remove(from) else { return };
-    let whole = value
-        .as_i64()
-        .and_then(|mib| mib.checked_mul(BYTES_PER_MIB))
-        .map(Number::from);
+    let whole = value.as_i64().and_then(|mib| mib.checked_mul(BYTES_PER_MIB)).map(Number::from);
     let bytes = whole.or_else(|| Number::from_f64((value.as_f64()? * BYTES_PER_MIB as f64).round()));
     payload.insert(to.to_owned(), bytes.map_or(value, Value::Number));
 }

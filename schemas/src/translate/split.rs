@@ -8,10 +8,7 @@ use super::refused::{Refusal, Refused, RefusedReason};
 use super::{MAX_EVENTS, MAX_MESSAGE_BYTES, Row};
 
 /// Calls `judge` with the bytes of each event, in order.
-#[expect(
-    clippy::result_large_err,
-    reason = "a refusal travels by value, as rows do; it is rare"
-)]
+#[expect(clippy::result_large_err, reason = "a refusal travels by value, as rows do; it is rare")]
 pub(super) fn elements(
     payload: &Bytes,
     mut judge: impl FnMut(&[u8]) -> Result<Row, Refusal>,
@@ -19,11 +16,7 @@ pub(super) fn elements(
     let whole = |reason: RefusedReason| vec![Err(Refusal::from(reason).with(payload.clone()))];
     if payload.len() > MAX_MESSAGE_BYTES {
         let (found, limit) = (payload.len(), MAX_MESSAGE_BYTES);
-        return whole(RefusedReason::TooLarge {
-            what: "the message",
-            found,
-            limit,
-        });
+        return whole(RefusedReason::TooLarge { what: "the message", found, limit });
     }
     let mut one = |range: Range<usize>| {
         judge(&payload[range.clone()]).map_err(|refusal| refusal.with(payload.slice(range)))
@@ -34,9 +27,7 @@ pub(super) fn elements(
             Ok(ranges) => ranges.into_iter().map(one).collect(),
             Err(reason) => whole(reason),
         },
-        Some(_) => whole(RefusedReason::NotEvents {
-            found: "something else",
-        }),
+        Some(_) => whole(RefusedReason::NotEvents { found: "something else" }),
         None => whole(RefusedReason::NotEvents { found: "nothing" }),
     }
 }
@@ -47,12 +38,9 @@ fn is_space(byte: u8) -> bool {
 
 /// Ranges of the elements of the array that begins at `start`. Only strings and brackets are looked at.
 fn array(bytes: &[u8], start: usize) -> Result<Vec<Range<usize>>, RefusedReason> {
-    const UNBALANCED: RefusedReason = RefusedReason::NotEvents {
-        found: "an array whose brackets or quotes do not match",
-    };
-    const FOLLOWED: RefusedReason = RefusedReason::NotEvents {
-        found: "an array and something after it",
-    };
+    const UNBALANCED: RefusedReason =
+        RefusedReason::NotEvents { found: "an array whose brackets or quotes do not match" };
+    const FOLLOWED: RefusedReason = RefusedReason::NotEvents { found: "an array and something after it" };
     let mut ranges = Vec::new();
     let mut open = Vec::new();
     let mut from = start + 1;
@@ -66,10 +54,7 @@ fn array(bytes: &[u8], start: usize) -> Result<Vec<Range<usize>>, RefusedReason>
                 ranges.push(trimmed(bytes, from..at));
                 from = at + 1;
                 if ranges.len() > MAX_EVENTS {
-                    return Err(RefusedReason::TooMany {
-                        what: "events in one message",
-                        limit: MAX_EVENTS,
-                    });
+                    return Err(RefusedReason::TooMany { what: "events in one message", limit: MAX_EVENTS });
                 }
             }
             b'}' | b']' => match open.pop() {
@@ -125,19 +110,14 @@ mod tests {
     fn elements_are_cut_at_commas_of_the_array_only() {
         assert_eq!(cut("[]"), Some(vec![]));
         assert_eq!(cut("[ \n ] "), Some(vec![]));
-        assert_eq!(
-            cut(r#"[{"a":[1,2]}, 3 ,"x,]\"y"]"#),
-            Some(vec![r#"{"a":[1,2]}"#, "3", r#""x,]\"y""#])
-        );
+        assert_eq!(cut(r#"[{"a":[1,2]}, 3 ,"x,]\"y"]"#), Some(vec![r#"{"a":[1,2]}"#, "3", r#""x,]\"y""#]));
         assert_eq!(cut("[1,]"), Some(vec!["1", ""]));
         assert_eq!(cut("[,1]"), Some(vec!["", "1"]));
     }
 
     #[test]
     fn an_array_that_does_not_hold_together_is_not_cut() {
-        for text in [
-            "[", "[1", "[{]}", "[}", r#"["]"#, r#"["\"]"#, "[1] 2", "[1]]", r#"["\"#,
-        ] {
+        for text in ["[", "[1", "[{]}", "[}", r#"["]"#, r#"["\"]"#, "[1] 2", "[1]]", r#"["\"#] {
             assert_eq!(cut(text), None, "{text}");
         }
     }

@@ -9,9 +9,7 @@ use super::MAX_DEPTH;
 /// Checks the text of one JSON value; the error says what is wrong.
 pub(super) fn check(text: &str) -> Result<(), String> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    Strict(MAX_DEPTH)
-        .deserialize(&mut deserializer)
-        .map_err(|error| error.to_string())
+    Strict(MAX_DEPTH).deserialize(&mut deserializer).map_err(|error| error.to_string())
 }
 
 /// Looks at everything and keeps nothing; holds how many levels may still open.
@@ -87,13 +85,7 @@ mod tests {
 
     #[test]
     fn what_readers_can_parse_passes() {
-        for text in [
-            "null",
-            "true",
-            "-1.5e3",
-            r#""a\u00e9""#,
-            r#"{"a":[1,{"b":null}]}"#,
-        ] {
+        for text in ["null", "true", "-1.5e3", r#""a\u00e9""#, r#"{"a":[1,{"b":null}]}"#] {
             check(text).unwrap();
         }
         let deepest = format!("{}{}", "[".repeat(MAX_DEPTH.into()), "]".repeat(MAX_DEPTH.into()));

@@ -49,13 +49,9 @@ impl Table {
     /// # Panics
     /// If the schema is not one of ours; they are compiled in, and a test compiles every one.
     pub(super) fn new(family: Family) -> Self {
-        let compiled = Schema::parse_str(family.avsc())
-            .ok()
-            .and_then(|schema| Self::compile(family, &schema));
-        #[expect(
-            clippy::expect_used,
-            reason = "the schemas are compiled in, and a test compiles every one"
-        )]
+        let compiled =
+            Schema::parse_str(family.avsc()).ok().and_then(|schema| Self::compile(family, &schema));
+        #[expect(clippy::expect_used, reason = "the schemas are compiled in, and a test compiles every one")]
         compiled.expect(
             "a family is a flat record that begins with the envelope and goes on with nullable columns",
         )
@@ -69,10 +65,7 @@ impl Table {
         if !envelope.iter().map(|field| field.name.as_str()).eq(ENVELOPE) {
             return None;
         }
-        let types = columns
-            .iter()
-            .map(|field| Type::of(&field.schema))
-            .collect::<Option<Vec<_>>>()?;
+        let types = columns.iter().map(|field| Type::of(&field.schema)).collect::<Option<Vec<_>>>()?;
         let names = columns.iter().map(|field| field.name.clone()).collect();
         Some(Self { family, names, types })
     }

@@ -32,19 +32,11 @@ impl<'a, 'n, S: AsRef<str>> Fields<'a, 'n, S> {
         text: &'a str,
         names: &'n [S],
     ) -> (Self, Result<(), RefusedReason>) {
-        let mut fields = Self {
-            names,
-            known: vec![None; names.len()],
-            unknown: Vec::new(),
-            last: None,
-            stopped: None,
-        };
+        let mut fields =
+            Self { names, known: vec![None; names.len()], unknown: Vec::new(), last: None, stopped: None };
         let mut deserializer = serde_json::Deserializer::from_str(text);
         let end = deserializer
-            .deserialize_map(Walk {
-                within,
-                fields: &mut fields,
-            })
+            .deserialize_map(Walk { within, fields: &mut fields })
             .and_then(|()| deserializer.end());
         let result = match (fields.stopped.take(), end) {
             (Some(reason), _) => Err(reason),
@@ -62,10 +54,7 @@ impl<'a, 'n, S: AsRef<str>> Fields<'a, 'n, S> {
             }
             Key::Unknown(name) => format!("{within}{name}"),
         });
-        RefusedReason::NotJson {
-            field,
-            detail: error.to_string(),
-        }
+        RefusedReason::NotJson { field, detail: error.to_string() }
     }
 
     /// Text of a known field; `None` if it is missing or null.
@@ -93,10 +82,7 @@ impl<'a, 'n, S: AsRef<str>> Fields<'a, 'n, S> {
         if let Some(name) = hit {
             return Some(Cow::Borrowed(name.as_ref()));
         }
-        let unknown = self
-            .unknown
-            .iter()
-            .find(|(name, raw)| name.contains(wanted) || raw.contains(wanted));
+        let unknown = self.unknown.iter().find(|(name, raw)| name.contains(wanted) || raw.contains(wanted));
         unknown.map(|(name, _)| name.clone())
     }
 }
@@ -115,10 +101,7 @@ impl<'a, S: AsRef<str>> Visitor<'a> for Walk<'_, 'a, '_, S> {
 
     fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
         let mut next = 0;
-        while let Some(key) = map.next_key_seed(KeySeed {
-            names: self.fields.names,
-            next,
-        })? {
+        while let Some(key) = map.next_key_seed(KeySeed { names: self.fields.names, next })? {
             self.fields.last = Some(key.clone());
             let raw = map.next_value::<&'a RawValue>()?.get();
             match key {
@@ -134,10 +117,7 @@ impl<'a, S: AsRef<str>> Visitor<'a> for Walk<'_, 'a, '_, S> {
                 Key::Unknown(name) => {
                     if self.fields.unknown.len() == MAX_UNKNOWN_FIELDS {
                         let limit = MAX_UNKNOWN_FIELDS;
-                        self.fields.stopped = Some(RefusedReason::TooMany {
-                            what: "unknown fields",
-                            limit,
-                        });
+                        self.fields.stopped = Some(RefusedReason::TooMany { what: "unknown fields", limit });
                         return Err(A::Error::custom("too many"));
                     }
                     self.fields.unknown.push((name, raw));
@@ -158,11 +138,7 @@ impl<S: AsRef<str>> KeySeed<'_, S> {
     fn place(&self, name: &str) -> Option<usize> {
         let (before, after) = self.names.split_at(self.next);
         let is_it = |candidate: &S| candidate.as_ref() == name;
-        after
-            .iter()
-            .position(is_it)
-            .map(|place| place + self.next)
-            .or_else(|| before.iter().position(is_it))
+        after.iter().position(is_it).map(|place| place + self.next).or_else(|| before.iter().position(is_it))
     }
 }
 
@@ -182,15 +158,11 @@ impl<'a, S: AsRef<str>> Visitor<'a> for KeySeed<'_, S> {
     }
 
     fn visit_borrowed_str<E: Error>(self, name: &'a str) -> Result<Key<'a>, E> {
-        Ok(self
-            .place(name)
-            .map_or(Key::Unknown(Cow::Borrowed(name)), Key::Known))
+        Ok(self.place(name).map_or(Key::Unknown(Cow::Borrowed(name)), Key::Known))
     }
 
     fn visit_str<E: Error>(self, name: &str) -> Result<Key<'a>, E> {
-        Ok(self
-            .place(name)
-            .map_or_else(|| Key::Unknown(Cow::Owned(name.to_owned())), Key::Known))
+        Ok(self.place(name).map_or_else(|| Key::Unknown(Cow::Owned(name.to_owned())), Key::Known))
     }
 }
 
@@ -228,20 +200,12 @@ mod tests {
     #[test]
     fn a_known_field_twice_is_refused_and_unknown_ones_are_counted() {
         let (fields, result) = Fields::read("payload.", r#"{"a":1,"a":1}"#, &NAMES);
-        assert_eq!(
-            result,
-            Err(RefusedReason::Duplicate {
-                field: "payload.a".into()
-            })
-        );
+        assert_eq!(result, Err(RefusedReason::Duplicate { field: "payload.a".into() }));
         assert_eq!(fields.get(0), None);
 
         let many = |n: usize| format!("{{{}}}", vec![r#""z":1"#; n].join(","));
         assert_eq!(Fields::read("", &many(MAX_UNKNOWN_FIELDS), &NAMES).1, Ok(()));
         let text = many(MAX_UNKNOWN_FIELDS + 1);
-        assert!(matches!(
-            Fields::read("", &text, &NAMES).1,
-            Err(RefusedReason::TooMany { .. })
-        ));
+        assert!(matches!(Fields::read("", &text, &NAMES).1, Err(RefusedReason::TooMany { .. })));
     }
 }

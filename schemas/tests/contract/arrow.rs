@@ -17,13 +17,8 @@ use crate::support::{RECEIVED_AT, one, sound};
 
 fn decode(kind: RecordKind, datum: &[u8]) -> RecordBatch {
     let mut store = SchemaStore::new_with_type(FingerprintAlgorithm::Id);
-    store
-        .set(Fingerprint::Id(7), AvroSchema::new(kind.avsc().to_owned()))
-        .unwrap();
-    let mut decoder = ReaderBuilder::new()
-        .with_writer_schema_store(store)
-        .build_decoder()
-        .unwrap();
+    store.set(Fingerprint::Id(7), AvroSchema::new(kind.avsc().to_owned())).unwrap();
+    let mut decoder = ReaderBuilder::new().with_writer_schema_store(store).build_decoder().unwrap();
     let mut framed = Vec::new();
     wire::frame(7, datum, &mut framed);
     assert_eq!(decoder.decode(&framed).unwrap(), framed.len());
@@ -34,10 +29,7 @@ fn decode(kind: RecordKind, datum: &[u8]) -> RecordBatch {
 fn a_decoded_batch_fits_the_canonical_columns() {
     for family in Family::ALL {
         let mut event = sound();
-        event.insert(
-            "event_type".into(),
-            json!(family.event_types().first().unwrap_or(&"door_opened")),
-        );
+        event.insert("event_type".into(), json!(family.event_types().first().unwrap_or(&"door_opened")));
         event.insert("payload".into(), full_payload(family));
         let row = one(&Value::Object(event).to_string()).unwrap();
         let decoded = decode(family.into(), &row.datum);
@@ -45,12 +37,7 @@ fn a_decoded_batch_fits_the_canonical_columns() {
         for (ours, theirs) in canonical.fields().iter().zip(decoded.schema().fields()) {
             assert_eq!(ours.name(), theirs.name());
             assert_eq!(ours.data_type(), theirs.data_type(), "{family}.{}", ours.name());
-            assert_eq!(
-                ours.is_nullable(),
-                theirs.is_nullable(),
-                "{family}.{}",
-                ours.name()
-            );
+            assert_eq!(ours.is_nullable(), theirs.is_nullable(), "{family}.{}", ours.name());
         }
         let batch = RecordBatch::try_new(canonical, decoded.columns().to_vec()).unwrap();
         let received = batch["received_at"].as_primitive::<TimestampMicrosecondType>();
@@ -87,11 +74,7 @@ fn columns_are_those_of_the_avro_files() {
             };
             let at = format!("{}.{}", kind.name(), column.name());
             assert_eq!(column.name(), field["name"].as_str().unwrap());
-            assert_eq!(
-                (column.data_type(), column.is_nullable()),
-                (&expected, is_nullable),
-                "{at}"
-            );
+            assert_eq!((column.data_type(), column.is_nullable()), (&expected, is_nullable), "{at}");
             assert!(column.metadata().is_empty(), "{at}");
         }
     }

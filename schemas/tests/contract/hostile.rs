@@ -19,12 +19,7 @@ fn reason(payload: &str) -> String {
 }
 
 fn the_identity() -> Identity {
-    Identity {
-        agent_id: "pc001".into(),
-        session: 5,
-        lane: Lane::Normal,
-        seq: 17,
-    }
+    Identity { agent_id: "pc001".into(), session: 5, lane: Lane::Normal, seq: 17 }
 }
 
 #[test]
@@ -56,38 +51,14 @@ fn a_wrong_type_is_named_with_what_was_expected_and_found() {
             json!({ "cpu_count": 2.5 }),
             "payload.cpu_count: expected an integer of 64 bits, found 2.5",
         ),
-        (
-            "payload",
-            json!({ "net_up": 1 }),
-            "payload.net_up: expected true or false, found 1",
-        ),
-        (
-            "payload",
-            json!({ "disk": ["a"] }),
-            "payload.disk: expected a string, found an array",
-        ),
-        (
-            "payload",
-            json!([]),
-            "payload: expected an object, found an array",
-        ),
+        ("payload", json!({ "net_up": 1 }), "payload.net_up: expected true or false, found 1"),
+        ("payload", json!({ "disk": ["a"] }), "payload.disk: expected a string, found an array"),
+        ("payload", json!([]), "payload: expected an object, found an array"),
         ("source", json!(7), "source: expected a string, found 7"),
         ("host", json!({}), "host: expected a string, found an object"),
-        (
-            "replayed",
-            json!("true"),
-            "replayed: expected true or false, found a string",
-        ),
-        (
-            "lane",
-            json!("urgent"),
-            "lane: expected critical, normal, bulk or foreign, found a string",
-        ),
-        (
-            "seq",
-            json!("17"),
-            "seq: expected an integer of 64 bits, found a string",
-        ),
+        ("replayed", json!("true"), "replayed: expected true or false, found a string"),
+        ("lane", json!("urgent"), "lane: expected critical, normal, bulk or foreign, found a string"),
+        ("seq", json!("17"), "seq: expected an integer of 64 bits, found a string"),
     ];
     for (name, value, expected) in cases {
         assert_eq!(reason(&sound_with(name, value)), expected);
@@ -98,11 +69,7 @@ fn a_wrong_type_is_named_with_what_was_expected_and_found() {
 fn a_value_out_of_range_is_named() {
     let cases = [
         ("payload", r#"{"cpu_count":3000000000}"#, "payload.cpu_count"),
-        (
-            "payload",
-            r#"{"mem_used_bytes":9223372036854775808}"#,
-            "payload.mem_used_bytes",
-        ),
+        ("payload", r#"{"mem_used_bytes":9223372036854775808}"#, "payload.mem_used_bytes"),
         ("payload", r#"{"cpu_percent":1e999}"#, "payload.cpu_percent"),
         ("event_time", "0", "event_time"),
         ("event_time", r#""1999-12-31T23:59:59Z""#, "event_time"),
@@ -126,11 +93,7 @@ fn nan_and_other_broken_text_names_the_field_beside_it() {
     let event =
         |payload: &str| sound_without(&["payload"]).replacen('{', &format!(r#"{{"payload":{payload},"#), 1);
     let text = event(r#"{"cpu_percent":NaN}"#);
-    assert!(
-        reason(&text).starts_with("payload: not JSON: expected value"),
-        "{}",
-        reason(&text)
-    );
+    assert!(reason(&text).starts_with("payload: not JSON: expected value"), "{}", reason(&text));
     assert!(reason("{ usage: 37.5 }").starts_with("not JSON"));
     assert!(reason(&format!("{} x", Value::Object(sound()))).contains("trailing characters"));
 }
@@ -139,20 +102,13 @@ fn nan_and_other_broken_text_names_the_field_beside_it() {
 fn a_truncated_event_never_claims_a_sequence_number_that_was_cut() {
     let event = r#"{"agent_id":"pc001","session":5,"lane":"normal","seq":17"#;
     assert_eq!(refused(event).identity, None);
-    assert_eq!(
-        refused(&format!("{event},\"event_time\":1")).identity,
-        Some(the_identity())
-    );
+    assert_eq!(refused(&format!("{event},\"event_time\":1")).identity, Some(the_identity()));
 }
 
 #[test]
 fn bytes_that_are_no_text_are_located_and_the_identity_survives() {
     let sound = Value::Object(sound()).to_string();
-    let cases = [
-        ("system/procfs", "source"),
-        ("\"cpu_percent\"", "payload"),
-        ("cpu_usage", "event_type"),
-    ];
+    let cases = [("system/procfs", "source"), ("\"cpu_percent\"", "payload"), ("cpu_usage", "event_type")];
     for (text, expected) in cases {
         let at = sound.find(text).unwrap() + 3;
         let mut bytes = sound.clone().into_bytes();
@@ -173,17 +129,12 @@ fn an_event_in_the_name_of_another_agent_leaves_no_identity() {
     let refused = refused(&sound_with("agent_id", json!("pc002")));
     assert!(refused.agent_mismatch);
     assert_eq!(refused.identity, None);
-    assert_eq!(
-        refused.reason.to_string(),
-        r#"agent_id: the topic says "pc001", the event says "pc002""#
-    );
+    assert_eq!(refused.reason.to_string(), r#"agent_id: the topic says "pc001", the event says "pc002""#);
 }
 
 #[test]
 fn a_known_field_twice_is_refused() {
-    let event = Value::Object(sound())
-        .to_string()
-        .replacen('{', r#"{"seq":18,"#, 1);
+    let event = Value::Object(sound()).to_string().replacen('{', r#"{"seq":18,"#, 1);
     let refused = refused(&event);
     assert_eq!(refused.reason, RefusedReason::Duplicate { field: "seq".into() });
     assert_eq!(refused.identity, None);
@@ -193,31 +144,13 @@ fn a_known_field_twice_is_refused() {
 fn too_much_is_refused_and_the_identity_is_still_read() {
     let large = sound_with("payload", json!({ "note": "x".repeat(1024 * 1024) }));
     let refused_event = refused(&large);
-    assert!(matches!(
-        refused_event.reason,
-        RefusedReason::TooLarge {
-            limit: MAX_EVENT_BYTES,
-            ..
-        }
-    ));
+    assert!(matches!(refused_event.reason, RefusedReason::TooLarge { limit: MAX_EVENT_BYTES, .. }));
     assert_eq!(refused_event.identity, Some(the_identity()));
 
     let message = format!("[{}]", "1,".repeat(MAX_MESSAGE_BYTES / 2));
-    assert!(matches!(
-        refused(&message).reason,
-        RefusedReason::TooLarge {
-            limit: MAX_MESSAGE_BYTES,
-            ..
-        }
-    ));
+    assert!(matches!(refused(&message).reason, RefusedReason::TooLarge { limit: MAX_MESSAGE_BYTES, .. }));
     let many = format!("[{}1]", "1,".repeat(MAX_EVENTS + 5));
-    assert!(matches!(
-        refused(&many).reason,
-        RefusedReason::TooMany {
-            limit: MAX_EVENTS,
-            ..
-        }
-    ));
+    assert!(matches!(refused(&many).reason, RefusedReason::TooMany { limit: MAX_EVENTS, .. }));
 }
 
 #[test]
@@ -236,9 +169,7 @@ fn deep_nesting_is_refused_without_running_out_of_stack() {
 #[test]
 fn kept_text_can_be_read_by_others_or_is_refused() {
     for value in [r#""\ud800""#, "1e999"] {
-        let event = Value::Object(sound())
-            .to_string()
-            .replacen('{', &format!(r#"{{"odd":{value},"#), 1);
+        let event = Value::Object(sound()).to_string().replacen('{', &format!(r#"{{"odd":{value},"#), 1);
         assert!(reason(&event).starts_with("odd: "), "{value}");
     }
 }
@@ -246,19 +177,8 @@ fn kept_text_can_be_read_by_others_or_is_refused() {
 #[test]
 fn a_bad_element_does_not_take_its_neighbours() {
     let sound = Value::Object(sound()).to_string();
-    let bad = [
-        r#"{"session":}"#,
-        "7",
-        r#"{"seq": 01}"#,
-        r#""text""#,
-        "",
-        "{}",
-        "[]",
-    ];
-    let elements: Vec<String> = bad
-        .iter()
-        .flat_map(|bad| [(*bad).to_owned(), sound.clone()])
-        .collect();
+    let bad = [r#"{"session":}"#, "7", r#"{"seq": 01}"#, r#""text""#, "", "{}", "[]"];
+    let elements: Vec<String> = bad.iter().flat_map(|bad| [(*bad).to_owned(), sound.clone()]).collect();
     let message = format!("[ {} ]", elements.join(" , "));
     let results = translate(message.as_bytes());
     assert_eq!(results.len(), elements.len());

@@ -12,10 +12,7 @@ fn the_published_files_are_up_to_date() {
     let documents = documents();
     for (name, text) in &documents {
         let published = fs::read_to_string(folder.join(name)).unwrap_or_default();
-        assert_eq!(
-            &published, text,
-            "{name} is stale: run the example json_schemas with --write"
-        );
+        assert_eq!(&published, text, "{name} is stale: run the example json_schemas with --write");
     }
     assert_eq!(fs::read_dir(folder).unwrap().count(), documents.len());
 }

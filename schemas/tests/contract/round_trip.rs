@@ -28,10 +28,7 @@ fn text(value: &str) -> Avro {
 
 #[test]
 fn every_field_of_every_family_arrives() {
-    for family in Family::ALL
-        .into_iter()
-        .filter(|family| *family != Family::CustomEvent)
-    {
+    for family in Family::ALL.into_iter().filter(|family| *family != Family::CustomEvent) {
         for event_type in family.event_types() {
             let payload = full_payload(family);
             let mut event = sound();
@@ -42,10 +39,7 @@ fn every_field_of_every_family_arrives() {
             event.insert("event_id".into(), json!("e"));
             event.insert("payload".into(), payload.clone());
             let row = one(&Value::Object(event).to_string()).unwrap();
-            assert_eq!(
-                (row.family, row.session, row.lane, row.seq),
-                (family, 5, Lane::Normal, 17)
-            );
+            assert_eq!((row.family, row.session, row.lane, row.seq), (family, 5, Lane::Normal, 17));
             assert_eq!((&*row.agent_id, row.event_time), ("pc001", 1_732_147_201_000_000));
 
             let fields = decode_row(&row);
@@ -89,15 +83,11 @@ fn missing_and_null_fields_are_null() {
 
 #[test]
 fn what_a_family_does_not_know_is_kept_as_it_was_written() {
-    let event = sound_with(
-        "payload",
-        json!({ "cpu_percent": 1, "gpu": { "load": [1.50, null] }, "a\"b": "é" }),
-    );
+    let event =
+        sound_with("payload", json!({ "cpu_percent": 1, "gpu": { "load": [1.50, null] }, "a\"b": "é" }));
     let event = event.replacen('{', r#"{"tenant":"x","v":2,"#, 1);
     let fields = decode_row(&one(&event).unwrap());
-    let Avro::String(extra) = &fields["extra"] else {
-        panic!("extra")
-    };
+    let Avro::String(extra) = &fields["extra"] else { panic!("extra") };
     let extra: Value = serde_json::from_str(extra).unwrap();
     let expected = json!({
         "gpu": { "load": [1.50, null] }, "a\"b": "é", "_envelope": { "tenant": "x", "v": 2 },
@@ -115,11 +105,8 @@ fn what_a_family_does_not_know_is_kept_as_it_was_written() {
 fn a_custom_event_keeps_its_payload_to_the_letter() {
     for payload in [r#"{"a": 1.10,  "b":[ ]}"#, "null", "17", r#""text""#] {
         let event = sound_without(&["payload", "event_type"]);
-        let event = event.replacen(
-            '{',
-            &format!(r#"{{"event_type":"door_opened","payload": {payload} ,"#),
-            1,
-        );
+        let event =
+            event.replacen('{', &format!(r#"{{"event_type":"door_opened","payload": {payload} ,"#), 1);
         let row = one(&event).unwrap();
         assert_eq!(row.family, Family::CustomEvent);
         assert_eq!(decode_row(&row)["payload"], text(payload));
@@ -130,10 +117,7 @@ fn a_custom_event_keeps_its_payload_to_the_letter() {
 fn a_source_without_sequence_is_foreign() {
     let bare = sound_without(&["agent_id", "session", "lane", "seq"]);
     let row = one(&bare).unwrap();
-    assert_eq!(
-        (&*row.agent_id, row.session, row.lane, row.seq),
-        ("pc001", 0, Lane::Foreign, -1)
-    );
+    assert_eq!((&*row.agent_id, row.session, row.lane, row.seq), ("pc001", 0, Lane::Foreign, -1));
     assert_eq!(decode_row(&row)["event_id"], text("minted-1"));
 
     let named = bare.replacen('{', r#"{"event_id":"mine","lane":"foreign","#, 1);
@@ -157,17 +141,8 @@ fn clock_and_rejected_are_read_by_others() {
     assert_eq!(fields["mqtt_connected"], Avro::Boolean(true));
     assert_eq!(fields["goodbye"], Avro::Boolean(false));
 
-    let identity = Identity {
-        agent_id: "pc001".into(),
-        session: i64::MAX,
-        lane: Lane::Bulk,
-        seq: i64::MIN,
-    };
-    let rejected = Rejected {
-        identity,
-        reason: "payload.pid: missing".into(),
-        received_at: RECEIVED_AT,
-    };
+    let identity = Identity { agent_id: "pc001".into(), session: i64::MAX, lane: Lane::Bulk, seq: i64::MIN };
+    let rejected = Rejected { identity, reason: "payload.pid: missing".into(), received_at: RECEIVED_AT };
     let fields = decode(RecordKind::Rejected, &translator.rejected(&rejected));
     assert_eq!(fields["agent_id"], text("pc001"));
     assert_eq!(fields["session"], Avro::Long(i64::MAX));

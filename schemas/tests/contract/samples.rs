@@ -15,20 +15,14 @@ fn text(value: &str) -> Avro {
 fn cpu_and_memory_become_metrics() {
     let rows = translate_sample(Sample::SysinfoCpu, br#"{ "usage": 37.5 }"#);
     let row = rows[0].as_ref().unwrap();
-    assert_eq!(
-        (row.family, row.lane, row.event_time),
-        (Family::HostMetrics, Lane::Foreign, RECEIVED_AT)
-    );
+    assert_eq!((row.family, row.lane, row.event_time), (Family::HostMetrics, Lane::Foreign, RECEIVED_AT));
     let fields = decode_row(row);
     assert_eq!(fields["event_type"], text("cpu_usage"));
     assert_eq!(fields["cpu_percent"], Avro::Double(37.5));
     assert_eq!(fields["source"], text("sample/sysinfo/cpu"));
     assert_eq!(fields["event_id"], text("minted-1"));
 
-    let rows = translate_sample(
-        Sample::SysinfoMem,
-        br#"{ "used": 4096, "total": 8192.5, "free": 1 }"#,
-    );
+    let rows = translate_sample(Sample::SysinfoMem, br#"{ "used": 4096, "total": 8192.5, "free": 1 }"#);
     let fields = decode_row(rows[0].as_ref().unwrap());
     assert_eq!(fields["event_type"], text("mem_usage"));
     assert_eq!(fields["mem_used_bytes"], Avro::Long(4096 << 20));
@@ -40,10 +34,7 @@ fn cpu_and_memory_become_metrics() {
 fn activity_and_each_process_become_events() {
     let rows = translate_sample(Sample::UserActivity, br#"{ "mouse": true, "keyboard": false }"#);
     let fields = decode_row(rows[0].as_ref().unwrap());
-    assert_eq!(
-        (&fields["mouse"], &fields["keyboard"]),
-        (&Avro::Boolean(true), &Avro::Boolean(false))
-    );
+    assert_eq!((&fields["mouse"], &fields["keyboard"]), (&Avro::Boolean(true), &Avro::Boolean(false)));
 
     let both =
         br#"[{"name": "chrome", "cpu": 10.2}, {"name": "dwm.exe", "cpu": "idle"}, {"name": "x", "cpu": 1}]"#;
@@ -55,15 +46,9 @@ fn activity_and_each_process_become_events() {
     assert_eq!(fields["cpu_percent"], Avro::Double(10.2));
     assert_eq!(fields["snapshot_id"], Avro::Long(RECEIVED_AT));
     let refused = rows[1].as_ref().unwrap_err();
-    assert_eq!(
-        refused.reason.to_string(),
-        "payload.cpu_percent: expected a finite number, found a string"
-    );
+    assert_eq!(refused.reason.to_string(), "payload.cpu_percent: expected a finite number, found a string");
     assert_eq!(&refused.original[..], br#"{"name": "dwm.exe", "cpu": "idle"}"#);
-    assert_eq!(
-        decode_row(rows[2].as_ref().unwrap())["event_id"],
-        text("minted-3")
-    );
+    assert_eq!(decode_row(rows[2].as_ref().unwrap())["event_id"], text("minted-3"));
 }
 
 #[test]

@@ -73,10 +73,7 @@ pub(crate) fn widest(kind: &str) -> Value {
 
 /// A payload with every field of the family.
 pub(crate) fn full_payload(family: Family) -> Value {
-    payload_fields(family)
-        .into_iter()
-        .map(|(name, kind)| (name, widest(&kind)))
-        .collect()
+    payload_fields(family).into_iter().map(|(name, kind)| (name, widest(&kind))).collect()
 }
 
 #[test]
@@ -89,10 +86,7 @@ fn structs_have_the_fields_of_the_schema_in_its_order() {
 
 #[test]
 fn every_field_is_optional_and_as_wide_as_in_the_schema() {
-    for family in Family::ALL
-        .into_iter()
-        .filter(|family| *family != Family::CustomEvent)
-    {
+    for family in Family::ALL.into_iter().filter(|family| *family != Family::CustomEvent) {
         let full = full_payload(family);
         let event = |payload: &Value| {
             json!({

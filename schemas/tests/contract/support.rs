@@ -17,10 +17,7 @@ pub(crate) const RECEIVED_AT: i64 = 1_732_147_202_000_000;
 
 static TRANSLATOR: LazyLock<Translator> = LazyLock::new(Translator::new);
 static SCHEMAS: LazyLock<HashMap<RecordKind, Schema>> = LazyLock::new(|| {
-    RecordKind::ALL
-        .into_iter()
-        .map(|kind| (kind, Schema::parse_str(kind.avsc()).unwrap()))
-        .collect()
+    RecordKind::ALL.into_iter().map(|kind| (kind, Schema::parse_str(kind.avsc()).unwrap())).collect()
 });
 
 pub(crate) fn translate(payload: &[u8]) -> Vec<Result<Row, Refused>> {
@@ -89,14 +86,9 @@ pub(crate) fn sound_without(names: &[&str]) -> String {
 pub(crate) fn decode(kind: RecordKind, datum: &[u8]) -> BTreeMap<String, Avro> {
     let reader = GenericDatumReader::builder(&SCHEMAS[&kind]).build().unwrap();
     let mut rest = datum;
-    let Avro::Record(fields) = reader.read_value(&mut rest).unwrap() else {
-        panic!("a record")
-    };
+    let Avro::Record(fields) = reader.read_value(&mut rest).unwrap() else { panic!("a record") };
     assert!(rest.is_empty(), "{} bytes are left over", rest.len());
-    fields
-        .into_iter()
-        .map(|(name, value)| (name, flat(value)))
-        .collect()
+    fields.into_iter().map(|(name, value)| (name, flat(value))).collect()
 }
 
 pub(crate) fn decode_row(row: &Row) -> BTreeMap<String, Avro> {
@@ -118,9 +110,7 @@ pub(crate) fn payload_fields(family: Family) -> Vec<(String, String)> {
     fields
         .map(|field| {
             let kind = &field["type"][1];
-            let kind = kind
-                .as_str()
-                .unwrap_or_else(|| kind["logicalType"].as_str().unwrap());
+            let kind = kind.as_str().unwrap_or_else(|| kind["logicalType"].as_str().unwrap());
             (field["name"].as_str().unwrap().to_owned(), kind.to_owned())
         })
         .collect()

@@ -9,9 +9,7 @@ use schemas::record::RecordKind;
 use serde_json::Value;
 
 fn folder(kind: RecordKind) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("avro/versions")
-        .join(kind.name())
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("avro/versions").join(kind.name())
 }
 
 /// Texts of all published versions, oldest first.
@@ -64,11 +62,7 @@ fn a_changed_schema_is_published_as_a_new_version() {
     for kind in RecordKind::ALL {
         let versions = published(kind);
         let last = versions.last().expect("at least one version");
-        let hint = format!(
-            "{}: add the schema as versions/{0}/{}.avsc",
-            kind.name(),
-            versions.len() + 1
-        );
+        let hint = format!("{}: add the schema as versions/{0}/{}.avsc", kind.name(), versions.len() + 1);
         assert_eq!(meaning(kind.avsc()), meaning(last), "{hint}");
     }
 }
@@ -88,10 +82,7 @@ fn the_checks_notice_what_they_are_for() {
     assert_ne!(meaning(&mandatory), meaning(&old));
     reads_all(&mandatory, std::slice::from_ref(&old)).unwrap_err();
 
-    let optional = mandatory.replace(
-        r#""string", "doc": "New.""#,
-        r#"["null", "string"], "default": null"#,
-    );
+    let optional = mandatory.replace(r#""string", "doc": "New.""#, r#"["null", "string"], "default": null"#);
     reads_all(&optional, std::slice::from_ref(&old)).unwrap();
 
     let retyped = old.replace(r#""sequence", "type": "long""#, r#""sequence", "type": "string""#);

@@ -47,14 +47,10 @@ impl SchemaCache {
             self.known.insert(id, Schema::parse_str(&answer.schema)?);
         }
         let schema = self.known.get(&id).context("fetched just now")?;
-        let Schema::Record(record) = schema else {
-            bail!("schema {id} is not a record")
-        };
+        let Schema::Record(record) = schema else { bail!("schema {id} is not a record") };
         let name = record.name.to_string();
         let mut bytes = datum;
-        let value = GenericDatumReader::builder(schema)
-            .build()?
-            .read_value(&mut bytes)?;
+        let value = GenericDatumReader::builder(schema).build()?.read_value(&mut bytes)?;
         if !bytes.is_empty() {
             bail!("{} bytes after a {name}", bytes.len());
         }
@@ -67,26 +63,13 @@ impl SchemaCache {
 
 /// The identity in an event's fields; `None` for records that are no events.
 pub(super) fn identity(fields: &[(String, Value)]) -> Option<Id> {
-    let field = |name: &str| {
-        fields
-            .iter()
-            .find(|(field, _)| field == name)
-            .map(|(_, value)| value)
-    };
+    let field = |name: &str| fields.iter().find(|(field, _)| field == name).map(|(_, value)| value);
     let agent_id = text(field("agent_id")?)?;
     let seq = long(field("seq")?)?;
     if seq < 0 {
-        return Some(Id::Foreign {
-            agent_id,
-            event_id: text(field("event_id")?)?,
-        });
+        return Some(Id::Foreign { agent_id, event_id: text(field("event_id")?)? });
     }
-    Some(Id::Own {
-        agent_id,
-        session: long(field("session")?)?,
-        lane: text(field("lane")?)?,
-        seq,
-    })
+    Some(Id::Own { agent_id, session: long(field("session")?)?, lane: text(field("lane")?)?, seq })
 }
 
 fn text(value: &Value) -> Option<String> {

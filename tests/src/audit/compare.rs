@@ -31,11 +31,7 @@ pub async fn compare(
     let raw = counts_of(servers, &topics.raw(), &mut schemas).await?;
     let mut findings = Vec::new();
     let mut find = |what: String, second: &Counts, difference| {
-        findings.push(Finding {
-            what,
-            identities: second.len(),
-            difference,
-        });
+        findings.push(Finding { what, identities: second.len(), difference });
     };
     if let Some(made) = made {
         let arrived = of_known_sessions(&raw, made);
@@ -50,18 +46,10 @@ pub async fn compare(
         }
         by_family.push((family, counts));
     }
-    find(
-        "varta.raw = union of varta.events.*".into(),
-        &events,
-        Difference::between(&raw, &events, true),
-    );
+    find("varta.raw = union of varta.events.*".into(), &events, Difference::between(&raw, &events, true));
     if let Some(lake) = lake {
         let stored = table(lake, "raw").await?;
-        find(
-            "varta.raw = lake table raw".into(),
-            &stored,
-            Difference::between(&raw, &stored, false),
-        );
+        find("varta.raw = lake table raw".into(), &stored, Difference::between(&raw, &stored, false));
         for (family, counts) in &by_family {
             let stored = table(lake, family.name()).await?;
             find(

@@ -44,9 +44,8 @@ pub async fn count_lake(table: &Path) -> anyhow::Result<usize> {
 async fn live_files(table: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let folder = fs_err::canonicalize(table)?;
     let url = deltalake_core::ensure_table_uri(folder.to_string_lossy())?;
-    let opened = deltalake_core::open_table(url)
-        .await
-        .with_context(|| format!("opening {}", table.display()))?;
+    let opened =
+        deltalake_core::open_table(url).await.with_context(|| format!("opening {}", table.display()))?;
     let path = |uri: String| folder.join(uri.strip_prefix("file://").unwrap_or(&uri)); // an absolute one stays
     Ok(opened.get_file_uris()?.map(path).collect())
 }
@@ -61,28 +60,18 @@ impl LakeRows {
     pub fn counts(&self) -> anyhow::Result<Counts> {
         let mut counts = Counts::new();
         for batch in &self.batches {
-            let column = |name: &str| {
-                batch
-                    .column_by_name(name)
-                    .with_context(|| format!("no column {name}"))
-            };
+            let column = |name: &str| batch.column_by_name(name).with_context(|| format!("no column {name}"));
             let agent = arrow::compute::cast(column("agent_id")?, &arrow::datatypes::DataType::Utf8)?;
             let lane = arrow::compute::cast(column("lane")?, &arrow::datatypes::DataType::Utf8)?;
             let event = arrow::compute::cast(column("event_id")?, &arrow::datatypes::DataType::Utf8)?;
-            let (agent, lane, event) = (
-                agent.as_string::<i32>(),
-                lane.as_string::<i32>(),
-                event.as_string::<i32>(),
-            );
+            let (agent, lane, event) =
+                (agent.as_string::<i32>(), lane.as_string::<i32>(), event.as_string::<i32>());
             let session = column("session")?.as_primitive::<Int64Type>();
             let seq = column("seq")?.as_primitive::<Int64Type>();
             for row in 0..batch.num_rows() {
                 let agent_id = agent.value(row).to_owned();
                 let id = if seq.value(row) < 0 && event.is_valid(row) {
-                    Id::Foreign {
-                        agent_id,
-                        event_id: event.value(row).to_owned(),
-                    }
+                    Id::Foreign { agent_id, event_id: event.value(row).to_owned() }
                 } else {
                     Id::Own {
                         agent_id,

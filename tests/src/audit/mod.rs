@@ -43,12 +43,7 @@ pub enum Id {
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Own {
-                agent_id,
-                session,
-                lane,
-                seq,
-            } => write!(f, "{agent_id}/{session}/{lane}/{seq}"),
+            Self::Own { agent_id, session, lane, seq } => write!(f, "{agent_id}/{session}/{lane}/{seq}"),
             Self::Foreign { agent_id, event_id } => write!(f, "{agent_id}/foreign/{event_id}"),
         }
     }
@@ -72,21 +67,9 @@ impl Difference {
     /// Compares a place with the one it must equal. `once`: the second must hold each identity once only.
     pub fn between(first: &Counts, second: &Counts, once: bool) -> Self {
         Self {
-            missing: first
-                .keys()
-                .filter(|id| !second.contains_key(*id))
-                .cloned()
-                .collect(),
-            surplus: second
-                .keys()
-                .filter(|id| !first.contains_key(*id))
-                .cloned()
-                .collect(),
-            twice: second
-                .iter()
-                .filter(|(_, count)| once && **count > 1)
-                .map(|(id, _)| id.clone())
-                .collect(),
+            missing: first.keys().filter(|id| !second.contains_key(*id)).cloned().collect(),
+            surplus: second.keys().filter(|id| !first.contains_key(*id)).cloned().collect(),
+            twice: second.iter().filter(|(_, count)| once && **count > 1).map(|(id, _)| id.clone()).collect(),
         }
     }
 
@@ -101,11 +84,9 @@ impl fmt::Display for Difference {
         if self.is_none() {
             return write!(f, "equal");
         }
-        for (what, ids) in [
-            ("missing", &self.missing),
-            ("surplus", &self.surplus),
-            ("more than once", &self.twice),
-        ] {
+        for (what, ids) in
+            [("missing", &self.missing), ("surplus", &self.surplus), ("more than once", &self.twice)]
+        {
             if !ids.is_empty() {
                 let sample: Vec<String> = ids.iter().take(3).map(ToString::to_string).collect();
                 write!(f, "{} {what} ({} …) ", ids.len(), sample.join(", "))?;
@@ -120,12 +101,7 @@ mod tests {
     use super::*;
 
     fn id(seq: i64) -> Id {
-        Id::Own {
-            agent_id: "a".into(),
-            session: 1,
-            lane: "normal".into(),
-            seq,
-        }
+        Id::Own { agent_id: "a".into(), session: 1, lane: "normal".into(), seq }
     }
 
     #[test]

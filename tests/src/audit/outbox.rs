@@ -28,18 +28,12 @@ pub fn read_outbox(path: &Path) -> anyhow::Result<Made> {
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
         .with_context(|| format!("opening {}", path.display()))?;
     let agent_id: String =
-        connection.query_row("SELECT value FROM fact WHERE name = 'agent_id'", [], |row| {
-            row.get(0)
-        })?;
+        connection.query_row("SELECT value FROM fact WHERE name = 'agent_id'", [], |row| row.get(0))?;
     let unsent: i64 = connection.query_row("SELECT count(*) FROM event", [], |row| row.get(0))?;
     let data: i64 =
         connection.query_row("SELECT count(*) FROM event WHERE lane > 0", [], |row| row.get(0))?;
     let cursor: Option<i64> = connection
-        .query_row(
-            "SELECT value FROM cursor WHERE monitor = 'synthetic'",
-            [],
-            |row| row.get(0),
-        )
+        .query_row("SELECT value FROM cursor WHERE monitor = 'synthetic'", [], |row| row.get(0))
         .optional()?;
     let mut made = Made {
         unsent: usize::try_from(unsent)?,
@@ -48,13 +42,8 @@ pub fn read_outbox(path: &Path) -> anyhow::Result<Made> {
         ..Made::default()
     };
     let mut tails = connection.prepare("SELECT session, lane, seq FROM tail")?;
-    let rows = tails.query_map([], |row| {
-        Ok((
-            row.get::<_, i64>(0)?,
-            row.get::<_, i64>(1)?,
-            row.get::<_, i64>(2)?,
-        ))
-    })?;
+    let rows = tails
+        .query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)))?;
     for row in rows {
         let (session, lane, last) = row?;
         let lane = *usize::try_from(lane)
@@ -62,12 +51,7 @@ pub fn read_outbox(path: &Path) -> anyhow::Result<Made> {
             .and_then(|lane| LANES.get(lane))
             .with_context(|| format!("lane {lane} in {}", path.display()))?;
         for seq in 0..=last {
-            let id = Id::Own {
-                agent_id: agent_id.clone(),
-                session,
-                lane: lane.to_owned(),
-                seq,
-            };
+            let id = Id::Own { agent_id: agent_id.clone(), session, lane: lane.to_owned(), seq };
             made.identities.insert(id, 1);
         }
     }

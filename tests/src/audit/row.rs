@@ -55,27 +55,15 @@ impl Row {
     pub fn id(&self) -> Option<Id> {
         let (agent_id, seq) = (self.text("agent_id")?.to_owned(), self.long("seq")?);
         if seq < 0 {
-            return Some(Id::Foreign {
-                agent_id,
-                event_id: self.text("event_id")?.to_owned(),
-            });
+            return Some(Id::Foreign { agent_id, event_id: self.text("event_id")?.to_owned() });
         }
-        Some(Id::Own {
-            agent_id,
-            session: self.long("session")?,
-            lane: self.text("lane")?.to_owned(),
-            seq,
-        })
+        Some(Id::Own { agent_id, session: self.long("session")?, lane: self.text("lane")?.to_owned(), seq })
     }
 
     /// All columns but these, in one line: equal rows give equal lines.
     pub fn line_without(&self, left_out: &[&str]) -> String {
         let mut line = String::new();
-        for (name, cell) in self
-            .cells
-            .iter()
-            .filter(|(name, _)| !left_out.contains(&name.as_str()))
-        {
+        for (name, cell) in self.cells.iter().filter(|(name, _)| !left_out.contains(&name.as_str())) {
             let _ = match cell {
                 Cell::Text(text) => write!(line, "{name}={text:?} "),
                 Cell::Long(number) => write!(line, "{name}={number} "),
@@ -101,13 +89,8 @@ pub async fn visit_topic(
             .decode(&record.value)
             .await
             .with_context(|| format!("{topic}-{}-{}", record.partition, record.offset))?;
-        let cells = fields
-            .into_iter()
-            .filter_map(|(name, value)| Some((name, cell(value)?)));
-        visit(Row {
-            record: name,
-            cells: cells.collect(),
-        });
+        let cells = fields.into_iter().filter_map(|(name, value)| Some((name, cell(value)?)));
+        visit(Row { record: name, cells: cells.collect() });
     }
     Ok(records.len())
 }
@@ -131,13 +114,7 @@ pub async fn visit_lake(table: &Path, mut visit: impl FnMut(Row)) -> anyhow::Res
     }
     let stored = read_lake(table).await?;
     for batch in &stored.batches {
-        let mut rows = vec![
-            Row {
-                record: String::new(),
-                cells: BTreeMap::new()
-            };
-            batch.num_rows()
-        ];
+        let mut rows = vec![Row { record: String::new(), cells: BTreeMap::new() }; batch.num_rows()];
         for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
             let read = reader(column.as_ref()).with_context(|| format!("column {}", field.name()))?;
             for (at, row) in rows.iter_mut().enumerate().filter(|(at, _)| column.is_valid(*at)) {

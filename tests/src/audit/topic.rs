@@ -36,12 +36,7 @@ pub fn read_topic(kafka: &str, topic: &str) -> anyhow::Result<Vec<TopicRecord>> 
         .set("auto.offset.reset", "earliest")
         .create()?;
     let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(15))?;
-    let partitions = metadata
-        .topics()
-        .first()
-        .context("no such topic")?
-        .partitions()
-        .len();
+    let partitions = metadata.topics().first().context("no such topic")?.partitions().len();
     if partitions == 0 {
         bail!("topic {topic} does not exist");
     }
@@ -72,7 +67,7 @@ pub fn read_topic(kafka: &str, topic: &str) -> anyhow::Result<Vec<TopicRecord>> 
             | None => {}
             Some(Err(error)) => return Err(error).with_context(|| format!("reading {topic}")),
         }
-        if progress.elapsed() > Duration::from_secs(60) {
+        if progress.elapsed() > Duration::from_mins(1) {
             bail!(
                 "{topic}: the end was not reached within 60 s of the last record; is a transaction left open?"
             );
@@ -82,10 +77,7 @@ pub fn read_topic(kafka: &str, topic: &str) -> anyhow::Result<Vec<TopicRecord>> 
 }
 
 fn texts(headers: &BorrowedHeaders) -> BTreeMap<String, String> {
-    headers
-        .iter()
-        .map(|header| (header.key.to_owned(), lossy(header.value.unwrap_or_default())))
-        .collect()
+    headers.iter().map(|header| (header.key.to_owned(), lossy(header.value.unwrap_or_default()))).collect()
 }
 
 fn lossy(bytes: &[u8]) -> String {

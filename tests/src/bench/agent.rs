@@ -25,10 +25,5 @@ pub fn measure(agent: &mut Part, time: Duration) -> anyhow::Result<Footprint> {
         std::thread::sleep(Duration::from_millis(200));
     }
     let (rss, peak_rss) = agent.rss()?;
-    Ok(Footprint {
-        time: started.elapsed(),
-        cpu: agent.cpu()?.saturating_sub(before),
-        rss,
-        peak_rss,
-    })
+    Ok(Footprint { time: started.elapsed(), cpu: agent.cpu()?.saturating_sub(before), rss, peak_rss })
 }

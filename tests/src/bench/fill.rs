@@ -95,15 +95,11 @@ impl Fill {
             for row in translator.message(&json, context) {
                 let row = row.map_err(|refused| anyhow::anyhow!("{}", refused.reason))?;
                 framed.clear();
-                wire::frame(
-                    *schema_ids.get(&row.family).context("registered")?,
-                    &row.datum,
-                    &mut framed,
-                );
+                wire::frame(*schema_ids.get(&row.family).context("registered")?, &row.datum, &mut framed);
                 send(&producer, topic, &row.agent_id, &framed)?;
             }
         }
-        producer.flush(Duration::from_secs(60))?;
+        producer.flush(Duration::from_mins(1))?;
         Ok(started.elapsed())
     }
 }

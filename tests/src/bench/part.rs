@@ -28,11 +28,7 @@ impl Part {
         folder: &Path,
     ) -> anyhow::Result<Self> {
         let log = folder.join(format!("{name}.log"));
-        let output = fs_err::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&log)?
-            .into_file();
+        let output = fs_err::OpenOptions::new().create(true).append(true).open(&log)?.into_file();
         let child = Command::new(program)
             .args(arguments)
             .envs(environment.iter().map(|(name, value)| (name, value)))
@@ -41,11 +37,7 @@ impl Part {
             .stderr(output)
             .spawn()
             .with_context(|| format!("starting {}", program.display()))?;
-        Ok(Self {
-            name: name.to_owned(),
-            child,
-            log,
-        })
+        Ok(Self { name: name.to_owned(), child, log })
     }
 
     /// Its name, as in its log's.
@@ -70,12 +62,8 @@ impl Part {
     pub fn cpu(&self) -> anyhow::Result<Duration> {
         let stat = fs_err::read_to_string(format!("/proc/{}/stat", self.pid()))?;
         // the command's name is in brackets and may hold spaces
-        let fields: Vec<&str> = stat
-            .rsplit_once(')')
-            .context("stat without name")?
-            .1
-            .split_whitespace()
-            .collect();
+        let fields: Vec<&str> =
+            stat.rsplit_once(')').context("stat without name")?.1.split_whitespace().collect();
         let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
         Ok(Duration::from_millis(ticks * 1000 / TICKS))
     }
@@ -103,11 +91,7 @@ impl Part {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        bail!(
-            "{} did not end within {within:?}; see {}",
-            self.name,
-            self.log.display()
-        );
+        bail!("{} did not end within {within:?}; see {}", self.name, self.log.display());
     }
 
     /// Kills it as a power cut would.

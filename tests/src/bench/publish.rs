@@ -53,37 +53,25 @@ fn array(events: &mut Vec<Vec<u8>>) -> Bytes {
 async fn connection(agent: String, messages: Vec<(String, Bytes)>) -> anyhow::Result<()> {
     let mut options = MqttOptions::new(
         &agent,
-        (
-            variable("VARTA_MQTT_HOST")?,
-            variable("VARTA_MQTT_PORT")?.parse::<u16>()?,
-        ),
+        (variable("VARTA_MQTT_HOST")?, variable("VARTA_MQTT_PORT")?.parse::<u16>()?),
     );
-    options.set_credentials(
-        variable("VARTA_MQTT_USER_AGENT")?,
-        variable("VARTA_MQTT_PASSWORD_AGENT")?,
-    );
-    options
-        .set_keep_alive(30)
-        .set_clean_start(true)
-        .set_outgoing_inflight_upper_limit(500);
+    options.set_credentials(variable("VARTA_MQTT_USER_AGENT")?, variable("VARTA_MQTT_PASSWORD_AGENT")?);
+    options.set_keep_alive(30).set_clean_start(true).set_outgoing_inflight_upper_limit(500);
     let (client, mut events) = AsyncClient::builder(options).capacity(1000).build();
     let expected = messages.len();
     let feeder = {
         let client = client.clone();
         tokio::spawn(async move {
             for (topic, payload) in messages {
-                client
-                    .publish(topic, payload, PublishOptions::at_least_once())
-                    .await?;
+                client.publish(topic, payload, PublishOptions::at_least_once()).await?;
             }
             anyhow::Ok(())
         })
     };
     let mut acknowledged = 0;
     while acknowledged < expected {
-        let event = tokio::time::timeout(Duration::from_secs(60), events.poll())
-            .await
-            .with_context(|| {
+        let event =
+            tokio::time::timeout(Duration::from_mins(1), events.poll()).await.with_context(|| {
                 format!("{acknowledged} of {expected} messages acknowledged, then nothing for 60 s")
             })??;
         if matches!(event, MqttEvent::Incoming(Packet::PubAck(_))) {

@@ -29,12 +29,7 @@ impl Watermarks {
 
     fn partitions(&self, topic: &str) -> anyhow::Result<i32> {
         let metadata = self.consumer.fetch_metadata(Some(topic), PATIENCE)?;
-        let partitions = metadata
-            .topics()
-            .first()
-            .context("no such topic")?
-            .partitions()
-            .len();
+        let partitions = metadata.topics().first().context("no such topic")?.partitions().len();
         Ok(i32::try_from(partitions)?)
     }
 

@@ -33,10 +33,7 @@ pub struct Made {
 }
 
 const PROGRAMS: [(&str, &str); 8] = [
-    (
-        "chrome.exe",
-        r"C:\Program Files\Google\Chrome\Application\chrome.exe",
-    ),
+    ("chrome.exe", r"C:\Program Files\Google\Chrome\Application\chrome.exe"),
     ("explorer.exe", r"C:\Windows\explorer.exe"),
     ("svchost.exe", r"C:\Windows\System32\svchost.exe"),
     ("teams.exe", r"C:\Program Files\Teams\teams.exe"),
@@ -59,35 +56,14 @@ impl Mix {
         let (lane, event_type, user, payload) = match slot {
             0..60 => {
                 let busy = event_time.div_euclid(MINUTE).rem_euclid(8) < 4;
-                (
-                    Lane::Bulk,
-                    kind_of_metric(slot),
-                    None,
-                    host_metrics(n, slot, noise, busy),
-                )
+                (Lane::Bulk, kind_of_metric(slot), None, host_metrics(n, slot, noise, busy))
             }
-            60..80 => (
-                Lane::Bulk,
-                event_type::PROCESS_SAMPLE,
-                None,
-                process_sample(n, noise),
-            ),
+            60..80 => (Lane::Bulk, event_type::PROCESS_SAMPLE, None, process_sample(n, noise)),
             80..95 => self.process_event(n, noise, user),
-            95..98 => (
-                Lane::Normal,
-                event_type::USER_ACTIVITY,
-                user,
-                user_activity(n, noise),
-            ),
+            95..98 => (Lane::Normal, event_type::USER_ACTIVITY, user, user_activity(n, noise)),
             _ => (Lane::Normal, event_type::FILE_CREATED, user, file_event(n, noise)),
         };
-        Made {
-            event_time,
-            lane,
-            event_type,
-            user,
-            payload,
-        }
+        Made { event_time, lane, event_type, user, payload }
     }
 
     /// The number that a payload carries, if it is one of ours.
@@ -114,11 +90,7 @@ impl Mix {
         let suspicious = self.suspicious_every > 0 && (n * 15 / 100).is_multiple_of(self.suspicious_every);
         // each from a folder of its own: rules keep quiet about what starts from the same path again and again
         let unpacked = format!(r"C:\Users\alice\AppData\Local\Temp\{n}\viewer.exe");
-        let (name, path) = if suspicious {
-            ("viewer.exe", unpacked.as_str())
-        } else {
-            (name, path)
-        };
+        let (name, path) = if suspicious { ("viewer.exe", unpacked.as_str()) } else { (name, path) };
         let started = suspicious || !noise.is_multiple_of(3);
         let payload = Payload::ProcessEvent(ProcessEvent {
             pid: Some(n as i64),
@@ -130,11 +102,7 @@ impl Mix {
             exit_code: (!started).then_some(0),
             ..ProcessEvent::default()
         });
-        let kind = if started {
-            event_type::PROCESS_STARTED
-        } else {
-            event_type::PROCESS_STOPPED
-        };
+        let kind = if started { event_type::PROCESS_STARTED } else { event_type::PROCESS_STOPPED };
         (Lane::Normal, kind, user, payload)
     }
 }
@@ -229,19 +197,13 @@ mod tests {
 
     use super::*;
 
-    const MIX: Mix = Mix {
-        base: 1_700_000_000_000_000,
-        step: 200,
-        suspicious_every: 100,
-    };
+    const MIX: Mix = Mix { base: 1_700_000_000_000_000, step: 200, suspicious_every: 100 };
 
     #[test]
     fn the_shares_are_those_named() {
         let mut counts = std::collections::BTreeMap::new();
         for n in 0..10_000 {
-            *counts
-                .entry(Family::of_event_type(MIX.event(n).event_type))
-                .or_insert(0) += 1;
+            *counts.entry(Family::of_event_type(MIX.event(n).event_type)).or_insert(0) += 1;
         }
         assert_eq!(counts[&Family::HostMetrics], 6000);
         assert_eq!(counts[&Family::ProcessSample], 2000);

@@ -25,13 +25,7 @@ pub struct Synthetic {
 impl Synthetic {
     /// A source of `total` events at `per_second`.
     pub fn new(mix: Mix, total: u64, per_second: u64, live: bool) -> Self {
-        Self {
-            mix,
-            total,
-            per_second,
-            live,
-            next: 0,
-            started: None, progress: Arc::default() }
+        Self { mix, total, per_second, live, next: 0, started: None, progress: Arc::default() }
     }
 }
 
@@ -68,14 +62,8 @@ impl Monitor for Synthetic {
             .map(|n| {
                 let made = self.mix.event(n);
                 let event_time = if self.live { now } else { made.event_time };
-                Observation::new(
-                    event_time,
-                    made.lane,
-                    made.event_type,
-                    self.source(),
-                    made.payload,
-                )
-                .with_user(made.user.map(Into::into))
+                Observation::new(event_time, made.lane, made.event_type, self.source(), made.payload)
+                    .with_user(made.user.map(Into::into))
             })
             .collect();
         self.next = until;
@@ -84,11 +72,7 @@ impl Monitor for Synthetic {
     }
 
     fn low_water(&self, now: i64) -> i64 {
-        if self.live {
-            now
-        } else {
-            self.mix.event(self.next).event_time - 1
-        }
+        if self.live { now } else { self.mix.event(self.next).event_time - 1 }
     }
 
     fn cursor(&self) -> Option<i64> {

@@ -43,22 +43,13 @@ struct Bad {
 
 fn bad_messages(agent: &str) -> Vec<Bad> {
     let topic = mqtt::event_topic(agent, event_type::CPU_USAGE);
-    let bad = |what, bytes: Vec<u8>, reason, seq| Bad {
-        what,
-        topic: topic.clone(),
-        bytes,
-        reason,
-        seq,
-    };
+    let bad = |what, bytes: Vec<u8>, reason, seq| Bad { what, topic: topic.clone(), bytes, reason, seq };
     let changed = |seq, change: &dyn Fn(&mut Value)| {
         let mut event = cpu(agent, seq);
         change(&mut event);
         event.to_string().into_bytes()
     };
-    let mut invalid_text = cpu(agent, 25)
-        .to_string()
-        .replace("hand-made", "hand-ma?de")
-        .into_bytes();
+    let mut invalid_text = cpu(agent, 25).to_string().replace("hand-made", "hand-ma?de").into_bytes();
     if let Some(byte) = invalid_text.iter_mut().find(|byte| **byte == b'?') {
         *byte = 0xff;
     }
@@ -78,18 +69,11 @@ fn bad_messages(agent: &str) -> Vec<Bad> {
         ),
         bad(
             "a missing time",
-            changed(22, &|event| {
-                drop(event.as_object_mut().and_then(|e| e.remove("event_time")))
-            }),
+            changed(22, &|event| drop(event.as_object_mut().and_then(|e| e.remove("event_time")))),
             "event_time",
             Some(22),
         ),
-        bad(
-            "a missing source",
-            changed(23, &|event| event["source"] = Value::Null),
-            "source",
-            Some(23),
-        ),
+        bad("a missing source", changed(23, &|event| event["source"] = Value::Null), "source", Some(23)),
         bad(
             "an event of 1 MB",
             changed(24, &|event| event["payload"]["note"] = json!("x".repeat(1 << 20))),
@@ -99,9 +83,7 @@ fn bad_messages(agent: &str) -> Vec<Bad> {
         bad("invalid UTF-8", invalid_text, "UTF-8", None),
         bad(
             "another agent's id",
-            changed(26, &|event| {
-                event["agent_id"] = json!("00000000-0000-4000-8000-00000000beef")
-            }),
+            changed(26, &|event| event["agent_id"] = json!("00000000-0000-4000-8000-00000000beef")),
             "agent",
             None,
         ),
@@ -114,20 +96,14 @@ async fn bad_messages_become_dead_letters_and_the_rest_is_delivered() -> anyhow:
     stage.start_server(&Options::default())?;
     let agent = uuid::Uuid::new_v4().to_string();
     let mut sender = Sender::connect(&stage, &agent)?;
-    stage.until("the server has created the topics", PATIENCE, async || {
-        Ok(stage
-            .records(&stage.topics().raw())
-            .is_ok_and(|clocks| !clocks.is_empty()))
-    })
-    .await?;
+    stage
+        .until("the server has created the topics", PATIENCE, async || {
+            Ok(stage.records(&stage.topics().raw()).is_ok_and(|clocks| !clocks.is_empty()))
+        })
+        .await?;
 
     let bad = bad_messages(&agent);
-    sender
-        .publish(
-            &mqtt::event_topic(&agent, event_type::CPU_USAGE),
-            cpu(&agent, 1).to_string(),
-        )
-        .await?;
+    sender.publish(&mqtt::event_topic(&agent, event_type::CPU_USAGE), cpu(&agent, 1).to_string()).await?;
     for message in &bad {
         sender.publish(&message.topic, message.bytes.clone()).await?;
     }
@@ -137,56 +113,37 @@ async fn bad_messages_become_dead_letters_and_the_rest_is_delivered() -> anyhow:
         event(&agent, 27, event_type::CPU_USAGE, &json!({ "cpu_percent": [] })),
         cpu(&agent, 3)
     ]);
-    sender
-        .publish(&mqtt::batch_topic(&agent), mixed.to_string())
-        .await?;
+    sender.publish(&mqtt::batch_topic(&agent), mixed.to_string()).await?;
     // nobody has defined this type
-    let unknown = event(
-        &agent,
-        4,
-        "coffee_made",
-        &json!({ "cups": 2, "by": { "name": "ann" } }),
-    );
-    sender
-        .publish(&mqtt::event_topic(&agent, "coffee_made"), unknown.to_string())
-        .await?;
+    let unknown = event(&agent, 4, "coffee_made", &json!({ "cups": 2, "by": { "name": "ann" } }));
+    sender.publish(&mqtt::event_topic(&agent, "coffee_made"), unknown.to_string()).await?;
     // an outsider without session and number
     let foreign = json!({ "event_time": "2026-01-02T03:04:05Z", "source": "outsider", "payload": { "cpu_percent": 1 } });
-    sender
-        .publish(
-            &mqtt::event_topic(&agent, event_type::CPU_USAGE),
-            foreign.to_string(),
-        )
-        .await?;
+    sender.publish(&mqtt::event_topic(&agent, event_type::CPU_USAGE), foreign.to_string()).await?;
 
-    stage.until("each bad message is a dead letter", PATIENCE, async || {
-        let letters = stage.records(&stage.topics().dlq())?;
-        ensure!(
-            letters.len() == bad.len() + 1,
-            "{} letters of {}: {}",
-            letters.len(),
-            bad.len() + 1,
-            describe(&letters)
-        );
-        Ok(true)
-    })
-    .await?;
+    stage
+        .until("each bad message is a dead letter", PATIENCE, async || {
+            let letters = stage.records(&stage.topics().dlq())?;
+            ensure!(
+                letters.len() == bad.len() + 1,
+                "{} letters of {}: {}",
+                letters.len(),
+                bad.len() + 1,
+                describe(&letters)
+            );
+            Ok(true)
+        })
+        .await?;
     let letters = stage.records(&stage.topics().dlq())?;
     for message in &bad {
         let letter = letters.iter().find(|letter| letter.value == message.bytes);
         let letter = letter.with_context(|| format!("{}: no letter holds its bytes", message.what))?;
         explained(letter, "bridge", &message.topic, message.reason).context(message.what)?;
     }
-    let in_batch = letters
-        .iter()
-        .find(|letter| letter.headers.get(ORIGIN) == Some(&mqtt::batch_topic(&agent)));
+    let in_batch =
+        letters.iter().find(|letter| letter.headers.get(ORIGIN) == Some(&mqtt::batch_topic(&agent)));
     let in_batch = in_batch.context("no letter from the array")?;
-    explained(
-        in_batch,
-        "bridge",
-        &mqtt::batch_topic(&agent),
-        "payload.cpu_percent",
-    )?;
+    explained(in_batch, "bridge", &mqtt::batch_topic(&agent), "payload.cpu_percent")?;
     let alone: Value =
         serde_json::from_slice(&in_batch.value).context("the letter holds the one bad event")?;
     ensure!(alone["seq"] == 27, "the letter from the array holds {alone}");
@@ -198,42 +155,32 @@ async fn bad_messages_become_dead_letters_and_the_rest_is_delivered() -> anyhow:
 }
 
 async fn the_good_ones_are_delivered(stage: &Stage, agent: &str) -> anyhow::Result<()> {
-    stage.until("the good events are delivered", PATIENCE, async || {
-        let rows = stage.events(Family::HostMetrics).await?;
-        let own: Vec<i64> = rows
-            .iter()
-            .filter_map(|row| row.long("seq"))
-            .filter(|seq| *seq > 0)
-            .collect();
-        ensure!(own == [1, 2, 3], "numbers {own:?}");
-        let foreign: Vec<&Row> = rows
-            .iter()
-            .filter(|row| row.text("lane") == Some("foreign"))
-            .collect();
-        ensure!(foreign.len() == 1, "{} foreign events", foreign.len());
-        ensure!(foreign[0].text("event_id").is_some(), "no id was minted");
-        ensure!(foreign[0].text("agent_id") == Some(agent), "{foreign:?}");
-        Ok(true)
-    })
-    .await?;
-    stage.until("the unknown type is a custom event", PATIENCE, async || {
-        let rows = stage.events(Family::CustomEvent).await?;
-        let coffee = rows
-            .iter()
-            .find(|row| row.text("event_type") == Some("coffee_made"));
-        let payload: Value =
-            serde_json::from_str(coffee.and_then(|row| row.text("payload")).context("not yet")?)?;
-        ensure!(
-            payload == json!({ "cups": 2, "by": { "name": "ann" } }),
-            "payload {payload}"
-        );
-        Ok(true)
-    })
-    .await?;
-    stage.until("they are in the lake", PATIENCE, async || {
-        Ok(stage.table_rows("host_metrics").await? == 4)
-    })
-    .await
+    stage
+        .until("the good events are delivered", PATIENCE, async || {
+            let rows = stage.events(Family::HostMetrics).await?;
+            let own: Vec<i64> =
+                rows.iter().filter_map(|row| row.long("seq")).filter(|seq| *seq > 0).collect();
+            ensure!(own == [1, 2, 3], "numbers {own:?}");
+            let foreign: Vec<&Row> = rows.iter().filter(|row| row.text("lane") == Some("foreign")).collect();
+            ensure!(foreign.len() == 1, "{} foreign events", foreign.len());
+            ensure!(foreign[0].text("event_id").is_some(), "no id was minted");
+            ensure!(foreign[0].text("agent_id") == Some(agent), "{foreign:?}");
+            Ok(true)
+        })
+        .await?;
+    stage
+        .until("the unknown type is a custom event", PATIENCE, async || {
+            let rows = stage.events(Family::CustomEvent).await?;
+            let coffee = rows.iter().find(|row| row.text("event_type") == Some("coffee_made"));
+            let payload: Value =
+                serde_json::from_str(coffee.and_then(|row| row.text("payload")).context("not yet")?)?;
+            ensure!(payload == json!({ "cups": 2, "by": { "name": "ann" } }), "payload {payload}");
+            Ok(true)
+        })
+        .await?;
+    stage
+        .until("they are in the lake", PATIENCE, async || Ok(stage.table_rows("host_metrics").await? == 4))
+        .await
 }
 
 async fn the_holes_are_explained(stage: &Stage, agent: &str, bad: &[Bad]) -> anyhow::Result<()> {
@@ -253,38 +200,28 @@ async fn the_holes_are_explained(stage: &Stage, agent: &str, bad: &[Bad]) -> any
             marker.long("session") == Some(SESSION) && marker.text("lane") == Some("normal"),
             "{marker:?}"
         );
-        ensure!(
-            marker.text("reason").is_some_and(|reason| !reason.is_empty()),
-            "marker {seq} has no reason"
-        );
+        ensure!(marker.text("reason").is_some_and(|reason| !reason.is_empty()), "marker {seq} has no reason");
     }
     Ok(())
 }
 
 async fn the_stranger_is_reported(stage: &Stage, agent: &str) -> anyhow::Result<()> {
-    stage.until("the forged agent id is a security event", PATIENCE, async || {
-        let rows = stage.events(Family::CustomEvent).await?;
-        let report = rows
-            .iter()
-            .find(|row| row.text("event_type") == Some(bridge_event()));
-        let report = report.context("no event yet")?;
-        ensure!(report.text("agent_id") == Some(agent), "{report:?}");
-        ensure!(
-            report
-                .text("payload")
-                .is_some_and(|payload| payload.contains("beef")),
-            "{report:?}"
-        );
-        Ok(true)
-    })
-    .await?;
-    stage.until("and an alert", PATIENCE, async || {
-        let alerts = stage.alerts().await?;
-        Ok(alerts
-            .iter()
-            .any(|alert| alert.text("evidence").is_some_and(|rows| rows.contains("beef"))))
-    })
-    .await
+    stage
+        .until("the forged agent id is a security event", PATIENCE, async || {
+            let rows = stage.events(Family::CustomEvent).await?;
+            let report = rows.iter().find(|row| row.text("event_type") == Some(bridge_event()));
+            let report = report.context("no event yet")?;
+            ensure!(report.text("agent_id") == Some(agent), "{report:?}");
+            ensure!(report.text("payload").is_some_and(|payload| payload.contains("beef")), "{report:?}");
+            Ok(true)
+        })
+        .await?;
+    stage
+        .until("and an alert", PATIENCE, async || {
+            let alerts = stage.alerts().await?;
+            Ok(alerts.iter().any(|alert| alert.text("evidence").is_some_and(|rows| rows.contains("beef"))))
+        })
+        .await
 }
 
 /// What the bridge calls it on the topic.
@@ -299,12 +236,11 @@ async fn poison_in_the_log_stops_nobody() -> anyhow::Result<()> {
     let agent = uuid::Uuid::new_v4().to_string();
     let mut sender = Sender::connect(&stage, &agent)?;
     let topic = mqtt::event_topic(&agent, event_type::CPU_USAGE);
-    stage.until("the server has created the topics", PATIENCE, async || {
-        Ok(stage
-            .records(&stage.topics().raw())
-            .is_ok_and(|clocks| !clocks.is_empty()))
-    })
-    .await?;
+    stage
+        .until("the server has created the topics", PATIENCE, async || {
+            Ok(stage.records(&stage.topics().raw()).is_ok_and(|clocks| !clocks.is_empty()))
+        })
+        .await?;
     sender.publish(&topic, cpu(&agent, 1).to_string()).await?;
     let whole = first_framed(&stage, &agent).await?;
 
@@ -324,57 +260,49 @@ async fn poison_in_the_log_stops_nobody() -> anyhow::Result<()> {
     blocking(|| append(&stage, &agent, poison.iter().map(|(_, bytes)| bytes.as_slice())))?;
     sender.publish(&topic, cpu(&agent, 2).to_string()).await?;
 
-    stage.until(
-        "what comes after the poison is delivered, once",
-        PATIENCE,
-        async || {
+    stage
+        .until("what comes after the poison is delivered, once", PATIENCE, async || {
             let rows = stage.events(Family::HostMetrics).await?;
             let numbers: Vec<_> = rows.iter().filter_map(|row| row.long("seq")).collect();
             ensure!(numbers == [1, 2], "numbers {numbers:?}");
             Ok(true)
-        },
-    )
-    .await?;
-    stage.until("the lake has it too", PATIENCE, async || {
-        Ok(stage.table_rows("host_metrics").await? == 2)
-    })
-    .await?;
-    stage.until("each is a dead letter of the job", PATIENCE, async || {
-        let letters = stage.records(&stage.topics().dlq())?;
-        for (what, bytes) in &poison {
-            let of_job =
-                |letter: &&TopicRecord| letter.headers.get(STAGE).is_some_and(|stage| stage == "core");
-            let mine: Vec<_> = letters
-                .iter()
-                .filter(of_job)
-                .filter(|letter| &letter.value == bytes)
-                .collect();
-            ensure!(
-                mine.len() == 1,
-                "{what}: {} letters of the job in {}",
-                mine.len(),
-                describe(&letters)
-            );
-            explained(mine[0], "core", &stage.topics().raw(), "").with_context(|| (*what).to_owned())?;
-        }
-        Ok(true)
-    })
-    .await?;
+        })
+        .await?;
+    stage
+        .until("the lake has it too", PATIENCE, async || Ok(stage.table_rows("host_metrics").await? == 2))
+        .await?;
+    stage
+        .until("each is a dead letter of the job", PATIENCE, async || {
+            let letters = stage.records(&stage.topics().dlq())?;
+            for (what, bytes) in &poison {
+                let of_job =
+                    |letter: &&TopicRecord| letter.headers.get(STAGE).is_some_and(|stage| stage == "core");
+                let mine: Vec<_> =
+                    letters.iter().filter(of_job).filter(|letter| &letter.value == bytes).collect();
+                ensure!(
+                    mine.len() == 1,
+                    "{what}: {} letters of the job in {}",
+                    mine.len(),
+                    describe(&letters)
+                );
+                explained(mine[0], "core", &stage.topics().raw(), "").with_context(|| (*what).to_owned())?;
+            }
+            Ok(true)
+        })
+        .await?;
     stage.stop("up")
 }
 
 /// The bytes of the agent's first event in the raw topic.
 async fn first_framed(stage: &Stage, agent: &str) -> anyhow::Result<Vec<u8>> {
     let mut found = None;
-    stage.until("the first event is in the log", PATIENCE, async || {
-        let records = stage.records(&stage.topics().raw())?;
-        found = records
-            .into_iter()
-            .find(|record| record.key == agent)
-            .map(|record| record.value);
-        Ok(found.is_some())
-    })
-    .await?;
+    stage
+        .until("the first event is in the log", PATIENCE, async || {
+            let records = stage.records(&stage.topics().raw())?;
+            found = records.into_iter().find(|record| record.key == agent).map(|record| record.value);
+            Ok(found.is_some())
+        })
+        .await?;
     found.context("just found")
 }
 
@@ -387,41 +315,25 @@ fn append<'a>(stage: &Stage, key: &str, values: impl Iterator<Item = &'a [u8]>) 
         .create()?;
     for value in values {
         let topic = stage.topics().raw();
-        producer
-            .send(BaseRecord::to(&topic).key(key).payload(value))
-            .map_err(|(error, _)| error)?;
+        producer.send(BaseRecord::to(&topic).key(key).payload(value)).map_err(|(error, _)| error)?;
     }
     producer.flush(Duration::from_secs(20))?;
     Ok(())
 }
 
 fn explained(letter: &TopicRecord, stage: &str, origin: &str, reason: &str) -> anyhow::Result<()> {
-    let header = |name: &str| {
-        letter
-            .headers
-            .get(name)
-            .with_context(|| format!("no header {name}"))
-    };
+    let header = |name: &str| letter.headers.get(name).with_context(|| format!("no header {name}"));
     ensure!(header(STAGE)? == stage, "stage {}", header(STAGE)?);
     ensure!(header(ORIGIN)?.starts_with(origin), "origin {}", header(ORIGIN)?);
     let found = header(REASON)?;
-    ensure!(
-        found.len() > 5 && found.contains(reason),
-        "reason {found:?} does not say {reason:?}"
-    );
+    ensure!(found.len() > 5 && found.contains(reason), "reason {found:?} does not say {reason:?}");
     Ok(())
 }
 
 fn describe(letters: &[TopicRecord]) -> String {
     let line = |letter: &TopicRecord| {
         let of = |name: &str| letter.headers.get(name).map_or("?", String::as_str);
-        format!(
-            "\n  {} bytes, {} {}: {}",
-            letter.value.len(),
-            of(STAGE),
-            of(ORIGIN),
-            of(REASON)
-        )
+        format!("\n  {} bytes, {} {}: {}", letter.value.len(), of(STAGE), of(ORIGIN), of(REASON))
     };
     letters.iter().map(line).collect()
 }

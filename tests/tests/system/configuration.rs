@@ -75,18 +75,9 @@ fn a_server_names_every_problem_and_starts_nothing() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let (config, lake) = (folder.path().join("varta.toml"), folder.path().join("lake"));
     fs_err::write(&config, SERVER.replace("LAKE", &lake.to_string_lossy()))?;
-    for command in [
-        vec!["up"],
-        vec!["bridge"],
-        vec!["process"],
-        vec!["sink", "lake"],
-        vec!["topics"],
-    ] {
-        let output = Command::new(Program::Varta.path()?)
-            .arg("--config")
-            .arg(&config)
-            .args(&command)
-            .output()?;
+    for command in [vec!["up"], vec!["bridge"], vec!["process"], vec!["sink", "lake"], vec!["topics"]] {
+        let output =
+            Command::new(Program::Varta.path()?).arg("--config").arg(&config).args(&command).output()?;
         refused(&output, &SERVER_PROBLEMS)?;
         ensure!(!lake.exists(), "`varta {}` has made the lake", command.join(" "));
     }
@@ -98,10 +89,7 @@ fn an_agent_names_every_problem_and_starts_nothing() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let (config, state) = (folder.path().join("agent.toml"), folder.path().join("state"));
     fs_err::write(&config, AGENT.replace("STATE", &state.to_string_lossy()))?;
-    let output = Command::new(Program::Agent.path()?)
-        .arg("--config")
-        .arg(&config)
-        .output()?;
+    let output = Command::new(Program::Agent.path()?).arg("--config").arg(&config).output()?;
     refused(&output, &AGENT_PROBLEMS)?;
     ensure!(!state.exists(), "the agent has made its folder");
     Ok(())
@@ -128,31 +116,16 @@ fn a_secret_is_never_repeated() -> anyhow::Result<()> {
         &config,
         "[sinks.postgres]\nurl = \"postgres://varta:hunter2@[\"\n[bridge.mqtt]\npassword = 5\n",
     )?;
-    let output = Command::new(Program::Varta.path()?)
-        .arg("--config")
-        .arg(&config)
-        .arg("up")
-        .output()?;
+    let output = Command::new(Program::Varta.path()?).arg("--config").arg(&config).arg("up").output()?;
     refused(&output, &["sinks.postgres.url"])?;
-    ensure!(
-        !said(&output).contains("hunter2"),
-        "the password is in: {}",
-        said(&output)
-    );
+    ensure!(!said(&output).contains("hunter2"), "the password is in: {}", said(&output));
     Ok(())
 }
 
 fn refused(output: &Output, problems: &[&str]) -> anyhow::Result<()> {
     let said = said(output);
-    ensure!(
-        output.status.code() == Some(2),
-        "ended with {} and said: {said}",
-        output.status
-    );
-    let unnamed: Vec<_> = problems
-        .iter()
-        .filter(|problem| !said.contains(**problem))
-        .collect();
+    ensure!(output.status.code() == Some(2), "ended with {} and said: {said}", output.status);
+    let unnamed: Vec<_> = problems.iter().filter(|problem| !said.contains(**problem)).collect();
     ensure!(unnamed.is_empty(), "{unnamed:?} are not named in:\n{said}");
     Ok(())
 }

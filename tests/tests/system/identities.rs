@@ -17,73 +17,61 @@ async fn what_the_agent_made_arrives_everywhere_once() -> anyhow::Result<()> {
     stage.start_server(&Options::default())?;
     let options = AgentOptions::new("watched-host");
     stage.start_agent(&options)?;
-    stage.until("the agent's first events are in the log", PATIENCE, async || {
-        let seen = stage.events(Family::AgentStatus).await?;
-        Ok(seen
-            .iter()
-            .any(|row| row.text("event_type") == Some(event_type::AGENT_STARTED)))
-    })
-    .await?;
+    stage
+        .until("the agent's first events are in the log", PATIENCE, async || {
+            let seen = stage.events(Family::AgentStatus).await?;
+            Ok(seen.iter().any(|row| row.text("event_type") == Some(event_type::AGENT_STARTED)))
+        })
+        .await?;
 
     let provoked = Provoked::start()?;
-    stage.until(
-        "an alert about the copied program is on the topic",
-        PATIENCE,
-        async || {
+    stage
+        .until("an alert about the copied program is on the topic", PATIENCE, async || {
             Ok(stage.alerts().await?.iter().any(|alert| {
                 alert.text("rule_id") == Some(RULE)
-                    && alert
-                        .text("evidence")
-                        .is_some_and(|rows| rows.contains(&provoked.name))
+                    && alert.text("evidence").is_some_and(|rows| rows.contains(&provoked.name))
             }))
-        },
-    )
-    .await?;
-    stage.until("the alert is in Postgres", PATIENCE, async || {
-        let query = format!(
-            "SELECT message FROM alerts WHERE rule_id = '{RULE}' AND evidence::text LIKE '%{}%'",
-            provoked.name
-        );
-        Ok(!stage.postgres.texts(&query).await?.is_empty())
-    })
-    .await?;
+        })
+        .await?;
+    stage
+        .until("the alert is in Postgres", PATIENCE, async || {
+            let query = format!(
+                "SELECT message FROM alerts WHERE rule_id = '{RULE}' AND evidence::text LIKE '%{}%'",
+                provoked.name
+            );
+            Ok(!stage.postgres.texts(&query).await?.is_empty())
+        })
+        .await?;
     drop(provoked);
 
     // the agent first, so that all it made goes through
     stage.stop("agent")?;
     let made = read_outbox(&stage.outbox("agent"))?;
     ensure!(made.unsent == 0, "{} rows are still in the outbox", made.unsent);
-    ensure!(
-        made.identities.len() > 20,
-        "the agent made {} events only",
-        made.identities.len()
-    );
-    stage.until("made = raw = events = lake", PATIENCE, async || {
-        stage.must_equal(&made.identities).await?;
-        Ok(true)
-    })
-    .await?;
+    ensure!(made.identities.len() > 20, "the agent made {} events only", made.identities.len());
+    stage
+        .until("made = raw = events = lake", PATIENCE, async || {
+            stage.must_equal(&made.identities).await?;
+            Ok(true)
+        })
+        .await?;
     the_stores_hold_what_the_topics_do(&stage).await?;
 
     stage.stop("up")?;
-    stage
-        .must_equal(&made.identities)
-        .await
-        .context("after the server has drained")
+    stage.must_equal(&made.identities).await.context("after the server has drained")
 }
 
 async fn the_stores_hold_what_the_topics_do(stage: &Stage) -> anyhow::Result<()> {
     let starts = stage.events(Family::ProcessEvent).await?;
-    let starts = starts
-        .iter()
-        .filter(|row| row.text("event_type") == Some(event_type::PROCESS_STARTED))
-        .count();
-    stage.until("every program start is in Postgres", PATIENCE, async || {
-        let stored = stage.postgres.count("program_starts").await?;
-        ensure!(stored == starts, "{stored} of {starts}");
-        Ok(true)
-    })
-    .await?;
+    let starts =
+        starts.iter().filter(|row| row.text("event_type") == Some(event_type::PROCESS_STARTED)).count();
+    stage
+        .until("every program start is in Postgres", PATIENCE, async || {
+            let stored = stage.postgres.count("program_starts").await?;
+            ensure!(stored == starts, "{stored} of {starts}");
+            Ok(true)
+        })
+        .await?;
     let columns = stage
         .postgres
         .texts(
@@ -91,26 +79,17 @@ async fn the_stores_hold_what_the_topics_do(stage: &Stage) -> anyhow::Result<()>
              WHERE table_name = 'program_starts' AND table_schema = current_schema() ORDER BY ordinal_position",
         )
         .await?;
-    ensure!(
-        columns == ["id", "timestamp", "username", "process_name", "agent_id"],
-        "columns {columns:?}"
-    );
+    ensure!(columns == ["id", "timestamp", "username", "process_name", "agent_id"], "columns {columns:?}");
     let measured = stage.events(Family::HostMetrics).await?;
-    let measured = measured
-        .iter()
-        .filter(|row| row.text("event_type") == Some(event_type::CPU_USAGE))
-        .count();
-    stage.until("every processor reading is in InfluxDB", PATIENCE, async || {
-        let points: usize = stage
-            .influx
-            .values("host_metrics", "cpu_percent")
-            .await?
-            .values()
-            .sum();
-        ensure!(points == measured, "{points} of {measured}");
-        Ok(true)
-    })
-    .await
+    let measured =
+        measured.iter().filter(|row| row.text("event_type") == Some(event_type::CPU_USAGE)).count();
+    stage
+        .until("every processor reading is in InfluxDB", PATIENCE, async || {
+            let points: usize = stage.influx.values("host_metrics", "cpu_percent").await?.values().sum();
+            ensure!(points == measured, "{points} of {measured}");
+            Ok(true)
+        })
+        .await
 }
 
 /// A program copied to, and started from, a temporary folder. Dropping it ends it.
@@ -122,23 +101,14 @@ struct Provoked {
 
 impl Provoked {
     fn start() -> anyhow::Result<Self> {
-        let folder = tempfile::Builder::new()
-            .prefix("varta-provoked-")
-            .tempdir_in("/tmp")?;
+        let folder = tempfile::Builder::new().prefix("varta-provoked-").tempdir_in("/tmp")?;
         let unique = uuid::Uuid::new_v4().simple().to_string();
         let name = format!("viewer-{}", &unique[..6]);
         let program = folder.path().join(&name);
         fs_err::copy("/bin/sleep", &program)?;
-        let child = Command::new(&program)
-            .arg("300")
-            .stdin(Stdio::null())
-            .spawn()
-            .context("starting the copy")?;
-        Ok(Self {
-            name,
-            child,
-            _folder: folder,
-        })
+        let child =
+            Command::new(&program).arg("300").stdin(Stdio::null()).spawn().context("starting the copy")?;
+        Ok(Self { name, child, _folder: folder })
     }
 }
 

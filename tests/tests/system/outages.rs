@@ -21,52 +21,54 @@ async fn servers_that_are_away_are_waited_for_and_nothing_is_lost() -> anyhow::R
     stage.start_server(&Options { listen: listen.clone(), ..Options::default() })?;
     let agent = AgentOptions::new("patient-host");
     let load = Load::new(EVENTS, A_SECOND, 100_000);
-    let mut sender = stage.load_starter(&agent)?.start(&load, &[])?;
+    let mut sender = stage.load_starter("load", &agent)?.start(&load, &[])?;
 
-    stage.until("the server says that it waits for Kafka", PATIENCE, async || {
-        let (ready, text) = readiness(&listen).await?;
-        ensure!(!ready, "ready without any server: {text}");
-        ensure!(text.contains("kafka"), "waits for: {text}");
-        Ok(stage.log("up").contains(&stage.kafka))
-    })
-    .await?;
+    stage
+        .until("the server says that it waits for Kafka", PATIENCE, async || {
+            let (ready, text) = readiness(&listen).await?;
+            ensure!(!ready, "ready without any server: {text}");
+            ensure!(text.contains("kafka"), "waits for: {text}");
+            Ok(stage.log("up").contains(&stage.kafka))
+        })
+        .await?;
     stage.until("events wait in the outbox", PATIENCE, async || Ok(cursor(&stage)? > MISSED)).await?;
     sender.must_run()?;
 
     blocking(|| stage.stack.up(&["kafka", "registry"]))?;
-    stage.until("Kafka is there, the broker is waited for", PATIENCE, async || {
-        let (ready, text) = readiness(&listen).await?;
-        Ok(!ready && text.contains("mqtt"))
-    })
-    .await?;
+    stage
+        .until("Kafka is there, the broker is waited for", PATIENCE, async || {
+            let (ready, text) = readiness(&listen).await?;
+            Ok(!ready && text.contains("mqtt"))
+        })
+        .await?;
     blocking(|| stage.stack.up(&["mosquitto"]))?;
-    stage.until("events flow before the stores are there", PATIENCE, async || {
-        Ok(stage.records(&stage.topics().events(Family::HostMetrics))?.len() > 100)
-    })
-    .await?;
+    stage
+        .until("events flow before the stores are there", PATIENCE, async || {
+            Ok(stage.records(&stage.topics().events(Family::HostMetrics))?.len() > 100)
+        })
+        .await?;
     blocking(|| stage.stack.up(&["postgres", "influx"]))?;
-    stage.until("all is ready", PATIENCE, async || {
-        let (ready, text) = readiness(&listen).await?;
-        ensure!(ready, "waits for: {text}");
-        Ok(true)
-    })
-    .await?;
+    stage
+        .until("all is ready", PATIENCE, async || {
+            let (ready, text) = readiness(&listen).await?;
+            ensure!(ready, "waits for: {text}");
+            Ok(true)
+        })
+        .await?;
 
     for name in ["kafka", "mosquitto", "postgres", "influx", "registry"] {
         goes_away_and_comes_back(&stage, name).await.with_context(|| name.to_owned())?;
-        }
+    }
 
-    stage.until("the load is made and confirmed", 2 * PATIENCE, async || {
-            sender.has_ended()
-    })
-    .await?;
+    stage.until("the load is made and confirmed", 2 * PATIENCE, async || sender.has_ended()).await?;
     ensure!(sender.wait()? == Some(0), "the load ends with an error; see load.log");
     let made = read_outbox(&stage.outbox("load"))?;
-    stage.until("made = raw = events = lake", PATIENCE, async || {
-        stage.must_equal(&made.identities).await?;
-        Ok(true)
-    })
-    .await?;
+    stage
+        .until("made = raw = events = lake", PATIENCE, async || {
+            stage.must_equal(&made.identities).await?;
+            Ok(true)
+        })
+        .await?;
     the_stores_missed_nothing(&stage, &load).await?;
     stage.stop("up")
 }
@@ -74,11 +76,12 @@ async fn servers_that_are_away_are_waited_for_and_nothing_is_lost() -> anyhow::R
 async fn goes_away_and_comes_back(stage: &Stage, name: &str) -> anyhow::Result<()> {
     let before = cursor(stage)?;
     blocking(|| stage.stack.kill(name))?;
-    stage.until("events are made meanwhile", PATIENCE, async || {
-        let now = cursor(stage)?;
-        Ok(now > before + MISSED || now >= EVENTS)
-    })
-    .await?;
+    stage
+        .until("events are made meanwhile", PATIENCE, async || {
+            let now = cursor(stage)?;
+            Ok(now > before + MISSED || now >= EVENTS)
+        })
+        .await?;
     blocking(|| stage.stack.start(name))
 }
 
@@ -87,20 +90,26 @@ async fn the_stores_missed_nothing(stage: &Stage, load: &Load) -> anyhow::Result
         (0..load.events).filter(|n| wanted(&load.mix.event(*n))).collect::<Vec<_>>()
     };
     let starts = numbers(&|made| made.event_type == event_type::PROCESS_STARTED).len();
-    stage.until("every program start is in Postgres", PATIENCE, async || {
-        let stored = stage.postgres.count("program_starts").await?;
-        ensure!(stored == starts, "{stored} of {starts}");
-        Ok(true)
-    })
-    .await?;
+    stage
+        .until("every program start is in Postgres", PATIENCE, async || {
+            let stored = stage.postgres.count("program_starts").await?;
+            ensure!(stored == starts, "{stored} of {starts}");
+            Ok(true)
+        })
+        .await?;
     let metrics = numbers(&|made| Family::of_event_type(made.event_type) == Family::HostMetrics);
-    stage.until("every reading is in InfluxDB", PATIENCE, async || {
-        let stored = stage.influx.values("host_metrics", "samples").await?;
-        let missing = metrics.iter().filter(|n| stored.get(&n.to_string()) != Some(&1)).count();
-        ensure!(missing == 0 && stored.len() == metrics.len(), "{missing} of {} are not there once", metrics.len());
-        Ok(true)
-    })
-    .await
+    stage
+        .until("every reading is in InfluxDB", PATIENCE, async || {
+            let stored = stage.influx.values("host_metrics", "samples").await?;
+            let missing = metrics.iter().filter(|n| stored.get(&n.to_string()) != Some(&1)).count();
+            ensure!(
+                missing == 0 && stored.len() == metrics.len(),
+                "{missing} of {} are not there once",
+                metrics.len()
+            );
+            Ok(true)
+        })
+        .await
 }
 
 fn cursor(stage: &Stage) -> anyhow::Result<u64> {

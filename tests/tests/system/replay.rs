@@ -68,19 +68,10 @@ async fn every_line_of_a_recording_is_accounted_for() -> anyhow::Result<()> {
     fs_err::write(&recording, lines().join("\n"))?;
 
     let said = replay(&stage, &recording)?;
-    ensure!(
-        said.contains("12 lines: 8 events of 2 hosts, 4 refused"),
-        "it says:\n{said}"
-    );
-    ensure!(
-        said.contains("10 events confirmed"),
-        "two agents started and eight events; it says:\n{said}"
-    );
+    ensure!(said.contains("12 lines: 8 events of 2 hosts, 4 refused"), "it says:\n{said}");
+    ensure!(said.contains("10 events confirmed"), "two agents started and eight events; it says:\n{said}");
     for reason in ["not a JSON object", "event 7", "no TargetFilename", "no Hostname"] {
-        ensure!(
-            said.contains(reason),
-            "{reason:?} is not among the reasons:\n{said}"
-        );
+        ensure!(said.contains(reason), "{reason:?} is not among the reasons:\n{said}");
     }
     the_counts_are(
         &stage,
@@ -93,28 +84,17 @@ async fn every_line_of_a_recording_is_accounted_for() -> anyhow::Result<()> {
     )
     .await?;
     let starts = stage.events(Family::ProcessEvent).await?;
-    let first = starts
-        .iter()
-        .find(|row| row.text("name") == Some("invoice.exe"))
-        .context("the first start")?;
-    ensure!(
-        first.long("event_time") == Some(1_591_757_461_100_000),
-        "times are kept: {first:?}"
-    );
+    let first =
+        starts.iter().find(|row| row.text("name") == Some("invoice.exe")).context("the first start")?;
+    ensure!(first.long("event_time") == Some(1_591_757_461_100_000), "times are kept: {first:?}");
     ensure!(
         first.text("host") == Some("WS1.lab")
             && first.text("event_type") == Some(event_type::PROCESS_STARTED)
     );
-    ensure!(
-        first.cells.get("replayed") == Some(&tests::audit::Cell::Boolean(true)),
-        "{first:?}"
-    );
+    ensure!(first.cells.get("replayed") == Some(&tests::audit::Cell::Boolean(true)), "{first:?}");
     alerts_name(
         &stage,
-        &[
-            ("suspicious-path", "invoice.exe"),
-            ("masquerading-windows", r"Public\\svchost.exe"),
-        ],
+        &[("suspicious-path", "invoice.exe"), ("masquerading-windows", r"Public\\svchost.exe")],
     )
     .await?;
     stage.stop("up")
@@ -138,30 +118,26 @@ async fn the_recorded_attacks_are_accounted_for() -> anyhow::Result<()> {
     let said = replay(&stage, &recording)?;
     let (lines, events, hosts, refused) =
         summary(&said).with_context(|| format!("no summary in:\n{said}"))?;
-    ensure!(
-        lines == events + refused,
-        "{lines} lines, {events} events, {refused} refused"
-    );
-    stage.until("every event is delivered once", 2 * PATIENCE, async || {
-        let mut delivered = 0;
-        for family in Family::ALL {
-            delivered += stage.records(&stage.topics().events(family))?.len();
-        }
-        let letters = stage.records(&stage.topics().dlq())?.len();
-        ensure!(
-            delivered + letters == events + hosts,
-            "{delivered} and {letters} letters of {events} and {hosts} starts"
-        );
-        Ok(true)
-    })
-    .await?;
+    ensure!(lines == events + refused, "{lines} lines, {events} events, {refused} refused");
+    stage
+        .until("every event is delivered once", 2 * PATIENCE, async || {
+            let mut delivered = 0;
+            for family in Family::ALL {
+                delivered += stage.records(&stage.topics().events(family))?.len();
+            }
+            let letters = stage.records(&stage.topics().dlq())?.len();
+            ensure!(
+                delivered + letters == events + hosts,
+                "{delivered} and {letters} letters of {events} and {hosts} starts"
+            );
+            Ok(true)
+        })
+        .await?;
     stage.must_equal_raw().await?;
     alerts_name(&stage, &[("suspicious-path", ""), ("masquerading-windows", "")]).await?;
     let mut by_rule = std::collections::BTreeMap::<String, usize>::new();
     for alert in stage.alerts().await? {
-        *by_rule
-            .entry(alert.text("rule_id").unwrap_or("?").to_owned())
-            .or_default() += 1;
+        *by_rule.entry(alert.text("rule_id").unwrap_or("?").to_owned()).or_default() += 1;
     }
     writeln!(
         std::io::stderr(),
@@ -173,10 +149,7 @@ async fn the_recorded_attacks_are_accounted_for() -> anyhow::Result<()> {
 /// `N lines: N events of N hosts, N refused`.
 fn summary(said: &str) -> Option<(usize, usize, usize, usize)> {
     let line = said.lines().find(|line| line.contains(" lines: "))?;
-    let numbers: Vec<usize> = line
-        .split_whitespace()
-        .filter_map(|word| word.parse().ok())
-        .collect();
+    let numbers: Vec<usize> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     let [lines, events, hosts, refused] = numbers.as_slice() else {
         return None;
     };
@@ -191,49 +164,40 @@ fn replay(stage: &Stage, recording: &Path) -> anyhow::Result<String> {
             .arg(stage.folder.join("up.toml"))
             .args(["replay", text(recording)?])
             .env("VARTA_MQTT_USER_AGENT", broker.get("VARTA_MQTT_USER_AGENT")?)
-            .env(
-                "VARTA_MQTT_PASSWORD_AGENT",
-                broker.get("VARTA_MQTT_PASSWORD_AGENT")?,
-            )
+            .env("VARTA_MQTT_PASSWORD_AGENT", broker.get("VARTA_MQTT_PASSWORD_AGENT")?)
             .output()
             .context("running varta replay")
     })?;
     let said =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    ensure!(
-        output.status.success(),
-        "replay ended with {} and said:\n{said}",
-        output.status
-    );
+    ensure!(output.status.success(), "replay ended with {} and said:\n{said}", output.status);
     Ok(said)
 }
 
 async fn the_counts_are(stage: &Stage, expected: &[(Family, usize)]) -> anyhow::Result<()> {
-    stage.until("every event is delivered", PATIENCE, async || {
-        for (family, count) in expected {
-            let found = stage.records(&stage.topics().events(*family))?.len();
-            ensure!(found == *count, "{}: {found} of {count}", family.name());
-        }
-        Ok(true)
-    })
-    .await
+    stage
+        .until("every event is delivered", PATIENCE, async || {
+            for (family, count) in expected {
+                let found = stage.records(&stage.topics().events(*family))?.len();
+                ensure!(found == *count, "{}: {found} of {count}", family.name());
+            }
+            Ok(true)
+        })
+        .await
 }
 
 async fn alerts_name(stage: &Stage, expected: &[(&str, &str)]) -> anyhow::Result<()> {
-    stage.until("the rules have seen it", PATIENCE, async || {
-        let alerts = stage.alerts().await?;
-        for (rule, word) in expected {
-            let names = |alert: &Row| {
-                alert.text("rule_id") == Some(rule)
-                    && alert.text("evidence").is_some_and(|rows| rows.contains(word))
-            };
-            ensure!(
-                alerts.iter().any(names),
-                "no alert of {rule} about {word} among {}",
-                alerts.len()
-            );
-        }
-        Ok(true)
-    })
-    .await
+    stage
+        .until("the rules have seen it", PATIENCE, async || {
+            let alerts = stage.alerts().await?;
+            for (rule, word) in expected {
+                let names = |alert: &Row| {
+                    alert.text("rule_id") == Some(rule)
+                        && alert.text("evidence").is_some_and(|rows| rows.contains(word))
+                };
+                ensure!(alerts.iter().any(names), "no alert of {rule} about {word} among {}", alerts.len());
+            }
+            Ok(true)
+        })
+        .await
 }

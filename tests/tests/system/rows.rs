@@ -44,22 +44,14 @@ impl Stage {
     pub(crate) async fn differences(&self, made: &tests::audit::Counts) -> anyhow::Result<Vec<String>> {
         let lake = self.lake();
         let findings = compare(&self.servers(), &self.topics(), Some(&lake), Some(made)).await?;
-        let differing = findings
-            .into_iter()
-            .filter(|finding| !finding.difference.is_none());
-        Ok(differing
-            .map(|finding| format!("{}: {}", finding.what, finding.difference))
-            .collect())
+        let differing = findings.into_iter().filter(|finding| !finding.difference.is_none());
+        Ok(differing.map(|finding| format!("{}: {}", finding.what, finding.difference)).collect())
     }
 
     /// Fails with the differences, if there are any.
     pub(crate) async fn must_equal(&self, made: &tests::audit::Counts) -> anyhow::Result<()> {
         let differences = self.differences(made).await?;
-        anyhow::ensure!(
-            differences.is_empty(),
-            "the sets differ:\n{}",
-            differences.join("\n")
-        );
+        anyhow::ensure!(differences.is_empty(), "the sets differ:\n{}", differences.join("\n"));
         Ok(())
     }
 }
@@ -71,12 +63,7 @@ impl Stage {
             let lake = self.lake();
             let findings = compare(&self.servers(), &self.topics(), Some(&lake), None).await?;
             for finding in findings {
-                anyhow::ensure!(
-                    finding.difference.is_none(),
-                    "{}: {}",
-                    finding.what,
-                    finding.difference
-                );
+                anyhow::ensure!(finding.difference.is_none(), "{}: {}", finding.what, finding.difference);
             }
             Ok(true)
         })

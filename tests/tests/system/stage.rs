@@ -17,12 +17,12 @@ use tests::audit::SchemaCache;
 use tests::bench::part::Part;
 use tests::servers::Servers;
 
-pub(crate) use config::{AgentOptions, Options};
+pub(crate) use config::{AgentOptions, Options, PARTITIONS};
 pub(crate) use load::{Load, Starter};
 pub(crate) use mqtt::Sender;
 pub(crate) use programs::{Program, is_slow_profile};
-pub(crate) use servers::Stack;
 use running::Running;
+pub(crate) use servers::Stack;
 pub(crate) use stores::{Influx, Postgres};
 pub(crate) use wait::{blocking, until};
 
@@ -71,7 +71,10 @@ impl Stage {
             stack,
             kafka: shared.kafka,
             registry: shared.registry,
-            postgres, influx, running: Running::default() })
+            postgres,
+            influx,
+            running: Running::default(),
+        })
     }
 
     /// Every server is its own and none of them runs yet; their addresses are settled.
@@ -106,10 +109,7 @@ impl Stage {
 
     /// Where Kafka and the registry are.
     pub(crate) fn servers(&self) -> Servers {
-        Servers {
-            kafka: self.kafka.clone(),
-            registry: self.registry.clone(),
-        }
+        Servers { kafka: self.kafka.clone(), registry: self.registry.clone() }
     }
 
     /// An empty cache of schemas.
@@ -150,16 +150,13 @@ impl Stage {
 
 /// A path as an argument.
 pub(crate) fn text(path: &Path) -> anyhow::Result<&str> {
-    path.to_str()
-        .ok_or_else(|| anyhow::anyhow!("{} is not UTF-8", path.display()))
+    path.to_str().ok_or_else(|| anyhow::anyhow!("{} is not UTF-8", path.display()))
 }
 
 fn place(name: &str) -> anyhow::Result<(String, PathBuf)> {
     let unique = uuid::Uuid::new_v4().simple().to_string();
     let prefix = format!("{name}-{}", &unique[..6]);
-    let folder = PathBuf::from(tests::servers::variable("VARTA_STACK_DIR")?)
-        .join("system")
-        .join(&prefix);
+    let folder = PathBuf::from(tests::servers::variable("VARTA_STACK_DIR")?).join("system").join(&prefix);
     fs_err::create_dir_all(&folder)?;
     Ok((prefix, folder))
 }

@@ -91,11 +91,7 @@ impl Check for ProcessConfig {
         }
         for name in &self.important {
             if self.forbidden.contains(name) {
-                problems.add(
-                    key(at, "forbidden"),
-                    format!("`{name}` is important as well"),
-                    None,
-                );
+                problems.add(key(at, "forbidden"), format!("`{name}` is important as well"), None);
             }
         }
     }
@@ -143,9 +139,7 @@ pub struct ProcessMonitor {
 impl ProcessMonitor {
     /// A monitor over any list of processes.
     pub fn new(config: &ProcessConfig, source: Box<dyn ProcessSource>) -> Self {
-        let sample_us = i64::try_from(config.sample_interval.as_micros())
-            .ok()
-            .filter(|us| *us > 0);
+        let sample_us = i64::try_from(config.sample_interval.as_micros()).ok().filter(|us| *us > 0);
         Self {
             source,
             interval: config.interval,
@@ -170,12 +164,7 @@ impl ProcessMonitor {
         let window = self.last_poll.map(|last| (last + 1, now));
         let mut seen = Vec::new();
 
-        let gone: Vec<u32> = self
-            .known
-            .keys()
-            .filter(|pid| !alive.contains(pid))
-            .copied()
-            .collect();
+        let gone: Vec<u32> = self.known.keys().filter(|pid| !alive.contains(pid)).copied().collect();
         for pid in gone {
             self.stopped(pid, window, &mut seen);
         }
@@ -206,11 +195,7 @@ impl ProcessMonitor {
     }
 
     fn started(&mut self, pid: u32, stat: Stat, window: Option<(i64, i64)>, seen: &mut Vec<Observation>) {
-        let mut details = if stat.kernel {
-            Details::default()
-        } else {
-            self.source.details(pid)
-        };
+        let mut details = if stat.kernel { Details::default() } else { self.source.details(pid) };
         let name = full_name(&stat.name, details.path.as_deref());
         let again = self.known.contains_key(&pid);
         if let Some((from, to)) = window
@@ -229,11 +214,7 @@ impl ProcessMonitor {
                 started_at: Some(stat.started_at),
                 ..ProcessEvent::default()
             };
-            let time = if again {
-                to
-            } else {
-                stat.started_at.clamp(from, to)
-            };
+            let time = if again { to } else { stat.started_at.clamp(from, to) };
             let user = details.user.clone();
             seen.extend(self.event(event_type::PROCESS_STARTED, time, &name, user, event));
         }
@@ -312,13 +293,7 @@ impl ProcessMonitor {
         let source = self.source.label();
         let rows = sampling::sample(usages, self.pick, now).into_iter();
         rows.map(|row| {
-            Observation::new(
-                now,
-                Lane::Bulk,
-                event_type::PROCESS_SAMPLE,
-                source,
-                Payload::ProcessSample(row),
-            )
+            Observation::new(now, Lane::Bulk, event_type::PROCESS_SAMPLE, source, Payload::ProcessSample(row))
         })
         .collect()
     }
@@ -362,9 +337,7 @@ impl Monitor for ProcessMonitor {
         // A poll may come a little early: half an interval of grace keeps the rhythm.
         let grace = i64::try_from(self.interval.as_micros() / 2).unwrap_or(0);
         if let Some(sample_us) = self.sample_us
-            && self
-                .last_sample
-                .is_none_or(|last| now - last + grace >= sample_us)
+            && self.last_sample.is_none_or(|last| now - last + grace >= sample_us)
         {
             seen.extend(self.sample_usage(now));
         }
@@ -417,11 +390,7 @@ fn fold(name: &str) -> String {
 /// Linux keeps 15 bytes of a name; the path may know the rest.
 fn full_name(name: &str, path: Option<&str>) -> String {
     let base = path.and_then(|path| path.rsplit('/').next()).unwrap_or_default();
-    if name.len() >= 15 && base.starts_with(name) {
-        base.to_owned()
-    } else {
-        name.to_owned()
-    }
+    if name.len() >= 15 && base.starts_with(name) { base.to_owned() } else { name.to_owned() }
 }
 
 #[cfg(test)]

@@ -27,12 +27,8 @@ impl ProcessSource for Portable {
     }
 
     fn pids(&mut self) -> io::Result<Vec<u32>> {
-        let wanted = ProcessRefreshKind::nothing()
-            .with_cpu()
-            .with_memory()
-            .without_tasks();
-        self.system
-            .refresh_processes_specifics(ProcessesToUpdate::All, true, wanted);
+        let wanted = ProcessRefreshKind::nothing().with_cpu().with_memory().without_tasks();
+        self.system.refresh_processes_specifics(ProcessesToUpdate::All, true, wanted);
         Ok(self.system.processes().keys().map(|pid| pid.as_u32()).collect())
     }
 
@@ -56,23 +52,15 @@ impl ProcessSource for Portable {
     fn details(&mut self, pid: u32) -> Details {
         let pid = Pid::from_u32(pid);
         let once = UpdateKind::OnlyIfNotSet;
-        let wanted = ProcessRefreshKind::nothing()
-            .with_exe(once)
-            .with_cmd(once)
-            .with_user(once)
-            .without_tasks();
-        self.system
-            .refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), false, wanted);
+        let wanted =
+            ProcessRefreshKind::nothing().with_exe(once).with_cmd(once).with_user(once).without_tasks();
+        self.system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), false, wanted);
         let Some(process) = self.system.process(pid) else {
             return Details::default();
         };
         Details {
             path: process.exe().map(|path| path.to_string_lossy().into_owned()),
-            arguments: process
-                .cmd()
-                .iter()
-                .map(|word| word.to_string_lossy().into_owned())
-                .collect(),
+            arguments: process.cmd().iter().map(|word| word.to_string_lossy().into_owned()).collect(),
             user: process
                 .user_id()
                 .and_then(|id| self.users.get_user_by_id(id))
@@ -93,10 +81,7 @@ mod tests {
         let stat = source.stat(me).unwrap();
         assert!(stat.memory_bytes > 100_000 && !stat.kernel && stat.birth > 0);
         let details = source.details(me);
-        assert_eq!(
-            details.path.unwrap(),
-            std::env::current_exe().unwrap().to_string_lossy()
-        );
+        assert_eq!(details.path.unwrap(), std::env::current_exe().unwrap().to_string_lossy());
         assert!(!details.arguments.is_empty());
     }
 }

@@ -67,10 +67,7 @@ fn page_size() -> u64 {
         let kib: u64 = line.trim().trim_end_matches(" kB").parse().ok()?;
         (kib * 1024).checked_div(pages)
     });
-    let nearest = measured
-        .unwrap_or(4096)
-        .checked_next_power_of_two()
-        .unwrap_or(4096);
+    let nearest = measured.unwrap_or(4096).checked_next_power_of_two().unwrap_or(4096);
     nearest.clamp(4096, 65536)
 }
 
@@ -120,14 +117,8 @@ impl ProcessSource for ProcFs {
             Some((last, rest)) if last.is_empty() => rest.to_vec(),
             _ => arguments,
         };
-        let owner = std::fs::metadata(self.root.join(pid.to_string()))
-            .ok()
-            .map(|folder| folder.uid());
-        Details {
-            path,
-            arguments,
-            user: owner.map(|uid| self.users.name(uid)),
-        }
+        let owner = std::fs::metadata(self.root.join(pid.to_string())).ok().map(|folder| folder.uid());
+        Details { path, arguments, user: owner.map(|uid| self.users.name(uid)) }
     }
 }
 
@@ -181,16 +172,9 @@ mod tests {
         let stat = source.stat(me).unwrap();
         assert!(stat.memory_bytes > 100_000 && !stat.kernel);
         let now = runtime::clock::now_us();
-        assert!(
-            (now - stat.started_at).abs() < 3_600_000_000,
-            "{}",
-            now - stat.started_at
-        );
+        assert!((now - stat.started_at).abs() < 3_600_000_000, "{}", now - stat.started_at);
         let details = source.details(me);
-        assert_eq!(
-            details.path.unwrap(),
-            std::env::current_exe().unwrap().to_string_lossy()
-        );
+        assert_eq!(details.path.unwrap(), std::env::current_exe().unwrap().to_string_lossy());
         assert!(!details.arguments.is_empty() && details.user.is_some());
     }
 

@@ -42,17 +42,12 @@ pub(super) fn sample(usages: Vec<Usage>, pick: Pick, snapshot_id: i64) -> Vec<Pr
     }
     let mut groups: Vec<_> = groups.into_iter().collect();
     groups.sort_by(|a, b| (b.1.2, &a.0).cmp(&(a.1.2, &b.0)));
-    let kth_memory = groups
-        .get(pick.top.saturating_sub(1))
-        .map_or(0, |(_, (_, _, memory))| *memory);
+    let kth_memory = groups.get(pick.top.saturating_sub(1)).map_or(0, |(_, (_, _, memory))| *memory);
     groups.sort_by(|a, b| b.1.1.total_cmp(&a.1.1).then_with(|| a.0.cmp(&b.0)));
-    let told = groups
-        .into_iter()
-        .enumerate()
-        .filter(|(rank, (_, (_, cpu, memory)))| {
-            let is_top = pick.top > 0 && (*rank < pick.top && *cpu > 0.0 || *memory >= kth_memory);
-            is_top || *cpu >= pick.cpu_percent || *memory >= pick.memory_bytes
-        });
+    let told = groups.into_iter().enumerate().filter(|(rank, (_, (_, cpu, memory)))| {
+        let is_top = pick.top > 0 && (*rank < pick.top && *cpu > 0.0 || *memory >= kth_memory);
+        is_top || *cpu >= pick.cpu_percent || *memory >= pick.memory_bytes
+    });
     told.map(|(_, ((name, path), (mut pids, cpu, memory)))| {
         pids.sort_unstable();
         let size = pids.len();
@@ -76,13 +71,7 @@ mod tests {
     use super::*;
 
     fn usage(pid: u32, name: &str, cpu_percent: f64, memory_bytes: u64) -> Usage {
-        Usage {
-            pid,
-            name: name.to_owned(),
-            path: Some(format!("/bin/{name}")),
-            cpu_percent,
-            memory_bytes,
-        }
+        Usage { pid, name: name.to_owned(), path: Some(format!("/bin/{name}")), cpu_percent, memory_bytes }
     }
 
     fn names(rows: &[ProcessSample]) -> Vec<&str> {
@@ -97,15 +86,7 @@ mod tests {
             usage(5, "sh", 0.0, 1),
             usage(6, "db", 2.0, 90),
         ];
-        let rows = sample(
-            usages,
-            Pick {
-                top: 1,
-                cpu_percent: 50.0,
-                memory_bytes: 1000,
-            },
-            77,
-        );
+        let rows = sample(usages, Pick { top: 1, cpu_percent: 50.0, memory_bytes: 1000 }, 77);
         assert_eq!(names(&rows), ["web", "db"], "first by cpu, first by memory");
         assert_eq!(rows[0].pids.as_deref(), Some("3,9"));
         assert_eq!((rows[0].group_size, rows[0].pid), (Some(2), None));
@@ -116,31 +97,8 @@ mod tests {
     #[test]
     fn everything_above_a_bound_is_told_however_many() {
         let usages = (0..30).map(|n| usage(n, &format!("p{n:02}"), 60.0, 5)).collect();
-        assert_eq!(
-            sample(
-                usages,
-                Pick {
-                    top: 2,
-                    cpu_percent: 50.0,
-                    memory_bytes: 1000
-                },
-                1
-            )
-            .len(),
-            30
-        );
+        assert_eq!(sample(usages, Pick { top: 2, cpu_percent: 50.0, memory_bytes: 1000 }, 1).len(), 30);
         let idle = vec![usage(1, "a", 0.0, 5), usage(2, "b", 0.0, 4)];
-        assert_eq!(
-            sample(
-                idle,
-                Pick {
-                    top: 0,
-                    cpu_percent: 50.0,
-                    memory_bytes: 1000
-                },
-                1
-            ),
-            []
-        );
+        assert_eq!(sample(idle, Pick { top: 0, cpu_percent: 50.0, memory_bytes: 1000 }, 1), []);
     }
 }

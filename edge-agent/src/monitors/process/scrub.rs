@@ -12,10 +12,7 @@ pub const MAX_BYTES: usize = 4096;
 
 /// One line of text without secrets, cut to [`MAX_BYTES`].
 pub fn command_line(arguments: &[String]) -> String {
-    let program = arguments
-        .first()
-        .map_or("", |first| base_name(first))
-        .to_ascii_lowercase();
+    let program = arguments.first().map_or("", |first| base_name(first)).to_ascii_lowercase();
     let mut line = String::new();
     let mut next = Next::Plain;
     for (number, argument) in arguments.iter().enumerate() {
@@ -91,15 +88,7 @@ fn scrub_word(word: &str, program: &str, expected: Next, out: &mut String) -> Ne
     if let Some(rest) = bare.strip_prefix("-p")
         && !rest.is_empty()
         && !rest.starts_with('-')
-        && [
-            "mysql",
-            "mysqldump",
-            "mysqladmin",
-            "mariadb",
-            "mariadb-dump",
-            "sshpass",
-        ]
-        .contains(&program)
+        && ["mysql", "mysqldump", "mysqladmin", "mariadb", "mariadb-dump", "sshpass"].contains(&program)
     {
         out.push_str("-p");
         out.push_str(MASK);
@@ -270,10 +259,7 @@ fn clip(line: &mut String) {
     if line.len() <= MAX_BYTES {
         return;
     }
-    let end = (0..=MAX_BYTES - '…'.len_utf8())
-        .rev()
-        .find(|at| line.is_char_boundary(*at))
-        .unwrap_or(0);
+    let end = (0..=MAX_BYTES - '…'.len_utf8()).rev().find(|at| line.is_char_boundary(*at)).unwrap_or(0);
     line.truncate(end);
     line.push('…');
 }
@@ -291,45 +277,21 @@ mod tests {
     #[test]
     fn secrets_go_and_the_rest_stays() {
         let cases: &[(&[&str], &str)] = &[
-            (
-                &["app", "--password=hunter2", "--port=80"],
-                "app --password=*** --port=80",
-            ),
+            (&["app", "--password=hunter2", "--port=80"], "app --password=*** --port=80"),
             (&["app", "--api-key", "hunter2", "run"], "app --api-key *** run"),
             (&["app", "-Password", "hunter2"], "app -Password ***"),
             (&["env", "PGPASSWORD=hunter2", "psql"], "env PGPASSWORD=*** psql"),
             (&["net", "use", "/password:hunter2"], "net use /password:***"),
-            (
-                &["git", "clone", "https://me:hunter2@host/x.git"],
-                "git clone https://me:***@host/x.git",
-            ),
-            (
-                &["git", "clone", "https://hunter2@host/x"],
-                "git clone https://***@host/x",
-            ),
-            (
-                &["curl", "-u", "me:hunter2", "http://h/"],
-                "curl -u me:*** http://h/",
-            ),
-            (
-                &["curl", "http://h/?a=1&access_token=hunter2&b=2"],
-                "curl http://h/?a=1&access_token=***&b=2",
-            ),
-            (
-                &["curl", "-H", "Authorization: Bearer hunter2"],
-                "curl -H Authorization: Bearer ***",
-            ),
+            (&["git", "clone", "https://me:hunter2@host/x.git"], "git clone https://me:***@host/x.git"),
+            (&["git", "clone", "https://hunter2@host/x"], "git clone https://***@host/x"),
+            (&["curl", "-u", "me:hunter2", "http://h/"], "curl -u me:*** http://h/"),
+            (&["curl", "http://h/?a=1&access_token=hunter2&b=2"], "curl http://h/?a=1&access_token=***&b=2"),
+            (&["curl", "-H", "Authorization: Bearer hunter2"], "curl -H Authorization: Bearer ***"),
             (&["curl", "-H", "X-Api-Key: hunter2"], "curl -H X-Api-Key: ***"),
             (&["mysql", "-uroot", "-phunter2", "db"], "mysql -uroot -p*** db"),
             (&["ssh", "-p", "2222", "host"], "ssh -p 2222 host"),
-            (
-                &["app", "Server=h;Uid=me;Pwd=hunter2;Db=x"],
-                "app Server=h;Uid=me;Pwd=***;Db=x",
-            ),
-            (
-                &["sh", "-c", "app --token hunter2 | tee log"],
-                "sh -c app --token *** | tee log",
-            ),
+            (&["app", "Server=h;Uid=me;Pwd=hunter2;Db=x"], "app Server=h;Uid=me;Pwd=***;Db=x"),
+            (&["sh", "-c", "app --token hunter2 | tee log"], "sh -c app --token *** | tee log"),
             (&["gh", "ghp_0123456789abcdef0123"], "gh ***"),
             (&["app", "eyJhbGciOi.eyJzdWIiOi.c2lnbmF0dXJl"], "app ***"),
             (&["app", "--secret", "--verbose"], "app --secret --verbose"),

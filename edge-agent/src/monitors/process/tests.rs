@@ -69,23 +69,14 @@ impl ProcessSource for Fake {
 fn monitor(config: ProcessConfig) -> (Fake, ProcessMonitor) {
     let fake = Fake::default();
     fake.put(1, 1, "init");
-    let config = ProcessConfig {
-        sample_interval: Duration::ZERO,
-        ..config
-    };
+    let config = ProcessConfig { sample_interval: Duration::ZERO, ..config };
     (fake.clone(), ProcessMonitor::new(&config, Box::new(fake)))
 }
 
 fn told(seen: &[Observation]) -> Vec<(String, String, i64)> {
     let row = |event: &Observation| {
-        let Payload::ProcessEvent(process) = &event.payload else {
-            panic!("not a process event")
-        };
-        (
-            event.event_type.to_string(),
-            process.name.clone().unwrap(),
-            event.event_time,
-        )
+        let Payload::ProcessEvent(process) = &event.payload else { panic!("not a process event") };
+        (event.event_type.to_string(), process.name.clone().unwrap(), event.event_time)
     };
     seen.iter().map(row).collect()
 }
@@ -101,23 +92,14 @@ fn start_and_stop_are_the_difference_of_polls() {
     fake.put(10, 1_500, "editor");
     fake.put(11, 1_600, "kworker");
     let seen = monitor.sample(2_000);
-    assert_eq!(
-        told(&seen),
-        [row("process_started", "editor", 1_500)],
-        "kernel threads are left out"
-    );
-    let Payload::ProcessEvent(event) = &seen[0].payload else {
-        panic!("not a process event")
-    };
+    assert_eq!(told(&seen), [row("process_started", "editor", 1_500)], "kernel threads are left out");
+    let Payload::ProcessEvent(event) = &seen[0].payload else { panic!("not a process event") };
     assert_eq!(event.parent_name.as_deref(), Some("init"));
     assert_eq!(event.command_line.as_deref(), Some("editor --password=***"));
     assert_eq!(seen[0].user.as_deref(), Some("alice"));
 
     fake.with(|state| drop(state.processes.remove(&10)));
-    assert_eq!(
-        told(&monitor.sample(3_000)),
-        [row("process_stopped", "editor", 3_000)]
-    );
+    assert_eq!(told(&monitor.sample(3_000)), [row("process_stopped", "editor", 3_000)]);
 }
 
 #[test]
@@ -127,11 +109,7 @@ fn event_times_stay_after_the_last_poll_whatever_the_system_says() {
     assert_eq!(monitor.low_water(1_200), 1_000);
     fake.put(10, 900, "early");
     fake.put(11, 9_999, "late");
-    let times: Vec<i64> = monitor
-        .sample(2_000)
-        .iter()
-        .map(|event| event.event_time)
-        .collect();
+    let times: Vec<i64> = monitor.sample(2_000).iter().map(|event| event.event_time).collect();
     assert_eq!(times, [1_001, 2_000]);
 }
 
@@ -143,13 +121,7 @@ fn a_pid_given_away_again_is_a_stop_and_a_start() {
     fake.put(10, 1_500, "new");
     fake.with(|state| state.repeats = true);
     let seen = told(&monitor.sample(2_000));
-    assert_eq!(
-        seen,
-        [
-            row("process_started", "new", 1_500),
-            row("process_stopped", "old", 2_000)
-        ]
-    );
+    assert_eq!(seen, [row("process_started", "new", 1_500), row("process_stopped", "old", 2_000)]);
 }
 
 #[test]
@@ -157,24 +129,15 @@ fn a_process_caught_between_fork_and_exec_is_told_again_with_its_own_name() {
     let (fake, mut monitor) = monitor(ProcessConfig::default());
     monitor.sample(1_000);
     fake.put(10, 1_999, "sh");
-    assert_eq!(
-        told(&monitor.sample(2_000)),
-        [row("process_started", "sh", 1_999)]
-    );
+    assert_eq!(told(&monitor.sample(2_000)), [row("process_started", "sh", 1_999)]);
     fake.put(10, 1_999, "miner");
-    assert_eq!(
-        told(&monitor.sample(3_000)),
-        [row("process_started", "miner", 3_000)]
-    );
+    assert_eq!(told(&monitor.sample(3_000)), [row("process_started", "miner", 3_000)]);
     assert!(monitor.sample(4_000).is_empty());
 }
 
 #[test]
 fn a_long_name_is_completed_by_the_path_and_told_once() {
-    assert_eq!(
-        full_name("gnome-terminal-", Some("/usr/bin/gnome-terminal-server")),
-        "gnome-terminal-server"
-    );
+    assert_eq!(full_name("gnome-terminal-", Some("/usr/bin/gnome-terminal-server")), "gnome-terminal-server");
     assert_eq!(full_name("sh", Some("/usr/bin/dash")), "sh");
     let (fake, mut monitor) = monitor(ProcessConfig::default());
     monitor.sample(1_000);
@@ -206,14 +169,8 @@ fn lists_decide_lane_and_whether_it_is_told() {
     assert_eq!(tell.lane("MINER.EXE"), Some(Lane::Critical));
     assert_eq!(tell.lane("svchost"), None);
     assert_eq!(tell.lane("chrome"), Some(Lane::Normal));
-    let tracked = Tell::new(&ProcessConfig {
-        only: names(&["chrome"]),
-        ..ProcessConfig::default()
-    });
-    assert_eq!(
-        (tracked.lane("Chrome.exe"), tracked.lane("bash")),
-        (Some(Lane::Normal), None)
-    );
+    let tracked = Tell::new(&ProcessConfig { only: names(&["chrome"]), ..ProcessConfig::default() });
+    assert_eq!((tracked.lane("Chrome.exe"), tracked.lane("bash")), (Some(Lane::Normal), None));
 }
 
 #[test]
@@ -233,22 +190,11 @@ fn when_the_list_fails_the_capability_is_missing_and_marks_go_on() {
 fn samples_show_what_was_used_since_the_last_one() {
     let fake = Fake::default();
     fake.put(10, 1, "work");
-    let config = ProcessConfig {
-        sample_interval: Duration::from_secs(1),
-        ..ProcessConfig::default()
-    };
+    let config = ProcessConfig { sample_interval: Duration::from_secs(1), ..ProcessConfig::default() };
     let mut monitor = ProcessMonitor::new(&config, Box::new(fake.clone()));
-    assert!(
-        monitor.sample(1_000_000).is_empty(),
-        "the first has nothing to compare with"
-    );
+    assert!(monitor.sample(1_000_000).is_empty(), "the first has nothing to compare with");
     fake.with(|state| state.processes.get_mut(&10).unwrap().cpu_us = 250_000);
     let seen = monitor.sample(2_000_000);
-    let Payload::ProcessSample(sample) = &seen[0].payload else {
-        panic!("not a sample")
-    };
-    assert_eq!(
-        (sample.cpu_percent, sample.pid, seen[0].lane),
-        (Some(25.0), Some(10), Lane::Bulk)
-    );
+    let Payload::ProcessSample(sample) = &seen[0].payload else { panic!("not a sample") };
+    assert_eq!((sample.cpu_percent, sample.pid, seen[0].lane), (Some(25.0), Some(10), Lane::Bulk));
 }

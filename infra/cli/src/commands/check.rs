@@ -12,14 +12,14 @@ use crate::exit::Exit;
 
 /// What `varta check` can be told.
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Also connect to every server that the configuration names.
     #[arg(long)]
     connect: bool,
 }
 
 /// Reports on the configuration and, if asked, on the servers.
-pub async fn check(config: &Config, args: &Args) -> anyhow::Result<Exit> {
+pub(crate) async fn check(config: &Config, args: &Args) -> anyhow::Result<Exit> {
     println!("configuration: in order");
     if !args.connect {
         return Ok(Exit::Done);
@@ -37,11 +37,7 @@ pub async fn check(config: &Config, args: &Args) -> anyhow::Result<Exit> {
     let mqtt = format!("{}:{}", config.bridge.mqtt.host, config.bridge.mqtt.port);
     report("mqtt", &mqtt, reach(&mqtt).await);
     if config.sinks.influx.enabled {
-        report(
-            "influx",
-            &config.sinks.influx.url,
-            http(&config.sinks.influx.url, "/health").await,
-        );
+        report("influx", &config.sinks.influx.url, http(&config.sinks.influx.url, "/health").await);
     }
     if config.sinks.postgres.enabled {
         report("postgres", "the configured database", postgres(config).await);
@@ -90,11 +86,7 @@ async fn http(url: &str, path: &str) -> Result<(), String> {
         .send()
         .await
         .map_err(|error| error.without_url().to_string())?;
-    if answer.status().is_success() {
-        Ok(())
-    } else {
-        Err(format!("answers {}", answer.status()))
-    }
+    if answer.status().is_success() { Ok(()) } else { Err(format!("answers {}", answer.status())) }
 }
 
 async fn postgres(config: &Config) -> Result<(), String> {

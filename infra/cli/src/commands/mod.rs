@@ -1,8 +1,8 @@
 //! One file a command.
 
-pub mod check;
-pub mod replay;
-pub mod run;
-pub mod tap;
-pub mod topics;
-pub mod watch;
+pub(crate) mod check;
+pub(crate) mod replay;
+pub(crate) mod run;
+pub(crate) mod tap;
+pub(crate) mod topics;
+pub(crate) mod watch;

@@ -16,7 +16,7 @@ use crate::exit::Exit;
 use crate::parts::{Part, SinkName};
 
 /// Runs the parts until a signal comes or one of them fails.
-pub async fn run(config: Config, parts: &[Part]) -> anyhow::Result<Exit> {
+pub(crate) async fn run(config: Config, parts: &[Part]) -> anyhow::Result<Exit> {
     let _log = runtime::logging::init(&config.log).context("cannot open the log")?;
     let topics = config.topic_names();
     let shutdown = Shutdown::new();
@@ -28,10 +28,7 @@ pub async fn run(config: Config, parts: &[Part]) -> anyhow::Result<Exit> {
 
     if !config.http.listen.is_empty() {
         let address: SocketAddr = config.http.listen.parse()?;
-        supervisor.spawn(
-            "http",
-            runtime::http::serve(address, health.clone(), shutdown.clone()),
-        );
+        supervisor.spawn("http", runtime::http::serve(address, health.clone(), shutdown.clone()));
     }
     if !prepare(&config, &log, &registry, &health, &shutdown).await? {
         return Ok(Exit::Done);
@@ -118,8 +115,8 @@ async fn prepare(
         let partitions = config.topics.partitions;
         let outcome = tokio::task::spawn_blocking(move || {
             use eventlog::Log as _;
-            log.create_topics(&specs, partitions).map_err(Waiting::of_log)?;
-            eventlog::registry::register_all(registry.as_ref()).map_err(Waiting::of_registry)
+            log.create_topics(&specs, partitions).map_err(|error| Waiting::of_log(&error))?;
+            eventlog::registry::register_all(registry.as_ref()).map_err(|error| Waiting::of_registry(&error))
         })
         .await?;
         match outcome {
@@ -127,10 +124,7 @@ async fn prepare(
                 component.ready();
                 return Ok(true);
             }
-            Err(Waiting {
-                fate: runtime::fate::Fate::Transient,
-                why,
-            }) => {
+            Err(Waiting { fate: runtime::fate::Fate::Transient, why }) => {
                 if !told {
                     tracing::warn!(%why, kafka = config.kafka.brokers, "waiting for Kafka and the schema registry");
                     told = true;
@@ -152,17 +146,11 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn of_log(error: eventlog::LogError) -> Self {
-        Self {
-            fate: error.fate(),
-            why: error.to_string(),
-        }
+    fn of_log(error: &eventlog::LogError) -> Self {
+        Self { fate: error.fate(), why: error.to_string() }
     }
 
-    fn of_registry(error: eventlog::registry::RegistryError) -> Self {
-        Self {
-            fate: error.fate(),
-            why: error.to_string(),
-        }
+    fn of_registry(error: &eventlog::registry::RegistryError) -> Self {
+        Self { fate: error.fate(), why: error.to_string() }
     }
 }

@@ -18,7 +18,7 @@ use crate::exit::Exit;
 
 /// What `varta tap` can be told.
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// The topic, with or without its prefix: alerts, events.process_event, varta.raw …
     topic: String,
     /// Begin with the oldest record instead of the next one.
@@ -39,13 +39,10 @@ pub struct Args {
 }
 
 /// Prints rows until the limit, the end or Ctrl-C.
-pub fn tap(config: &Config, args: &Args) -> anyhow::Result<Exit> {
+pub(crate) fn tap(config: &Config, args: &Args) -> anyhow::Result<Exit> {
     let prefix = format!("{}.", config.topics.prefix);
-    let topic = if args.topic.starts_with(&prefix) {
-        args.topic.clone()
-    } else {
-        format!("{prefix}{}", args.topic)
-    };
+    let topic =
+        if args.topic.starts_with(&prefix) { args.topic.clone() } else { format!("{prefix}{}", args.topic) };
     let only = match &args.kind {
         None => None,
         Some(name) => Some(
@@ -55,13 +52,8 @@ pub fn tap(config: &Config, args: &Args) -> anyhow::Result<Exit> {
     };
     let log = KafkaLog::connect(&config.kafka)?;
     let registry: Arc<dyn SchemaRegistry> = Arc::new(HttpRegistry::new(&config.registry)?);
-    let mut printer = Printer {
-        decoder: BatchDecoder::new(registry),
-        filters: Vec::new(),
-        args,
-        only,
-        printed: 0,
-    };
+    let mut printer =
+        Printer { decoder: BatchDecoder::new(registry), filters: Vec::new(), args, only, printed: 0 };
     read(&log, &topic, args, |records| printer.print(records))?;
     Ok(Exit::Done)
 }
@@ -133,11 +125,7 @@ impl Printer<'_> {
         if records.is_empty() {
             return Ok(true);
         }
-        if records[0]
-            .value
-            .as_ref()
-            .is_some_and(|value| value.first() == Some(&b'{'))
-        {
+        if records[0].value.as_ref().is_some_and(|value| value.first() == Some(&b'{')) {
             for record in records {
                 if let Some(value) = &record.value {
                     println!("{}", String::from_utf8_lossy(value));
@@ -152,10 +140,7 @@ impl Printer<'_> {
         let decoded = self.decoder.decode(records)?;
         for (row, reason) in &decoded.poison {
             let record = &records[*row as usize];
-            eprintln!(
-                "{}-{}-{}: {reason}",
-                record.topic, record.partition, record.offset
-            );
+            eprintln!("{}-{}-{}: {reason}", record.topic, record.partition, record.offset);
         }
         for group in decoded.groups {
             if self.only.is_some_and(|only| only != group.kind) {

@@ -9,14 +9,14 @@ use crate::exit::Exit;
 
 /// What `varta topics` can be told.
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Only describe; create nothing.
     #[arg(long)]
     describe: bool,
 }
 
 /// Creates the topics that are missing and lists all of them.
-pub fn topics(config: &Config, args: &Args) -> anyhow::Result<Exit> {
+pub(crate) fn topics(config: &Config, args: &Args) -> anyhow::Result<Exit> {
     let log = KafkaLog::connect(&config.kafka)?;
     let specs = config.topic_names().all();
     if !args.describe {

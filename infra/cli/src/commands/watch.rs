@@ -3,6 +3,7 @@
 //! counters are believed.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::io::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ use crate::stores::{self, Stores};
 
 /// What `varta watch` can be told.
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Stop after so long with a summary; exit code 3 when a stage delivered nothing.
     #[arg(long = "for", value_parser = humantime::parse_duration)]
     run_for: Option<Duration>,
@@ -31,7 +32,7 @@ pub struct Args {
 
 /// What was seen so far.
 #[derive(Debug, Default)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// Rows by topic.
     rows: BTreeMap<String, u64>,
     /// Alerts: time and text, the ones not yet shown.
@@ -41,7 +42,7 @@ pub struct Seen {
 }
 
 /// Prints until the time is up or Ctrl-C.
-pub async fn watch(config: &Config, args: &Args) -> anyhow::Result<Exit> {
+pub(crate) async fn watch(config: &Config, args: &Args) -> anyhow::Result<Exit> {
     let shutdown = Shutdown::new();
     on_signals(&shutdown);
     let log = KafkaLog::connect(&config.kafka)?;
@@ -83,29 +84,15 @@ pub async fn watch(config: &Config, args: &Args) -> anyhow::Result<Exit> {
     }
     shutdown.request();
     drop(received);
-    let outcome = reader
-        .join()
-        .map_err(|_| anyhow::anyhow!("the reader of the topics panicked"))?;
+    let outcome = reader.join().map_err(|_| anyhow::anyhow!("the reader of the topics panicked"))?;
     outcome?;
     let report = stores.look().await;
-    Ok(summary(
-        config,
-        &seen,
-        started.elapsed(),
-        &report,
-        args.run_for.is_some(),
-    ))
+    Ok(summary(config, &seen, started.elapsed(), &report, args.run_for.is_some()))
 }
 
 fn topics(config: &Config) -> Vec<Arc<str>> {
     let topics = config.topic_names();
-    let mut names = vec![
-        topics.raw(),
-        topics.alerts(),
-        topics.features("1m"),
-        topics.dlq(),
-        topics.late(),
-    ];
+    let mut names = vec![topics.raw(), topics.alerts(), topics.features("1m"), topics.dlq(), topics.late()];
     names.extend(Family::ALL.iter().map(|family| topics.events(*family)));
     names
 }
@@ -126,11 +113,7 @@ fn read(
                 let mut at = Vec::new();
                 for partition in partitions {
                     let (_, end) = consumer.bounds(&partition)?;
-                    at.push(Position {
-                        topic: partition.topic,
-                        partition: partition.partition,
-                        offset: end,
-                    });
+                    at.push(Position { topic: partition.topic, partition: partition.partition, offset: end });
                 }
                 consumer.start(&at)?;
             }
@@ -154,11 +137,7 @@ fn take(seen: &mut Seen, decoder: &mut BatchDecoder, config: &Config, records: &
     for record in records {
         *seen.rows.entry(record.topic.to_string()).or_default() += 1;
     }
-    let of_alerts: Vec<Record> = records
-        .iter()
-        .filter(|record| record.topic == alerts)
-        .cloned()
-        .collect();
+    let of_alerts: Vec<Record> = records.iter().filter(|record| record.topic == alerts).cloned().collect();
     if of_alerts.is_empty() {
         return;
     }
@@ -186,21 +165,11 @@ fn print_screen(
     for (topic, rows) in &seen.rows {
         let before = last.1.get(topic).copied().unwrap_or(0);
         let rate = (rows - before) as f64 / seconds;
-        line.push_str(&format!(
-            "  {} {rate:.1}/s",
-            topic.strip_prefix(prefix.as_str()).unwrap_or(topic)
-        ));
+        let name = topic.strip_prefix(prefix.as_str()).unwrap_or(topic);
+        let _ = write!(line, "  {name} {rate:.1}/s");
     }
     let now = chrono::Local::now().format("%H:%M:%S");
-    let _ = writeln!(
-        out,
-        "{now}{}",
-        if line.is_empty() {
-            "  nothing has arrived yet".into()
-        } else {
-            line
-        }
-    );
+    let _ = writeln!(out, "{now}{}", if line.is_empty() { "  nothing has arrived yet".into() } else { line });
     for row in &report.lines {
         let _ = writeln!(out, "         {row}");
     }

@@ -1,5 +1,6 @@
 //! Recorded events sent again: reading a recording, mapping it to our events, speaking MQTT as an agent.
 
-pub mod recording;
-pub mod sender;
-pub mod windows;
+pub(crate) mod agent;
+pub(crate) mod recording;
+pub(crate) mod sender;
+pub(crate) mod windows;

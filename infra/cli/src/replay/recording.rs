@@ -11,7 +11,7 @@ use super::windows::{self, Mapped};
 
 /// What a file holds.
 #[derive(Debug, Default)]
-pub struct Recording {
+pub(crate) struct Recording {
     /// Events by host, each list in the order of event time.
     pub hosts: BTreeMap<String, Vec<Mapped>>,
     /// Lines that gave no event: reason and how many.
@@ -22,20 +22,17 @@ pub struct Recording {
 
 impl Recording {
     /// Events in all.
-    pub fn events(&self) -> usize {
+    pub(crate) fn events(&self) -> usize {
         self.hosts.values().map(Vec::len).sum()
     }
 }
 
 /// Reads the whole file; a line that cannot be mapped is counted with its reason, never dropped silently.
-pub fn read(path: &Path) -> anyhow::Result<Recording> {
+pub(crate) fn read(path: &Path) -> anyhow::Result<Recording> {
     let mut file = BufReader::new(fs_err::File::open(path)?);
     let is_gzip = file.fill_buf()?.starts_with(&[0x1f, 0x8b]);
-    let reader: Box<dyn Read> = if is_gzip {
-        Box::new(flate2::read::MultiGzDecoder::new(file))
-    } else {
-        Box::new(file)
-    };
+    let reader: Box<dyn Read> =
+        if is_gzip { Box::new(flate2::read::MultiGzDecoder::new(file)) } else { Box::new(file) };
     let mut recording = Recording::default();
     for (index, line) in BufReader::new(reader).lines().enumerate() {
         let line = line.with_context(|| format!("{} line {}", path.display(), index + 1))?;

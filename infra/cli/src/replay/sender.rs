@@ -10,13 +10,12 @@ use rumqttc::mqttbytes::QoS;
 use rumqttc::mqttbytes::v5::Packet;
 use rumqttc::{AsyncClient, Event as MqttEvent, EventLoop, MqttOptions, PublishOptions};
 use schemas::confirmation::Confirmation;
-use schemas::event::Event;
 use schemas::identity::Lane;
 use schemas::mqtt;
 
 /// How to reach the broker.
 #[derive(Clone, Debug)]
-pub struct Broker {
+pub(crate) struct Broker {
     /// Name or address.
     pub host: String,
     /// TCP port of the plain listener.
@@ -25,9 +24,24 @@ pub struct Broker {
     pub credentials: Option<(String, String)>,
 }
 
+/// One event ready to be sent.
+#[derive(Clone, Debug)]
+pub(crate) struct Outgoing {
+    /// Its session.
+    pub session: i64,
+    /// Its lane.
+    pub lane: Lane,
+    /// Its number there.
+    pub seq: i64,
+    /// The whole event as JSON.
+    pub json: Vec<u8>,
+    /// When to send it; `None`: at once.
+    pub due: Option<Instant>,
+}
+
 /// What became of one host's events.
 #[derive(Debug, Default)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// Events given to the sender.
     pub events: usize,
     /// Events that the bridge confirmed.
@@ -40,6 +54,8 @@ pub struct Outcome {
 const MESSAGE_BYTES: usize = 200 * 1024;
 /// Messages without confirmation that may be under way.
 const WINDOW: usize = 16;
+/// Events that are due within this of each other may share a message.
+const TOGETHER: Duration = Duration::from_millis(200);
 const CONFIRM_WITHIN: Duration = Duration::from_secs(5);
 
 struct Message {
@@ -51,31 +67,25 @@ struct Message {
 }
 
 /// Sends the events and waits until all are confirmed or `give_up` has passed without progress.
-pub async fn send(
+pub(crate) async fn send(
     broker: &Broker,
     agent_id: &str,
-    events: &[(Event, Option<Instant>)],
+    events: &[Outgoing],
     give_up: Duration,
 ) -> anyhow::Result<Outcome> {
     let mut options = MqttOptions::new(agent_id, (broker.host.clone(), broker.port));
-    options
-        .set_keep_alive(30)
-        .set_clean_start(true)
-        .set_outgoing_inflight_upper_limit(100);
+    options.set_keep_alive(30).set_clean_start(true).set_outgoing_inflight_upper_limit(100);
     if let Some((user, password)) = &broker.credentials {
         options.set_credentials(user.clone(), password.clone());
     }
     let (client, mut events_of_mqtt) = AsyncClient::builder(options).capacity(2 * WINDOW).build();
-    let mut messages = pack(events)?;
-    let mut outcome = Outcome {
-        events: events.len(),
-        ..Outcome::default()
-    };
+    let mut messages = pack(events);
+    let mut outcome = Outcome { events: events.len(), ..Outcome::default() };
     let mut owner: BTreeMap<(Lane, i64), usize> = BTreeMap::new();
     for (index, message) in messages.iter().enumerate() {
         owner.extend(message.waiting.iter().map(|key| (*key, index)));
     }
-    let session = events.first().map_or(0, |(event, _)| event.session);
+    let session = events.first().map_or(0, |event| event.session);
     connect(&client, &mut events_of_mqtt, agent_id, give_up).await?;
     let topic = mqtt::batch_topic(agent_id);
     let mut next = 0;
@@ -92,9 +102,7 @@ pub async fn send(
             next += 1;
         }
         for index in &under_way {
-            if messages[*index]
-                .sent_at
-                .is_some_and(|sent| now.duration_since(sent) > CONFIRM_WITHIN)
+            if messages[*index].sent_at.is_some_and(|sent| now.duration_since(sent) > CONFIRM_WITHIN)
                 && publish(&client, &topic, &mut messages[*index]).is_ok()
             {
                 outcome.resent += 1;
@@ -170,11 +178,7 @@ async fn connect(
 }
 
 fn publish(client: &AsyncClient, topic: &str, message: &mut Message) -> anyhow::Result<()> {
-    client.try_publish(
-        topic.to_owned(),
-        message.payload.clone(),
-        PublishOptions::at_least_once(),
-    )?;
+    client.try_publish(topic.to_owned(), message.payload.clone(), PublishOptions::at_least_once())?;
     message.sent_at = Some(Instant::now());
     Ok(())
 }
@@ -204,28 +208,26 @@ fn settle(
 }
 
 /// JSON arrays in order, none over the size; events of one array are due together.
-fn pack(events: &[(Event, Option<Instant>)]) -> anyhow::Result<Vec<Message>> {
+fn pack(events: &[Outgoing]) -> Vec<Message> {
     let mut messages: Vec<Message> = Vec::new();
     let mut text = Vec::new();
     let mut waiting = Vec::new();
-    let mut due = None;
-    for (event, at) in events {
-        let json = serde_json::to_vec(event)?;
-        let is_later =
-            *at != due && due.is_some_and(|due| at.is_some_and(|at| at > due + Duration::from_millis(200)));
-        if !waiting.is_empty() && (text.len() + json.len() > MESSAGE_BYTES || is_later) {
+    let mut due: Option<Instant> = None;
+    for event in events {
+        let is_later = matches!((due, event.due), (Some(due), Some(at)) if at > due + TOGETHER);
+        if !waiting.is_empty() && (text.len() + event.json.len() > MESSAGE_BYTES || is_later) {
             messages.push(close(&mut text, &mut waiting, due));
             due = None;
         }
         text.push(if text.is_empty() { b'[' } else { b',' });
-        text.extend_from_slice(&json);
+        text.extend_from_slice(&event.json);
         waiting.push((event.lane, event.seq));
-        due = due.or(*at);
+        due = due.or(event.due);
     }
     if !waiting.is_empty() {
         messages.push(close(&mut text, &mut waiting, due));
     }
-    Ok(messages)
+    messages
 }
 
 fn close(text: &mut Vec<u8>, waiting: &mut Vec<(Lane, i64)>, due: Option<Instant>) -> Message {
@@ -241,35 +243,18 @@ fn close(text: &mut Vec<u8>, waiting: &mut Vec<(Lane, i64)>, due: Option<Instant
 #[cfg(test)]
 mod tests {
     use schemas::confirmation::LaneAck;
-    use schemas::event::{Payload, ProcessEvent, event_type};
 
     use super::*;
 
-    fn event(seq: i64, name: &str) -> (Event, Option<Instant>) {
-        let payload = Payload::ProcessEvent(ProcessEvent {
-            name: Some(name.into()),
-            ..ProcessEvent::default()
-        });
-        let event = Event {
-            agent_id: "a".into(),
-            session: 7,
-            lane: Lane::Normal,
-            seq,
-            event_time: 1_700_000_000_000_000,
-            event_type: event_type::PROCESS_STARTED.into(),
-            source: "test".into(),
-            host: None,
-            user: None,
-            replayed: true,
-            payload,
-        };
-        (event, None)
+    fn event(seq: i64, name: &str) -> Outgoing {
+        let json = serde_json::json!({"seq": seq, "payload": {"name": name}});
+        Outgoing { session: 7, lane: Lane::Normal, seq, json: json.to_string().into_bytes(), due: None }
     }
 
     #[test]
     fn messages_hold_all_events_in_order_and_stay_small() {
         let events: Vec<_> = (1..=3000).map(|seq| event(seq, &"x".repeat(100))).collect();
-        let messages = pack(&events).unwrap();
+        let messages = pack(&events);
         assert!(messages.len() > 1);
         let mut seqs = Vec::new();
         for message in &messages {
@@ -283,15 +268,11 @@ mod tests {
     #[test]
     fn only_this_session_is_struck_off_and_only_once() {
         let events: Vec<_> = (1..=10).map(|seq| event(seq, "x")).collect();
-        let mut messages = pack(&events).unwrap();
+        let mut messages = pack(&events);
         let mut owner: BTreeMap<_, _> = messages[0].waiting.iter().map(|key| (*key, 0)).collect();
         let ack = |session, ranges| Confirmation {
             bridge: "b".into(),
-            acks: vec![LaneAck {
-                session,
-                lane: Lane::Normal,
-                ranges,
-            }],
+            acks: vec![LaneAck { session, lane: Lane::Normal, ranges }],
         };
         assert_eq!(settle(&ack(6, vec![(1, 10)]), 7, &mut owner, &mut messages), 0);
         assert_eq!(settle(&ack(7, vec![(1, 4)]), 7, &mut owner, &mut messages), 4);

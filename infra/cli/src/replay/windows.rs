@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 /// What a recorded event says, before an agent gives it its identity.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Mapped {
+pub(crate) struct Mapped {
     /// The computer that recorded it.
     pub host: String,
     /// When it happened, µs UTC.
@@ -27,49 +27,25 @@ pub struct Mapped {
 }
 
 /// Maps one record; the error says in a few words why there is no event.
-pub fn map(record: &Map<String, Value>) -> Result<Mapped, String> {
+pub(crate) fn map(record: &Map<String, Value>) -> Result<Mapped, String> {
     let id = integer(record, "EventID").ok_or("no EventID")?;
-    let channel = text(record, "Channel")
-        .or_else(|| text(record, "SourceName"))
-        .unwrap_or_default();
+    let channel = text(record, "Channel").or_else(|| text(record, "SourceName")).unwrap_or_default();
     let sysmon = channel.contains("Sysmon");
     let (event_type, user, payload) = match (sysmon, id) {
-        (true, 1) => (
-            event_type::PROCESS_STARTED,
-            account(record, "User"),
-            sysmon_start(record)?,
-        ),
-        (true, 3) => (
-            event_type::CONNECTION,
-            account(record, "User"),
-            sysmon_connection(record)?,
-        ),
-        (true, 5) => (
-            event_type::PROCESS_STOPPED,
-            account(record, "User"),
-            sysmon_stop(record)?,
-        ),
-        (true, 11) => (
-            event_type::FILE_CREATED,
-            account(record, "User"),
-            sysmon_file(record)?,
-        ),
-        (false, 4688) => (
-            event_type::PROCESS_STARTED,
-            account(record, "SubjectUserName"),
-            security_start(record)?,
-        ),
-        (false, 4689) => (
-            event_type::PROCESS_STOPPED,
-            account(record, "SubjectUserName"),
-            security_stop(record)?,
-        ),
+        (true, 1) => (event_type::PROCESS_STARTED, account(record, "User"), sysmon_start(record)?),
+        (true, 3) => (event_type::CONNECTION, account(record, "User"), sysmon_connection(record)?),
+        (true, 5) => (event_type::PROCESS_STOPPED, account(record, "User"), sysmon_stop(record)?),
+        (true, 11) => (event_type::FILE_CREATED, account(record, "User"), sysmon_file(record)?),
+        (false, 4688) => {
+            (event_type::PROCESS_STARTED, account(record, "SubjectUserName"), security_start(record)?)
+        }
+        (false, 4689) => {
+            (event_type::PROCESS_STOPPED, account(record, "SubjectUserName"), security_stop(record)?)
+        }
         _ => return Err(format!("event {id} of {channel:?} is not one that we map")),
     };
     Ok(Mapped {
-        host: text(record, "Hostname")
-            .or_else(|| text(record, "Computer"))
-            .ok_or("no Hostname")?,
+        host: text(record, "Hostname").or_else(|| text(record, "Computer")).ok_or("no Hostname")?,
         event_time: time(record, sysmon)?,
         event_type,
         source: format!("{}/{id}", if sysmon { "sysmon" } else { "security" }),
@@ -105,11 +81,7 @@ fn sysmon_stop(record: &Map<String, Value>) -> Result<Payload, String> {
 
 fn sysmon_connection(record: &Map<String, Value>) -> Result<Payload, String> {
     let initiated = text(record, "Initiated").is_some_and(|initiated| initiated == "true");
-    let (local, remote) = if initiated {
-        ("Source", "Destination")
-    } else {
-        ("Destination", "Source")
-    };
+    let (local, remote) = if initiated { ("Source", "Destination") } else { ("Destination", "Source") };
     let path = text(record, "Image");
     Ok(Payload::NetworkEvent(NetworkEvent {
         remote_address: text(record, &format!("{remote}Ip")),
@@ -158,14 +130,22 @@ fn security_stop(record: &Map<String, Value>) -> Result<Payload, String> {
     }))
 }
 
-/// Sysmon says when it happened in `UtcTime`; the security log only when it was shipped.
+fn utc(field: &str, text: &str) -> Result<i64, String> {
+    NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f")
+        .map(|time| time.and_utc().timestamp_micros())
+        .map_err(|error| format!("{field} {text:?}: {error}"))
+}
+
+/// Sysmon says when it happened in `UtcTime`; of the security log some recordings have `TimeCreated` (UTC), others
+/// only the time of shipping.
 fn time(record: &Map<String, Value>, sysmon: bool) -> Result<i64, String> {
-    if let Some(utc) = text(record, "UtcTime").filter(|_| sysmon) {
-        return NaiveDateTime::parse_from_str(&utc, "%Y-%m-%d %H:%M:%S%.f")
-            .map(|time| time.and_utc().timestamp_micros())
-            .map_err(|error| format!("UtcTime {utc:?}: {error}"));
+    if let Some(utc_time) = text(record, "UtcTime").filter(|_| sysmon) {
+        return utc("UtcTime", &utc_time);
     }
-    let shipped = text(record, "@timestamp").ok_or("neither UtcTime nor @timestamp")?;
+    if let Some(created) = text(record, "TimeCreated").filter(|_| !record.contains_key("@timestamp")) {
+        return utc("TimeCreated", &created);
+    }
+    let shipped = text(record, "@timestamp").ok_or("neither UtcTime nor @timestamp nor TimeCreated")?;
     DateTime::parse_from_rfc3339(&shipped)
         .map(|time| time.timestamp_micros())
         .map_err(|error| format!("@timestamp {shipped:?}: {error}"))
@@ -198,9 +178,9 @@ fn number(record: &Map<String, Value>, field: &str) -> Option<i64> {
 fn port(record: &Map<String, Value>, field: &str) -> Result<Option<i32>, String> {
     match integer(record, field) {
         None => Ok(None),
-        Some(port) => u16::try_from(port)
-            .map(|port| Some(i32::from(port)))
-            .map_err(|_| format!("{field} {port}")),
+        Some(port) => {
+            u16::try_from(port).map(|port| Some(i32::from(port))).map_err(|_| format!("{field} {port}"))
+        }
     }
 }
 
@@ -215,10 +195,7 @@ fn base_name(path: &str) -> String {
 }
 
 fn sha256(hashes: &str) -> Option<String> {
-    hashes
-        .split(',')
-        .find_map(|hash| hash.strip_prefix("SHA256="))
-        .map(str::to_owned)
+    hashes.split(',').find_map(|hash| hash.strip_prefix("SHA256=")).map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -227,13 +204,13 @@ mod tests {
 
     use super::*;
 
-    fn mapped(record: Value) -> Result<Mapped, String> {
+    fn mapped(record: &Value) -> Result<Mapped, String> {
         map(record.as_object().unwrap())
     }
 
     #[test]
     fn a_sysmon_start_keeps_path_parent_and_hash() {
-        let event = mapped(json!({
+        let event = mapped(&json!({
             "EventID": 1, "Channel": "Microsoft-Windows-Sysmon/Operational", "Hostname": "W1",
             "UtcTime": "2020-06-10 02:51:04.728", "User": "CORP\\alice", "ProcessId": "2008",
             "ParentProcessId": "696", "ParentImage": "C:\\Windows\\explorer.exe",
@@ -243,9 +220,7 @@ mod tests {
         .unwrap();
         assert_eq!(event.event_time, 1_591_757_464_728_000);
         assert_eq!(event.user.as_deref(), Some("alice"));
-        let Payload::ProcessEvent(process) = event.payload else {
-            panic!("not a process event")
-        };
+        let Payload::ProcessEvent(process) = event.payload else { panic!("not a process event") };
         assert_eq!(process.name.as_deref(), Some("a.exe"));
         assert_eq!(process.parent_name.as_deref(), Some("explorer.exe"));
         assert_eq!(process.parent_pid, Some(696));
@@ -254,28 +229,24 @@ mod tests {
 
     #[test]
     fn the_security_log_counts_in_hexadecimal() {
-        let event = mapped(json!({
+        let event = mapped(&json!({
             "EventID": 4688, "Channel": "Security", "Hostname": "W1", "@timestamp": "2020-06-10T02:51:05.734Z",
             "NewProcessId": "0x7d8", "ProcessId": "0x2b8", "NewProcessName": "C:\\Windows\\System32\\sppsvc.exe",
         }))
         .unwrap();
-        let Payload::ProcessEvent(process) = event.payload else {
-            panic!("not a process event")
-        };
+        let Payload::ProcessEvent(process) = event.payload else { panic!("not a process event") };
         assert_eq!((process.pid, process.parent_pid), (Some(2008), Some(696)));
     }
 
     #[test]
     fn an_inbound_connection_has_its_remote_end_at_the_source() {
-        let event = mapped(json!({
+        let event = mapped(&json!({
             "EventID": 3, "Channel": "Microsoft-Windows-Sysmon/Operational", "Hostname": "W1", "Initiated": "false",
             "UtcTime": "2020-06-10 02:50:55.662", "SourceIp": "10.0.0.9", "SourcePort": "53",
             "DestinationIp": "10.0.0.1", "DestinationPort": "49246", "Protocol": "udp", "Image": "C:\\a\\dns.exe",
         }))
         .unwrap();
-        let Payload::NetworkEvent(connection) = event.payload else {
-            panic!("not a connection")
-        };
+        let Payload::NetworkEvent(connection) = event.payload else { panic!("not a connection") };
         assert_eq!(connection.remote_address.as_deref(), Some("10.0.0.9"));
         assert_eq!(connection.local_port, Some(49246));
         assert_eq!(connection.direction.as_deref(), Some("inbound"));
@@ -283,17 +254,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_mapped_says_why() {
-        assert!(
-            mapped(json!({"EventID": 7, "Channel": "Security"}))
-                .unwrap_err()
-                .contains("event 7")
-        );
-        assert!(
-            mapped(json!({"Channel": "Security"}))
-                .unwrap_err()
-                .contains("EventID")
-        );
+        assert!(mapped(&json!({"EventID": 7, "Channel": "Security"})).unwrap_err().contains("event 7"));
+        assert!(mapped(&json!({"Channel": "Security"})).unwrap_err().contains("EventID"));
         let no_time = json!({"EventID": 4689, "Channel": "Security", "Hostname": "W", "ProcessName": "a"});
-        assert!(mapped(no_time).unwrap_err().contains("@timestamp"));
+        assert!(mapped(&no_time).unwrap_err().contains("@timestamp"));
     }
 }

@@ -62,10 +62,7 @@ impl BatchDecoder {
         LIMIT.call_once(|| {
             apache_avro::util::max_allocation_bytes(MAX_FIELD);
         });
-        Self {
-            registry,
-            versions: HashMap::new(),
-        }
+        Self { registry, versions: HashMap::new() }
     }
 
     /// Decodes what can be decoded and names the rest.
@@ -78,9 +75,7 @@ impl BatchDecoder {
         for (id, rows) in by_schema(records, &mut decoded.poison) {
             match self.version(id)? {
                 Ok(version) => version.decode(records, rows, &mut decoded),
-                Err(reason) => decoded
-                    .poison
-                    .extend(rows.into_iter().map(|row| (row, reason.clone()))),
+                Err(reason) => decoded.poison.extend(rows.into_iter().map(|row| (row, reason.clone()))),
             }
         }
         decoded.groups.sort_by_key(|group| group.rows[0]);
@@ -101,10 +96,7 @@ impl BatchDecoder {
                 Err(reason) => return Ok(Err(reason)),
             };
         }
-        Ok(self
-            .versions
-            .get_mut(&id)
-            .ok_or_else(|| format!("schema {id} vanished")))
+        Ok(self.versions.get_mut(&id).ok_or_else(|| format!("schema {id} vanished")))
     }
 }
 
@@ -147,23 +139,13 @@ impl Version {
             .ok_or_else(|| format!("schema {id} is of `{name}`, which is not known here"))?;
         let decoder =
             decoder(id, &text, kind).map_err(|error| format!("schema {id} of `{name}`: {error}"))?;
-        Ok(Self {
-            id,
-            kind,
-            text,
-            schema,
-            decoder,
-        })
+        Ok(Self { id, kind, text, schema, decoder })
     }
 
     fn decode(&mut self, records: &[Record], mut rows: Vec<u32>, decoded: &mut Decoded) {
         let poison = &mut decoded.poison;
         if let Ok(batch) = self.at_once(records, &rows) {
-            decoded.groups.push(Group {
-                kind: self.kind,
-                batch,
-                rows,
-            });
+            decoded.groups.push(Group { kind: self.kind, batch, rows });
             return;
         }
         self.keep_readable(records, &mut rows, poison);
@@ -181,11 +163,7 @@ impl Version {
         }
         match batch {
             _ if rows.is_empty() => {}
-            Ok(batch) => decoded.groups.push(Group {
-                kind: self.kind,
-                batch,
-                rows,
-            }),
+            Ok(batch) => decoded.groups.push(Group { kind: self.kind, batch, rows }),
             // Each alone is readable, together they are not: no such case is known.
             Err(reason) => poison.extend(rows.into_iter().map(|row| (row, reason.clone()))),
         }
@@ -224,9 +202,7 @@ impl Version {
 
 fn decoder(id: u32, text: &str, kind: RecordKind) -> Result<Decoder, String> {
     let mut store = SchemaStore::new_with_type(FingerprintAlgorithm::Id);
-    store
-        .set(Fingerprint::Id(id), AvroSchema::new(text.to_owned()))
-        .map_err(|error| error.to_string())?;
+    store.set(Fingerprint::Id(id), AvroSchema::new(text.to_owned())).map_err(|error| error.to_string())?;
     ReaderBuilder::new()
         .with_batch_size(NEVER_FULL)
         .with_writer_schema_store(store)
@@ -244,10 +220,7 @@ fn feed(decoder: &mut Decoder, records: &[Record], rows: &[u32]) -> Result<(), S
         let room = decoder.capacity();
         let consumed = decoder.decode(value).map_err(|error| error.to_string())?;
         if consumed != value.len() || decoder.capacity() + 1 != room {
-            return Err(format!(
-                "cut short: only {consumed} of {} bytes could be read",
-                value.len()
-            ));
+            return Err(format!("cut short: only {consumed} of {} bytes could be read", value.len()));
         }
     }
     Ok(())
@@ -259,11 +232,7 @@ fn finish(decoder: &mut Decoder, kind: RecordKind, rows: &[u32]) -> Result<Recor
     let batch = match flushed {
         Some(batch) if batch.num_rows() == rows.len() => batch,
         Some(batch) => {
-            return Err(format!(
-                "{} rows came of {} records",
-                batch.num_rows(),
-                rows.len()
-            ));
+            return Err(format!("{} rows came of {} records", batch.num_rows(), rows.len()));
         }
         None if rows.is_empty() => return Ok(RecordBatch::new_empty(arrow_schema(kind))),
         None => return Err("no rows came".to_owned()),

@@ -29,11 +29,7 @@ pub struct BatchEncoder {
 impl BatchEncoder {
     /// `schema_id` is the registry's for the present schema of `kind`.
     pub fn new(kind: RecordKind, schema_id: u32) -> Self {
-        Self {
-            kind,
-            schema_id,
-            encoder: None,
-        }
+        Self { kind, schema_id, encoder: None }
     }
 
     /// One value for each row, in order; all are slices of one allocation. The columns must have the types of
@@ -50,9 +46,7 @@ impl BatchEncoder {
             Some(encoder) => encoder,
             None => self.build().map_err(wrong)?,
         };
-        encoder
-            .encode(&canonical)
-            .map_err(|error| wrong(error.to_string()))?;
+        encoder.encode(&canonical).map_err(|error| wrong(error.to_string()))?;
         let rows = encoder.flush();
         self.encoder = Some(encoder);
         Ok(rows.iter().collect())

@@ -62,15 +62,9 @@ impl KafkaAppender {
         voice: &Arc<Voice>,
         on_delivery: OnDelivery,
     ) -> Result<Self, LogError> {
-        let context = Context {
-            voice: Arc::clone(voice),
-            on_delivery,
-            in_flight: AtomicUsize::new(0),
-        };
-        let producer = config
-            .appender()
-            .create_with_context(context)
-            .map_err(|error| errors::of(&error, "appender"))?;
+        let context = Context { voice: Arc::clone(voice), on_delivery, in_flight: AtomicUsize::new(0) };
+        let producer =
+            config.appender().create_with_context(context).map_err(|error| errors::of(&error, "appender"))?;
         Ok(Self { producer })
     }
 

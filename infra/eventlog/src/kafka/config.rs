@@ -71,20 +71,13 @@ impl Default for KafkaConfig {
 impl Check for KafkaConfig {
     fn check(&self, at: &str, problems: &mut Problems) {
         let is_address = |text: &str| {
-            let port = text
-                .trim()
-                .rsplit_once(':')
-                .filter(|(host, _)| !host.is_empty())
-                .map(|(_, port)| port);
+            let port =
+                text.trim().rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
             port.is_some_and(|port| port.parse::<u16>().is_ok())
         };
         if !self.brokers.split(',').all(is_address) {
             let what = format!("`{}` is not a list of host:port", self.brokers);
-            problems.add(
-                key(at, "brokers"),
-                what,
-                Some("such as 127.0.0.1:9092".to_owned()),
-            );
+            problems.add(key(at, "brokers"), what, Some("such as 127.0.0.1:9092".to_owned()));
         }
         if self.transaction_timeout > Duration::from_secs(15) {
             let what = "longer than 15 s: readers would wait for a dead worker for so long".to_owned();
@@ -94,25 +87,13 @@ impl Check for KafkaConfig {
             problems.add(key(at, "transaction_timeout"), "shorter than 1 s", None);
         }
         if self.session_timeout < Duration::from_secs(1) || self.session_timeout > self.poll_timeout {
-            problems.add(
-                key(at, "session_timeout"),
-                "must be from 1 s to `poll_timeout`",
-                None,
-            );
+            problems.add(key(at, "session_timeout"), "must be from 1 s to `poll_timeout`", None);
         }
         if self.linger > Duration::from_millis(100) {
-            problems.add(
-                key(at, "linger"),
-                "longer than 100 ms: every commit would wait for it",
-                None,
-            );
+            problems.add(key(at, "linger"), "longer than 100 ms: every commit would wait for it", None);
         }
         if self.replication == 0 || self.replication < -1 {
-            problems.add(
-                key(at, "replication"),
-                "must be at least 1, or -1 for the broker's choice",
-                None,
-            );
+            problems.add(key(at, "replication"), "must be at least 1, or -1 for the broker's choice", None);
         }
     }
 }
@@ -120,16 +101,10 @@ impl Check for KafkaConfig {
 impl KafkaConfig {
     fn base(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
-        config
-            .set("bootstrap.servers", &self.brokers)
-            .set("client.id", &self.client_id);
+        config.set("bootstrap.servers", &self.brokers).set("client.id", &self.client_id);
         // A broker that comes back is found soon; librdkafka's default waits up to 10 s.
-        config
-            .set("reconnect.backoff.ms", "50")
-            .set("reconnect.backoff.max.ms", "1000");
-        config
-            .set("socket.keepalive.enable", "true")
-            .set("log.connection.close", "false");
+        config.set("reconnect.backoff.ms", "50").set("reconnect.backoff.max.ms", "1000");
+        config.set("socket.keepalive.enable", "true").set("log.connection.close", "false");
         config
     }
 
@@ -143,15 +118,11 @@ impl KafkaConfig {
     fn reading(&self) -> ClientConfig {
         let mut config = self.base();
         config.set("isolation.level", "read_committed");
-        config
-            .set("enable.auto.commit", "false")
-            .set("enable.auto.offset.store", "false");
+        config.set("enable.auto.commit", "false").set("enable.auto.offset.store", "false");
         config.set("auto.offset.reset", "error");
         // When the local queue is full librdkafka sleeps for this long whatever the reader does: its default of 1 s
         // starves a fast reader again and again.
-        config
-            .set("fetch.queue.backoff.ms", "2")
-            .set("fetch.error.backoff.ms", "100");
+        config.set("fetch.queue.backoff.ms", "2").set("fetch.error.backoff.ms", "100");
         config.set("fetch.wait.max.ms", "100");
         config
     }
@@ -191,9 +162,7 @@ impl KafkaConfig {
         config.set("enable.idempotence", "true").set("acks", "all");
         config.set("partitioner", "murmur2_random");
         config.set("linger.ms", self.linger.as_millis().to_string());
-        config
-            .set("queue.buffering.max.messages", "1000000")
-            .set("queue.buffering.max.kbytes", "262144");
+        config.set("queue.buffering.max.messages", "1000000").set("queue.buffering.max.kbytes", "262144");
         // A topic's limit is for whole batches: one that company makes too large would fail all its records. Our
         // smallest limit is 1 MiB.
         config.set("batch.size", "524288");
@@ -202,9 +171,7 @@ impl KafkaConfig {
         match self.compression {
             Compression::None => config.set("compression.type", "none"),
             Compression::Lz4 => config.set("compression.type", "lz4"),
-            Compression::Zstd => config
-                .set("compression.type", "zstd")
-                .set("compression.level", "1"),
+            Compression::Zstd => config.set("compression.type", "zstd").set("compression.level", "1"),
         };
         config
     }
@@ -212,10 +179,7 @@ impl KafkaConfig {
     pub(super) fn transactional(&self, id: &str) -> ClientConfig {
         let mut config = self.writing();
         config.set("transactional.id", id);
-        config.set(
-            "transaction.timeout.ms",
-            self.transaction_timeout.as_millis().to_string(),
-        );
+        config.set("transaction.timeout.ms", self.transaction_timeout.as_millis().to_string());
         // The transaction succeeds or fails as a whole: reports of success would only cost.
         config.set("delivery.report.only.error", "true");
         self.finish(config)
@@ -252,13 +216,7 @@ mod tests {
         };
         wrong.check("kafka", &mut problems);
         let at: Vec<&str> = problems.iter().map(|problem| problem.at.as_str()).collect();
-        let expected = [
-            "brokers",
-            "transaction_timeout",
-            "session_timeout",
-            "linger",
-            "replication",
-        ];
+        let expected = ["brokers", "transaction_timeout", "session_timeout", "linger", "replication"];
         assert_eq!(at, expected.map(|name| format!("kafka.{name}")));
     }
 
@@ -267,9 +225,6 @@ mod tests {
         let mut config = KafkaConfig::default();
         config.properties.insert("linger.ms".to_owned(), "7".to_owned());
         assert_eq!(config.transactional("w").get("linger.ms"), Some("7"));
-        assert_eq!(
-            config.consumer("g", Some("i")).get("group.instance.id"),
-            Some("i")
-        );
+        assert_eq!(config.consumer("g", Some("i")).get("group.instance.id"), Some("i"));
     }
 }

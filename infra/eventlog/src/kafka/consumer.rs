@@ -57,9 +57,7 @@ impl ConsumerContext for GroupContext {
             if let Err(error) = consumer.assign(&TopicPartitionList::new()) {
                 tracing::warn!(%error, "assignment could not be accepted");
             }
-            self.seen
-                .lock()
-                .push_back(Rebalance::Assigned(partitions, membership));
+            self.seen.lock().push_back(Rebalance::Assigned(partitions, membership));
             return;
         }
         if self.is_closing.load(Ordering::Relaxed) {
@@ -67,9 +65,7 @@ impl ConsumerContext for GroupContext {
             return;
         }
         let is_lost = consumer.assignment_lost();
-        self.seen
-            .lock()
-            .push_back(Rebalance::Revoked(partitions, is_lost));
+        self.seen.lock().push_back(Rebalance::Revoked(partitions, is_lost));
     }
 }
 
@@ -126,9 +122,7 @@ impl KafkaConsumer {
             .consumer(group, instance)
             .create_with_context(context)
             .map_err(|error| errors::of(&error, &doing))?;
-        consumer
-            .subscribe(topics)
-            .map_err(|error| errors::of(&error, &doing))?;
+        consumer.subscribe(topics).map_err(|error| errors::of(&error, &doing))?;
         Ok(Self {
             consumer,
             inner,
@@ -210,9 +204,7 @@ impl KafkaConsumer {
             let added = list.add_partition_offset(&of.topic, of.partition, Offset::Offset(*next));
             added.map_err(|error| errors::of(&error, &of.to_string()))?;
         }
-        self.consumer
-            .assign(&list)
-            .map_err(|error| errors::of(&error, &format!("group {}", self.group)))?;
+        self.consumer.assign(&list).map_err(|error| errors::of(&error, &format!("group {}", self.group)))?;
         let paused: Vec<TopicPartition> = self.paused.iter().cloned().collect();
         if !paused.is_empty() {
             self.pause(&paused);
@@ -309,9 +301,7 @@ impl Consumer for KafkaConsumer {
             return Err(LogError::new(LogErrorKind::Rebalanced, message));
         }
         for of in self.owned.clone() {
-            let named = at
-                .iter()
-                .find(|at| at.partition == of.partition && at.topic == of.topic);
+            let named = at.iter().find(|at| at.partition == of.partition && at.topic == of.topic);
             let known = self.reading.iter().position(|reading| reading.of == of);
             let next = match (named, known) {
                 (Some(at), _) => at.offset,
@@ -381,9 +371,7 @@ impl Consumer for KafkaConsumer {
         }
         let doing = format!("offsets of group {}", self.group);
         let list = positions(at).map_err(|error| errors::of(&error, &doing))?;
-        self.consumer
-            .commit(&list, CommitMode::Sync)
-            .map_err(|error| errors::of(&error, &doing))
+        self.consumer.commit(&list, CommitMode::Sync).map_err(|error| errors::of(&error, &doing))
     }
 
     fn group_token(&mut self) -> Result<GroupToken, LogError> {
@@ -397,13 +385,8 @@ impl Drop for KafkaConsumer {
     /// closing waits for it.
     fn drop(&mut self) {
         self.consumer.context().is_closing.store(true, Ordering::Relaxed);
-        let was_told = self
-            .consumer
-            .context()
-            .seen
-            .lock()
-            .iter()
-            .any(|seen| matches!(seen, Rebalance::Revoked(..)));
+        let was_told =
+            self.consumer.context().seen.lock().iter().any(|seen| matches!(seen, Rebalance::Revoked(..)));
         if self.must_give_back || was_told {
             give_back(&self.consumer);
         }

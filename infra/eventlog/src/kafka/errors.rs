@@ -86,10 +86,7 @@ mod tests {
         assert_eq!(kind(Code::IllegalGeneration), LogErrorKind::Rebalanced);
         assert_eq!(kind(Code::BrokerTransportFailure), LogErrorKind::Unavailable);
         assert_eq!(kind(Code::TopicAuthorizationFailed), LogErrorKind::Fatal);
-        let error = of(
-            &KafkaError::MessageProduction(Code::MessageSizeTooLarge),
-            "varta.dlq",
-        );
+        let error = of(&KafkaError::MessageProduction(Code::MessageSizeTooLarge), "varta.dlq");
         assert_eq!(error.kind, LogErrorKind::TooLarge);
         assert!(error.message.starts_with("varta.dlq: "), "{error}");
     }

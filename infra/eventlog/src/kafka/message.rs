@@ -27,10 +27,7 @@ struct Cut {
 
 impl Gathering {
     pub(super) fn new() -> Self {
-        Self {
-            arena: BytesMut::new(),
-            cuts: Vec::new(),
-        }
+        Self { arena: BytesMut::new(), cuts: Vec::new() }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -79,11 +76,7 @@ impl Gathering {
             timestamp: of.timestamp,
             key: of.key.map(cut),
             value: of.value.map(cut),
-            headers: of
-                .headers
-                .into_iter()
-                .map(|(name, range)| (name, cut(range)))
-                .collect(),
+            headers: of.headers.into_iter().map(|(name, range)| (name, cut(range))).collect(),
         });
         records.collect()
     }
@@ -119,15 +112,12 @@ pub(super) fn outgoing<D: rdkafka::util::IntoOpaque>(
     opaque: D,
 ) -> BaseRecord<'_, [u8], [u8], D> {
     let headers = (!record.headers.is_empty()).then(|| {
-        record.headers.iter().fold(
-            OwnedHeaders::new_with_capacity(record.headers.len()),
-            |headers, (key, value)| {
-                headers.insert(Header {
-                    key,
-                    value: Some(value.as_ref()),
-                })
-            },
-        )
+        record
+            .headers
+            .iter()
+            .fold(OwnedHeaders::new_with_capacity(record.headers.len()), |headers, (key, value)| {
+                headers.insert(Header { key, value: Some(value.as_ref()) })
+            })
     });
     BaseRecord {
         topic: &record.topic,

@@ -45,17 +45,12 @@ impl ProducerContext for Context {
 
     fn delivery(&self, delivered: &DeliveryResult<'_>, (): ()) {
         let Err((error, message)) = delivered else { return };
-        let judged = errors::of(
-            error,
-            &format!("record for {}-{}", message.topic(), message.partition()),
-        );
+        let judged = errors::of(error, &format!("record for {}-{}", message.topic(), message.partition()));
         let kind = match judged.kind {
             LogErrorKind::Fenced | LogErrorKind::TooLarge => judged.kind,
             _ => LogErrorKind::Aborted,
         };
-        self.failure
-            .lock()
-            .get_or_insert(LogError::new(kind, judged.message));
+        self.failure.lock().get_or_insert(LogError::new(kind, judged.message));
     }
 }
 
@@ -76,15 +71,7 @@ impl KafkaProducer {
         let producer = connect(&inner, id)?;
         let timeout = inner.config.transaction_timeout;
         let doing = format!("transactional producer {id}");
-        Ok(Self {
-            producer,
-            inner,
-            id: id.to_owned(),
-            doing,
-            timeout,
-            is_open: false,
-            unserved: 0,
-        })
+        Ok(Self { producer, inner, id: id.to_owned(), doing, timeout, is_open: false, unserved: 0 })
     }
 
     fn check_deliveries(&self) -> Result<(), LogError> {
@@ -101,10 +88,8 @@ impl KafkaProducer {
             self.producer.poll(Duration::from_millis(1));
             self.check_deliveries()?;
             if Instant::now() >= deadline {
-                let message = format!(
-                    "{}: records were not acknowledged within {:?}",
-                    self.doing, self.timeout
-                );
+                let message =
+                    format!("{}: records were not acknowledged within {:?}", self.doing, self.timeout);
                 return Err(LogError::new(LogErrorKind::Aborted, message));
             }
         }
@@ -129,9 +114,7 @@ impl KafkaProducer {
     fn insist(&self, mut step: impl FnMut(Duration) -> Result<(), KafkaError>) -> Result<(), LogError> {
         let deadline = Instant::now() + self.timeout;
         loop {
-            let left = deadline
-                .saturating_duration_since(Instant::now())
-                .max(Duration::from_millis(1));
+            let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
             let error = match step(left) {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
@@ -149,10 +132,7 @@ impl KafkaProducer {
 /// waited for.
 fn connect(inner: &Inner, id: &str) -> Result<BaseProducer<Context>, LogError> {
     let doing = format!("transactional producer {id}");
-    let context = Context {
-        voice: Arc::clone(&inner.voice),
-        failure: Mutex::default(),
-    };
+    let context = Context { voice: Arc::clone(&inner.voice), failure: Mutex::default() };
     let producer: BaseProducer<Context> = inner
         .config
         .transactional(id)
@@ -160,18 +140,14 @@ fn connect(inner: &Inner, id: &str) -> Result<BaseProducer<Context>, LogError> {
         .map_err(|error| errors::of(&error, &doing))?;
     let limit = inner.config.request_timeout + inner.config.transaction_timeout;
     inner.voice.patiently(limit, || {
-        producer
-            .init_transactions(inner.config.request_timeout)
-            .map_err(|error| errors::of(&error, &doing))
+        producer.init_transactions(inner.config.request_timeout).map_err(|error| errors::of(&error, &doing))
     })?;
     Ok(producer)
 }
 
 impl TransactionalProducer for KafkaProducer {
     fn begin(&mut self) -> Result<(), LogError> {
-        self.producer
-            .begin_transaction()
-            .map_err(|error| errors::of(&error, &self.doing))?;
+        self.producer.begin_transaction().map_err(|error| errors::of(&error, &self.doing))?;
         *self.producer.context().failure.lock() = None;
         self.is_open = true;
         Ok(())
@@ -218,10 +194,7 @@ impl TransactionalProducer for KafkaProducer {
         runtime::failpoint::hit("worker.in_commit");
         if !offsets.is_empty() {
             let list = positions(offsets).map_err(|error| errors::of(&error, &self.doing))?;
-            self.insist(|left| {
-                self.producer
-                    .send_offsets_to_transaction(&list, &membership.0, left)
-            })?;
+            self.insist(|left| self.producer.send_offsets_to_transaction(&list, &membership.0, left))?;
         }
         self.insist(|left| self.producer.commit_transaction(left))?;
         self.is_open = false;

@@ -61,10 +61,7 @@ impl Reader {
             .and_then(|()| self.consumer.assign(&list))
             .map_err(|error| errors::of(&error, &of.to_string()))?;
         let read = self.take(of, to, each);
-        let given_back = self
-            .consumer
-            .unassign()
-            .map_err(|error| errors::of(&error, &of.to_string()));
+        let given_back = self.consumer.unassign().map_err(|error| errors::of(&error, &of.to_string()));
         read.and(given_back)
     }
 
@@ -124,10 +121,7 @@ impl Reader {
                 None => {}
             }
             if heard_at.elapsed() >= self.stall_limit {
-                return Err(LogError::unavailable(format!(
-                    "{of}: nothing came for {:?}",
-                    self.stall_limit
-                )));
+                return Err(LogError::unavailable(format!("{of}: nothing came for {:?}", self.stall_limit)));
             }
         }
     }

@@ -23,15 +23,12 @@ pub(super) fn create(inner: &Inner, specs: &[TopicSpec], partitions: i32) -> Res
         .admin()
         .create_with_context(VoiceContext(Arc::clone(&inner.voice)))
         .map_err(|error| errors::of(&error, "admin client"))?;
-    let is_new = inner.voice.patiently(inner.config.request_timeout, || {
-        make(inner, &admin, specs, partitions)
-    })?;
+    let is_new =
+        inner.voice.patiently(inner.config.request_timeout, || make(inner, &admin, specs, partitions))?;
     for spec in specs {
         compare_partitions(inner, spec, partitions)?;
     }
-    let drift = inner
-        .voice
-        .patiently(inner.config.request_timeout, || compare_settings(&admin, specs))?;
+    let drift = inner.voice.patiently(inner.config.request_timeout, || compare_settings(&admin, specs))?;
     let outcomes = specs.iter().zip(is_new).zip(drift).map(|((spec, is_new), drift)| {
         for Drift { setting, wanted, found } in &drift {
             tracing::warn!(topic = %spec.name, %setting, %wanted, %found, "topic differs from what it should be");
@@ -50,14 +47,10 @@ fn make(inner: &Inner, admin: &Admin, specs: &[TopicSpec], partitions: i32) -> R
         .map(|(spec, settings)| {
             let replication = TopicReplication::Fixed(inner.config.replication);
             let topic = NewTopic::new(&spec.name, partitions, replication);
-            settings
-                .iter()
-                .fold(topic, |topic, (name, value)| topic.set(name, value))
+            settings.iter().fold(topic, |topic, (name, value)| topic.set(name, value))
         })
         .collect();
-    let options = AdminOptions::new()
-        .request_timeout(Some(ASK))
-        .operation_timeout(Some(ASK));
+    let options = AdminOptions::new().request_timeout(Some(ASK)).operation_timeout(Some(ASK));
     let made = futures::executor::block_on(admin.create_topics(&topics, &options))
         .map_err(|error| errors::of(&error, "creating topics"))?;
     let mut is_new = vec![false; specs.len()];
@@ -98,10 +91,8 @@ fn compare_partitions(inner: &Inner, spec: &TopicSpec, wanted: i32) -> Result<()
 
 /// Differences by topic, in the order of `specs`.
 fn compare_settings(admin: &Admin, specs: &[TopicSpec]) -> Result<Vec<Vec<Drift>>, LogError> {
-    let resources: Vec<ResourceSpecifier<'_>> = specs
-        .iter()
-        .map(|spec| ResourceSpecifier::Topic(&spec.name))
-        .collect();
+    let resources: Vec<ResourceSpecifier<'_>> =
+        specs.iter().map(|spec| ResourceSpecifier::Topic(&spec.name)).collect();
     let options = AdminOptions::new().request_timeout(Some(ASK));
     let described = futures::executor::block_on(admin.describe_configs(&resources, &options))
         .map_err(|error| errors::of(&error, "settings of topics"))?;
@@ -111,15 +102,8 @@ fn compare_settings(admin: &Admin, specs: &[TopicSpec]) -> Result<Vec<Vec<Drift>
             resource.map_err(|code| errors::of_code(code, &format!("settings of {}", spec.name)))?;
         let present = resource.entry_map();
         let differs = |(setting, wanted): (&str, String)| {
-            let found = present
-                .get(setting)
-                .and_then(|entry| entry.value.clone())
-                .unwrap_or_default();
-            (found != wanted).then(|| Drift {
-                setting: setting.to_owned(),
-                wanted,
-                found,
-            })
+            let found = present.get(setting).and_then(|entry| entry.value.clone()).unwrap_or_default();
+            (found != wanted).then(|| Drift { setting: setting.to_owned(), wanted, found })
         };
         drift.push(spec.settings().into_iter().filter_map(differs).collect());
     }

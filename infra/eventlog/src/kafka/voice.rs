@@ -19,10 +19,7 @@ pub(super) struct Voice {
 
 impl Voice {
     pub(super) fn new(brokers: &str) -> Self {
-        Self {
-            brokers: brokers.to_owned(),
-            is_waiting: AtomicBool::new(false),
-        }
+        Self { brokers: brokers.to_owned(), is_waiting: AtomicBool::new(false) }
     }
 
     /// A client could not reach the brokers.

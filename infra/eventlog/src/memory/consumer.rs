@@ -26,10 +26,7 @@ impl Token {
         if group.generation == self.generation && group.members.contains_key(&self.member) {
             return Ok(());
         }
-        let message = format!(
-            "group {} has changed since generation {}",
-            self.group, self.generation
-        );
+        let message = format!("group {} has changed since generation {}", self.group, self.generation);
         Err(LogError::new(LogErrorKind::Rebalanced, message))
     }
 }
@@ -105,10 +102,7 @@ impl MemoryConsumer {
                 Phase::MustRevoke => {
                     member.phase = Phase::Revoked;
                     member.owned.clear();
-                    return Some(Polled::Revoked {
-                        partitions: self.give_back(),
-                        lost: false,
-                    });
+                    return Some(Polled::Revoked { partitions: self.give_back(), lost: false });
                 }
                 Phase::Revoked => member.phase = Phase::Joining,
                 Phase::Joining => {
@@ -122,11 +116,7 @@ impl MemoryConsumer {
                 Phase::Assigned(partitions) => {
                     member.owned.clone_from(&partitions);
                     let generation = state.group(&self.group).generation;
-                    self.token = Some(Token {
-                        group: self.group.clone(),
-                        member: self.member,
-                        generation,
-                    });
+                    self.token = Some(Token { group: self.group.clone(), member: self.member, generation });
                     self.owned.clone_from(&partitions);
                     return Some(Polled::Assigned(partitions));
                 }
@@ -138,16 +128,11 @@ impl MemoryConsumer {
     fn rejoin(&mut self, state: &mut State) -> Polled {
         let partitions = self.give_back();
         self.member =
-            state
-                .group(&self.group)
-                .join(self.log.handle.id, &self.topics, self.instance.as_deref());
+            state.group(&self.group).join(self.log.handle.id, &self.topics, self.instance.as_deref());
         if partitions.is_empty() {
             return Polled::Records(Vec::new());
         }
-        Polled::Revoked {
-            partitions,
-            lost: true,
-        }
+        Polled::Revoked { partitions, lost: true }
     }
 
     fn give_back(&mut self) -> Vec<TopicPartition> {
@@ -169,12 +154,7 @@ impl MemoryConsumer {
             };
             let partition = state.partition(of)?;
             if *next < partition.start || *next > partition.end {
-                return Err(LogError::out_of_range(
-                    &of.topic,
-                    of.partition,
-                    *next,
-                    partition.start,
-                ));
+                return Err(LogError::out_of_range(&of.topic, of.partition, *next, partition.start));
             }
             let (found, then) = state.read_committed(of, *next, max_records - records.len())?;
             *next = then;
@@ -216,10 +196,7 @@ impl Consumer for MemoryConsumer {
         let named: BTreeMap<TopicPartition, i64> =
             at.iter().map(|at| (at.topic_partition(), at.offset)).collect();
         if let Some(stranger) = named.keys().find(|of| !self.owned.contains(of)) {
-            return Err(LogError::new(
-                LogErrorKind::Rebalanced,
-                format!("{stranger} is not assigned"),
-            ));
+            return Err(LogError::new(LogErrorKind::Rebalanced, format!("{stranger} is not assigned")));
         }
         for of in &self.owned {
             if let Some(offset) = named.get(of) {
@@ -247,20 +224,14 @@ impl Consumer for MemoryConsumer {
         let after = self.enter(Call::Committed)?;
         let offsets = {
             let mut state = self.log.lock();
-            of.iter()
-                .map(|of| state.stable_offset(&self.group, of))
-                .collect::<Result<Vec<_>, _>>()?
+            of.iter().map(|of| state.stable_offset(&self.group, of)).collect::<Result<Vec<_>, _>>()?
         };
         self.leave(after, offsets)
     }
 
     fn bounds(&mut self, of: &TopicPartition) -> Result<(i64, i64), LogError> {
         let after = self.enter(Call::Bounds)?;
-        let bounds = self
-            .log
-            .lock()
-            .partition(of)
-            .map(|partition| (partition.start, partition.end))?;
+        let bounds = self.log.lock().partition(of).map(|partition| (partition.start, partition.end))?;
         self.leave(after, bounds)
     }
 
@@ -273,9 +244,7 @@ impl Consumer for MemoryConsumer {
             let mut state = self.log.lock();
             token.check(&mut state)?;
             let group = state.group(&self.group);
-            group
-                .committed
-                .extend(at.iter().map(|at| (at.topic_partition(), at.offset)));
+            group.committed.extend(at.iter().map(|at| (at.topic_partition(), at.offset)));
         }
         self.leave(after, ())
     }

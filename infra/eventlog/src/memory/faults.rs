@@ -69,12 +69,7 @@ pub(super) struct Handle {
 
 impl Handle {
     pub(super) fn new(id: u64) -> Self {
-        Self {
-            id,
-            calls: Mutex::default(),
-            faults: Mutex::default(),
-            dead: AtomicBool::new(false),
-        }
+        Self { id, calls: Mutex::default(), faults: Mutex::default(), dead: AtomicBool::new(false) }
     }
 
     pub(super) fn plan(&self, n: u64, fault: Fault) {
@@ -94,11 +89,7 @@ impl Handle {
     }
 
     pub(super) fn check_alive(&self) -> Result<(), LogError> {
-        if self.is_dead() {
-            Err(LogError::fatal("this handle was killed"))
-        } else {
-            Ok(())
-        }
+        if self.is_dead() { Err(LogError::fatal("this handle was killed")) } else { Ok(()) }
     }
 
     /// Counts a call and breaks it if it is its turn. A fault of [`Fault::Kill`] only marks the handle as dead:
@@ -111,12 +102,7 @@ impl Handle {
             calls.len() as u64
         };
         let fault = self.faults.lock().get(&number).copied();
-        let broken = |kind| {
-            Err(LogError::new(
-                kind,
-                format!("call {number}, {call:?}, was made to fail"),
-            ))
-        };
+        let broken = |kind| Err(LogError::new(kind, format!("call {number}, {call:?}, was made to fail")));
         match fault {
             None => Ok(After::Nothing),
             Some(Fault::LostAnswer) if call.acts() => Ok(After::LoseAnswer),

@@ -71,11 +71,7 @@ impl Group {
 
     fn take_instance(&mut self, instance: Option<&str>) -> Option<Member> {
         let instance = instance?;
-        let number = self
-            .members
-            .iter()
-            .find(|(_, member)| member.instance.as_deref() == Some(instance))?
-            .0;
+        let number = self.members.iter().find(|(_, member)| member.instance.as_deref() == Some(instance))?.0;
         let number = *number;
         self.members.remove(&number)
     }
@@ -115,11 +111,7 @@ impl Group {
             return;
         }
         self.generation += 1;
-        let mut lists = self
-            .pinned
-            .clone()
-            .unwrap_or_else(|| self.ranges(counts))
-            .into_iter();
+        let mut lists = self.pinned.clone().unwrap_or_else(|| self.ranges(counts)).into_iter();
         for member in self.members.values_mut() {
             member.phase = Phase::Assigned(lists.next().unwrap_or_default());
         }

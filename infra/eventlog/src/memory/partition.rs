@@ -56,14 +56,7 @@ impl Partition {
             }
             _ => {}
         }
-        self.entries.insert(
-            offset,
-            Entry {
-                content,
-                timestamp,
-                transaction,
-            },
-        );
+        self.entries.insert(offset, Entry { content, timestamp, transaction });
         offset
     }
 

@@ -27,14 +27,7 @@ pub struct MemoryProducer {
 impl MemoryProducer {
     pub(super) fn open(log: MemoryLog, id: &str) -> Result<Self, LogError> {
         let epoch = log.lock().open_producer(id)?;
-        Ok(Self {
-            log,
-            id: id.to_owned(),
-            epoch,
-            open: None,
-            tainted: None,
-            broken: None,
-        })
+        Ok(Self { log, id: id.to_owned(), epoch, open: None, tainted: None, broken: None })
     }
 
     fn enter(&mut self, call: Call) -> Result<After, LogError> {
@@ -171,13 +164,7 @@ pub struct MemoryAppender {
 
 impl MemoryAppender {
     pub(super) fn new(log: MemoryLog, on_delivery: OnDelivery) -> Self {
-        Self {
-            log,
-            told: Arc::new(Told {
-                on_delivery,
-                in_flight: AtomicUsize::new(0),
-            }),
-        }
+        Self { log, told: Arc::new(Told { on_delivery, in_flight: AtomicUsize::new(0) }) }
     }
 }
 
@@ -186,10 +173,7 @@ impl Appender for MemoryAppender {
         self.log.handle.before(Call::Append)?;
         let due = {
             let mut state = self.log.lock();
-            if state
-                .hold_deliveries
-                .is_some_and(|capacity| self.in_flight() >= capacity)
-            {
+            if state.hold_deliveries.is_some_and(|capacity| self.in_flight() >= capacity) {
                 return Err(AppendError::QueueFull(record));
             }
             let outcome = state.append(record, None);
@@ -199,11 +183,7 @@ impl Appender for MemoryAppender {
                 return Err(AppendError::Log(error.clone()));
             }
             self.told.in_flight.fetch_add(1, Ordering::SeqCst);
-            state.deliver(Delivery {
-                told: Arc::clone(&self.told),
-                token,
-                outcome,
-            })
+            state.deliver(Delivery { told: Arc::clone(&self.told), token, outcome })
         };
         if let Some(due) = due {
             due.report();
@@ -214,9 +194,7 @@ impl Appender for MemoryAppender {
     fn flush(&self, _deadline: Duration) -> Result<(), LogError> {
         match self.in_flight() {
             0 => Ok(()),
-            count => Err(LogError::unavailable(format!(
-                "{count} records are still in flight"
-            ))),
+            count => Err(LogError::unavailable(format!("{count} records are still in flight"))),
         }
     }
 

@@ -72,18 +72,12 @@ impl State {
 
     pub(super) fn partition(&self, of: &TopicPartition) -> Result<&Partition, LogError> {
         let topic = self.topics.get(&of.topic).ok_or_else(|| unknown(&of.topic))?;
-        topic
-            .partitions
-            .get(of.partition as usize)
-            .ok_or_else(|| unknown(&of.to_string()))
+        topic.partitions.get(of.partition as usize).ok_or_else(|| unknown(&of.to_string()))
     }
 
     pub(super) fn partition_mut(&mut self, of: &TopicPartition) -> Result<&mut Partition, LogError> {
         let topic = self.topics.get_mut(&of.topic).ok_or_else(|| unknown(&of.topic))?;
-        topic
-            .partitions
-            .get_mut(of.partition as usize)
-            .ok_or_else(|| unknown(&of.to_string()))
+        topic.partitions.get_mut(of.partition as usize).ok_or_else(|| unknown(&of.to_string()))
     }
 
     pub(super) fn group(&mut self, name: &str) -> &mut Group {
@@ -102,12 +96,8 @@ impl State {
 
     pub(super) fn expel(&mut self, handle: u64) {
         for group in self.groups.values_mut() {
-            let gone: Vec<u64> = group
-                .members
-                .iter()
-                .filter(|(_, member)| member.handle == handle)
-                .map(|(n, _)| *n)
-                .collect();
+            let gone: Vec<u64> =
+                group.members.iter().filter(|(_, member)| member.handle == handle).map(|(n, _)| *n).collect();
             for number in gone {
                 group.remove(number);
             }
@@ -120,37 +110,20 @@ impl State {
         record: NewRecord,
         transaction: Option<usize>,
     ) -> Result<(i32, i64), LogError> {
-        let topic = self
-            .topics
-            .get_mut(&record.topic)
-            .ok_or_else(|| unknown(&record.topic))?;
+        let topic = self.topics.get_mut(&record.topic).ok_or_else(|| unknown(&record.topic))?;
         let size = record.key.as_ref().map_or(0, bytes::Bytes::len)
             + record.value.as_ref().map_or(0, bytes::Bytes::len);
-        if let Some(spec) = topic
-            .spec
-            .as_ref()
-            .filter(|spec| size > spec.max_message_bytes as usize)
-        {
-            let message = format!(
-                "{size} bytes are more than topic {} takes ({})",
-                spec.name, spec.max_message_bytes
-            );
+        if let Some(spec) = topic.spec.as_ref().filter(|spec| size > spec.max_message_bytes as usize) {
+            let message =
+                format!("{size} bytes are more than topic {} takes ({})", spec.name, spec.max_message_bytes);
             return Err(LogError::new(LogErrorKind::TooLarge, message));
         }
         let count = topic.partitions.len() as i32;
-        let number = record
-            .partition
-            .unwrap_or_else(|| record.key.as_ref().map_or(0, |key| partition_of(key, count)));
-        let of = TopicPartition {
-            topic: record.topic,
-            partition: number,
-        };
+        let number =
+            record.partition.unwrap_or_else(|| record.key.as_ref().map_or(0, |key| partition_of(key, count)));
+        let of = TopicPartition { topic: record.topic, partition: number };
         let now = self.now_ms;
-        let content = Content::Record {
-            key: record.key,
-            value: record.value,
-            headers: record.headers,
-        };
+        let content = Content::Record { key: record.key, value: record.value, headers: record.headers };
         let offset = self.partition_mut(&of)?.append(content, now, transaction);
         if let Some(transaction) = transaction {
             self.transactions[transaction].unmarked.insert(of);
@@ -178,10 +151,7 @@ impl State {
             let Content::Record { key, value, headers } = &entry.content else {
                 continue;
             };
-            if entry
-                .transaction
-                .is_some_and(|number| self.transactions[number].status == Status::Aborted)
-            {
+            if entry.transaction.is_some_and(|number| self.transactions[number].status == Status::Aborted) {
                 continue;
             }
             records.push(Record {
@@ -198,19 +168,11 @@ impl State {
     }
 
     pub(super) fn raw(&self, topic: &str) -> BTreeMap<(i32, i64), Entry> {
-        let partitions = self
-            .topics
-            .get(topic)
-            .map(|topic| topic.partitions.iter())
-            .into_iter()
-            .flatten();
+        let partitions = self.topics.get(topic).map(|topic| topic.partitions.iter()).into_iter().flatten();
         partitions
             .enumerate()
             .flat_map(|(number, partition)| {
-                partition
-                    .entries
-                    .iter()
-                    .map(move |(offset, entry)| ((number as i32, *offset), entry.clone()))
+                partition.entries.iter().map(move |(offset, entry)| ((number as i32, *offset), entry.clone()))
             })
             .collect()
     }
@@ -224,9 +186,7 @@ impl State {
             let end = partition.stable_end();
             let mut newest = HashMap::new();
             for (offset, entry) in partition.entries.range(..end) {
-                let aborted = entry
-                    .transaction
-                    .is_some_and(|n| transactions[n].status == Status::Aborted);
+                let aborted = entry.transaction.is_some_and(|n| transactions[n].status == Status::Aborted);
                 if let Content::Record { key: Some(key), .. } = &entry.content
                     && !aborted
                 {
@@ -264,17 +224,10 @@ impl State {
     }
 
     pub(super) fn check_epoch(&self, id: &str, epoch: u64) -> Result<(), LogError> {
-        if self
-            .producers
-            .get(id)
-            .is_some_and(|producer| producer.epoch == epoch)
-        {
+        if self.producers.get(id).is_some_and(|producer| producer.epoch == epoch) {
             return Ok(());
         }
-        Err(LogError::new(
-            LogErrorKind::Fenced,
-            format!("a newer producer has the transactional id {id}"),
-        ))
+        Err(LogError::new(LogErrorKind::Fenced, format!("a newer producer has the transactional id {id}")))
     }
 
     pub(super) fn begin(&mut self, id: &str) -> usize {
@@ -291,34 +244,20 @@ impl State {
     }
 
     pub(super) fn add_offsets(&mut self, transaction: usize, group: &str, offsets: &[Position]) {
-        self.transactions[transaction]
-            .offsets
-            .insert(group.to_owned(), offsets.to_vec());
+        self.transactions[transaction].offsets.insert(group.to_owned(), offsets.to_vec());
     }
 
     pub(super) fn end(&mut self, number: usize, commit: bool) {
         let transaction = &mut self.transactions[number];
-        transaction.status = if commit {
-            Status::Committed
-        } else {
-            Status::Aborted
-        };
+        transaction.status = if commit { Status::Committed } else { Status::Aborted };
         let mut partitions: Vec<TopicPartition> = transaction.unmarked.iter().cloned().collect();
         partitions.sort();
         let groups: Vec<String> = transaction.offsets.keys().cloned().collect();
-        for of in partitions
-            .iter()
-            .filter(|of| !self.delayed.contains(of))
-            .cloned()
-            .collect::<Vec<_>>()
-        {
+        for of in partitions.iter().filter(|of| !self.delayed.contains(of)).cloned().collect::<Vec<_>>() {
             self.mark(number, &of);
         }
-        for group in groups
-            .iter()
-            .filter(|group| !self.delayed_offsets.contains(*group))
-            .cloned()
-            .collect::<Vec<_>>()
+        for group in
+            groups.iter().filter(|group| !self.delayed_offsets.contains(*group)).cloned().collect::<Vec<_>>()
         {
             self.land(number, &group);
         }
@@ -341,9 +280,7 @@ impl State {
         };
         if committed {
             let group = self.group(group);
-            group
-                .committed
-                .extend(offsets.into_iter().map(|at| (at.topic_partition(), at.offset)));
+            group.committed.extend(offsets.into_iter().map(|at| (at.topic_partition(), at.offset)));
         }
     }
 
@@ -389,9 +326,7 @@ impl State {
     ) -> Result<Option<i64>, LogError> {
         let is_pending = |transaction: &Transaction| {
             transaction.offsets.get(group).is_some_and(|offsets| {
-                offsets
-                    .iter()
-                    .any(|at| at.partition == of.partition && at.topic == of.topic)
+                offsets.iter().any(|at| at.partition == of.partition && at.topic == of.topic)
             })
         };
         if self.transactions.iter().any(is_pending) {

@@ -54,11 +54,7 @@ impl Check for RegistryConfig {
             return;
         }
         let hint = Some("such as http://127.0.0.1:8081".to_owned());
-        problems.add(
-            key(at, "url"),
-            format!("`{}` is not an http address", self.url),
-            hint,
-        );
+        problems.add(key(at, "url"), format!("`{}` is not an http address", self.url), hint);
     }
 }
 
@@ -87,36 +83,23 @@ impl HttpRegistry {
     /// Makes the client; nothing is asked yet.
     pub fn new(config: &RegistryConfig) -> Result<Self, RegistryError> {
         runtime::tls::install_crypto();
-        let refused = |reason: String| RegistryError::Refused {
-            request: format!("client for {}", config.url),
-            reason,
-        };
-        let client = reqwest::Client::builder()
-            .timeout(config.timeout)
-            .build()
-            .map_err(|e| refused(causes(&e)))?;
+        let refused =
+            |reason: String| RegistryError::Refused { request: format!("client for {}", config.url), reason };
+        let client =
+            reqwest::Client::builder().timeout(config.timeout).build().map_err(|e| refused(causes(&e)))?;
         let tokio = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| refused(error.to_string()))?;
         let (jobs, queue) = sync_channel(16);
         let url = config.url.trim_end_matches('/').to_owned();
-        let server = Server {
-            client,
-            url: url.clone(),
-            user: config.user.clone(),
-            password: config.password.clone(),
-        };
+        let server =
+            Server { client, url: url.clone(), user: config.user.clone(), password: config.password.clone() };
         std::thread::Builder::new()
             .name("registry".to_owned())
             .spawn(move || tokio.block_on(server.serve(queue)))
             .map_err(|error| refused(error.to_string()))?;
-        Ok(Self {
-            url,
-            jobs,
-            found: Mutex::default(),
-            missing: Mutex::default(),
-        })
+        Ok(Self { url, jobs, found: Mutex::default(), missing: Mutex::default() })
     }
 
     /// Asks, and asks again when the registry is away or in trouble.
@@ -130,10 +113,7 @@ impl HttpRegistry {
             };
             let delay = backoff.next_delay();
             if backoff.attempts() >= ATTEMPTS {
-                return Err(RegistryError::Unavailable {
-                    url: self.url.clone(),
-                    reason,
-                });
+                return Err(RegistryError::Unavailable { url: self.url.clone(), reason });
             }
             std::thread::sleep(delay);
         }
@@ -141,17 +121,9 @@ impl HttpRegistry {
 
     fn ask_once(&self, method: &Method, path: &str, body: Option<&Value>) -> Result<Answer, String> {
         let (reply, answer) = sync_channel(1);
-        let request = Request {
-            method: method.clone(),
-            path: path.to_owned(),
-            body: body.cloned(),
-        };
-        self.jobs
-            .send((request, reply))
-            .map_err(|_| "its thread has ended".to_owned())?;
-        answer
-            .recv()
-            .unwrap_or_else(|_| Err("its thread has ended".to_owned()))
+        let request = Request { method: method.clone(), path: path.to_owned(), body: body.cloned() };
+        self.jobs.send((request, reply)).map_err(|_| "its thread has ended".to_owned())?;
+        answer.recv().unwrap_or_else(|_| Err("its thread has ended".to_owned()))
     }
 
     fn expect(&self, method: &Method, path: &str, body: Option<&Value>) -> Result<Value, RegistryError> {
@@ -186,20 +158,13 @@ impl SchemaRegistry for HttpRegistry {
                 reason: text_of(&answer.body),
             });
         }
-        let id = answer
-            .body
-            .get("id")
-            .and_then(Value::as_u64)
-            .and_then(|id| u32::try_from(id).ok());
+        let id = answer.body.get("id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
         let Some(id) = id.filter(|_| answer.status.is_success()) else {
             return Err(refused(&Method::POST, &path, &answer));
         };
         if !is_set && !self.set_compatibility(subject)? {
             let reason = "it has no configuration for a subject just registered".to_owned();
-            return Err(RegistryError::Refused {
-                request: format!("PUT /config/{subject}"),
-                reason,
-            });
+            return Err(RegistryError::Refused { request: format!("PUT /config/{subject}"), reason });
         }
         Ok(id)
     }
@@ -208,12 +173,7 @@ impl SchemaRegistry for HttpRegistry {
         if let Some(schema) = self.found.lock().get(&id) {
             return Ok(Arc::clone(schema));
         }
-        if self
-            .missing
-            .lock()
-            .get(&id)
-            .is_some_and(|since| since.elapsed() < REMEMBER_MISSING)
-        {
+        if self.missing.lock().get(&id).is_some_and(|since| since.elapsed() < REMEMBER_MISSING) {
             return Err(RegistryError::NotFound { id });
         }
         let path = format!("/schemas/ids/{id}");
@@ -222,11 +182,8 @@ impl SchemaRegistry for HttpRegistry {
             self.remember_missing(id);
             return Err(RegistryError::NotFound { id });
         }
-        let Some(schema) = answer
-            .body
-            .get("schema")
-            .and_then(Value::as_str)
-            .filter(|_| answer.status.is_success())
+        let Some(schema) =
+            answer.body.get("schema").and_then(Value::as_str).filter(|_| answer.status.is_success())
         else {
             return Err(refused(&Method::GET, &path, &answer));
         };
@@ -251,9 +208,7 @@ impl HttpRegistry {
     /// The compatibility of a subject as the registry has it; for tests and `check --connect`.
     pub fn compatibility(&self, subject: &str) -> Result<String, RegistryError> {
         let body = self.expect(&Method::GET, &format!("/config/{subject}"), None)?;
-        let level = body
-            .get("compatibilityLevel")
-            .or_else(|| body.get("compatibility"));
+        let level = body.get("compatibilityLevel").or_else(|| body.get("compatibility"));
         Ok(level.and_then(Value::as_str).unwrap_or_default().to_owned())
     }
 }
@@ -276,9 +231,7 @@ impl Server {
     }
 
     async fn send(&self, request: Request) -> Result<Answer, String> {
-        let mut http = self
-            .client
-            .request(request.method, format!("{}{}", self.url, request.path));
+        let mut http = self.client.request(request.method, format!("{}{}", self.url, request.path));
         if let Some(user) = &self.user {
             http = http.basic_auth(user, self.password.as_ref().map(Secret::expose));
         }
@@ -308,10 +261,7 @@ fn refused(method: &Method, path: &str, answer: &Answer) -> RegistryError {
 
 /// The registry's own message, bounded: an error page must not fill the log.
 fn text_of(body: &Value) -> String {
-    let text = body
-        .get("message")
-        .and_then(Value::as_str)
-        .map_or_else(|| body.to_string(), str::to_owned);
+    let text = body.get("message").and_then(Value::as_str).map_or_else(|| body.to_string(), str::to_owned);
     text.chars().take(500).collect()
 }
 
@@ -356,11 +306,7 @@ mod tests {
     }
 
     fn registry(url: String) -> HttpRegistry {
-        HttpRegistry::new(&RegistryConfig {
-            url,
-            ..RegistryConfig::default()
-        })
-        .unwrap()
+        HttpRegistry::new(&RegistryConfig { url, ..RegistryConfig::default() }).unwrap()
     }
 
     #[test]
@@ -374,10 +320,7 @@ mod tests {
         assert_eq!(&*registry.schema(7).unwrap(), "\"string\"");
         assert_eq!(registry.schema(8), Err(RegistryError::NotFound { id: 8 }));
         assert_eq!(registry.schema(8), Err(RegistryError::NotFound { id: 8 }));
-        assert_eq!(
-            served.join().unwrap(),
-            ["GET /schemas/ids/7", "GET /schemas/ids/8"]
-        );
+        assert_eq!(served.join().unwrap(), ["GET /schemas/ids/7", "GET /schemas/ids/8"]);
     }
 
     #[test]
@@ -414,11 +357,7 @@ mod tests {
         let asked = served.join().unwrap();
         assert_eq!(
             asked[..3],
-            [
-                "PUT /config/varta.Clock",
-                "POST /subjects/varta.Clock/versions",
-                "PUT /config/varta.Clock"
-            ]
+            ["PUT /config/varta.Clock", "POST /subjects/varta.Clock/versions", "PUT /config/varta.Clock"]
         );
     }
 

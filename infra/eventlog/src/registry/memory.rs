@@ -40,9 +40,7 @@ impl SchemaRegistry for MemoryRegistry {
     fn register(&self, subject: &str, schema: &str) -> Result<u32, RegistryError> {
         self.check_up()?;
         let mut schemas = self.schemas.lock();
-        let known = schemas
-            .iter()
-            .position(|(name, text)| name == subject && **text == *schema);
+        let known = schemas.iter().position(|(name, text)| name == subject && **text == *schema);
         let index = known.unwrap_or_else(|| {
             schemas.push((subject.to_owned(), Arc::from(schema)));
             schemas.len() - 1
@@ -54,8 +52,6 @@ impl SchemaRegistry for MemoryRegistry {
         self.check_up()?;
         let schemas = self.schemas.lock();
         let found = (id as usize).checked_sub(1).and_then(|index| schemas.get(index));
-        found
-            .map(|(_, text)| Arc::clone(text))
-            .ok_or(RegistryError::NotFound { id })
+        found.map(|(_, text)| Arc::clone(text)).ok_or(RegistryError::NotFound { id })
     }
 }

@@ -52,10 +52,7 @@ fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
         if let Some(done) = attempt() {
             return done;
         }
-        assert!(
-            Instant::now() < deadline,
-            "{what} did not happen within {PATIENCE:?}"
-        );
+        assert!(Instant::now() < deadline, "{what} did not happen within {PATIENCE:?}");
     }
 }
 
@@ -163,19 +160,14 @@ pub fn appended_records_arrive_once_in_order_with_all_they_carry<W: World>(world
     let told = Arc::clone(&delivered);
     let appender = log
         .appender(Box::new(move |token, outcome| {
-            assert!(
-                told.lock().unwrap().insert(token, outcome.unwrap()).is_none(),
-                "{token} reported twice"
-            );
+            assert!(told.lock().unwrap().insert(token, outcome.unwrap()).is_none(), "{token} reported twice");
         }))
         .unwrap();
     for number in 0..300 {
         let key = format!("agent-{}", number % 20);
         let mut new = NewRecord::keyed(topic.as_str(), key, value(number));
-        new.headers = vec![
-            ("trace".to_owned(), Bytes::from(number.to_string())),
-            ("none".to_owned(), Bytes::new()),
-        ];
+        new.headers =
+            vec![("trace".to_owned(), Bytes::from(number.to_string())), ("none".to_owned(), Bytes::new())];
         appender.append(new, number).unwrap();
     }
     let tombstone = NewRecord {
@@ -189,9 +181,7 @@ pub fn appended_records_arrive_once_in_order_with_all_they_carry<W: World>(world
     appender.flush(PATIENCE).unwrap();
     assert_eq!(appender.in_flight(), 0);
 
-    let mut consumer = log
-        .consumer(&world.name("group"), &[&topic], None, StartAt::Earliest)
-        .unwrap();
+    let mut consumer = log.consumer(&world.name("group"), &[&topic], None, StartAt::Earliest).unwrap();
     let partitions = assigned(&mut consumer);
     assert_eq!(partitions.len(), 3);
     assert_quiet(&mut consumer);
@@ -203,23 +193,14 @@ pub fn appended_records_arrive_once_in_order_with_all_they_carry<W: World>(world
     let mut last = BTreeMap::new();
     for record in &records {
         assert_eq!(&*record.topic, topic);
-        assert!(
-            last.insert(record.partition, record.offset)
-                .is_none_or(|before| before < record.offset)
-        );
+        assert!(last.insert(record.partition, record.offset).is_none_or(|before| before < record.offset));
         let Some(value) = &record.value else {
-            assert_eq!(
-                (record.partition, record.key.as_deref()),
-                (1, Some("gone".as_bytes()))
-            );
+            assert_eq!((record.partition, record.key.as_deref()), (1, Some("gone".as_bytes())));
             continue;
         };
         let key = record.key.as_ref().unwrap();
         assert_eq!(record.partition, partition_of(key, 3));
-        let number: usize = std::str::from_utf8(record.header("trace").unwrap())
-            .unwrap()
-            .parse()
-            .unwrap();
+        let number: usize = std::str::from_utf8(record.header("trace").unwrap()).unwrap().parse().unwrap();
         assert_eq!(*value, self::value(number));
         assert_eq!(record.header("none").unwrap().len(), 0);
         assert_eq!(delivered[&number], (record.partition, record.offset));
@@ -234,10 +215,7 @@ pub fn a_transaction_shows_all_or_nothing<W: World>(world: &W) {
     let mut worker = reading(&log, &group, &input);
     let token = worker.group_token().unwrap();
     let mut reader = reading(&log, &world.name("reader"), &output);
-    let (in0, out0) = (
-        TopicPartition::new(input.as_str(), 0),
-        TopicPartition::new(output.as_str(), 0),
-    );
+    let (in0, out0) = (TopicPartition::new(input.as_str(), 0), TopicPartition::new(output.as_str(), 0));
     let mut producer = log.transactional_producer(&world.name("id")).unwrap();
     take(&mut worker, 10);
     assert_eq!(committed(&mut worker, &in0), None);
@@ -249,10 +227,7 @@ pub fn a_transaction_shows_all_or_nothing<W: World>(world: &W) {
     producer.commit(&[in0.at(4)], &token).unwrap();
     assert_eq!(numbers(&take(&mut reader, 2)), [1, 2]);
     assert_eq!(committed(&mut worker, &in0), Some(4));
-    assert!(
-        end_of(&mut worker, &out0) >= 3,
-        "the marker has an offset of its own"
-    );
+    assert!(end_of(&mut worker, &out0) >= 3, "the marker has an offset of its own");
 
     producer.begin().unwrap();
     producer.send(record(&output, 0, 3)).unwrap();
@@ -276,14 +251,7 @@ pub fn a_large_transaction_can_be_aborted_in_full_flight<W: World>(world: &W) {
     // On Kafka the smaller limit makes the broker refuse whole batches, so that records fail under way.
     for max_message_bytes in [1 << 20, 64 * 1024] {
         let (log, topic) = (world.log(), world.name("topic"));
-        log.create_topics(
-            &[TopicSpec {
-                max_message_bytes,
-                ..spec(&topic)
-            }],
-            1,
-        )
-        .unwrap();
+        log.create_topics(&[TopicSpec { max_message_bytes, ..spec(&topic) }], 1).unwrap();
         let mut reader = reading(&log, &world.name("group"), &topic);
         let token = reader.group_token().unwrap();
         let mut producer = log.transactional_producer(&world.name("id")).unwrap();
@@ -303,13 +271,8 @@ pub fn a_large_transaction_can_be_aborted_in_full_flight<W: World>(world: &W) {
 }
 
 pub fn the_newer_producer_fences_the_older<W: World>(world: &W) {
-    let (log, input, output, group, id) = (
-        world.log(),
-        world.topic(1),
-        world.topic(1),
-        world.name("group"),
-        world.name("id"),
-    );
+    let (log, input, output, group, id) =
+        (world.log(), world.topic(1), world.topic(1), world.name("group"), world.name("id"));
     let mut worker = reading(&log, &group, &input);
     let token = worker.group_token().unwrap();
     let in0 = TopicPartition::new(input.as_str(), 0);
@@ -376,11 +339,7 @@ pub fn a_commit_with_an_old_membership_fails<W: World>(world: &W) {
 
     // What the new owner reads begins where the old one ended.
     fill(&log, &input, 0, 5..7);
-    let owner = if of_first.contains(&in0) {
-        &mut first
-    } else {
-        &mut second
-    };
+    let owner = if of_first.contains(&in0) { &mut first } else { &mut second };
     owner.start(&[]).unwrap();
     assert_eq!(numbers(&take(owner, 2)), [5, 6]);
 }
@@ -390,18 +349,12 @@ pub fn whoever_leaves_gives_way<W: World>(world: &W) {
     fill(&log, &topic, 0, 0..4);
     fill(&log, &topic, 1, 10..14);
     let mut first = reading(&log, &group, &topic);
-    let both = [
-        TopicPartition::new(topic.as_str(), 0),
-        TopicPartition::new(topic.as_str(), 1),
-    ];
+    let both = [TopicPartition::new(topic.as_str(), 0), TopicPartition::new(topic.as_str(), 1)];
     take(&mut first, 8);
     first.commit(&[both[0].at(1), both[1].at(3)]).unwrap();
     drop(first);
     let mut second = log.consumer(&group, &[&topic], None, StartAt::Latest).unwrap();
-    assert_eq!(
-        assigned(&mut second).into_iter().collect::<BTreeSet<_>>(),
-        both.iter().cloned().collect()
-    );
+    assert_eq!(assigned(&mut second).into_iter().collect::<BTreeSet<_>>(), both.iter().cloned().collect());
     assert_eq!(second.committed(&both).unwrap(), [Some(1), Some(3)]);
     second.start(&[]).unwrap();
     let mut seen = numbers(&take(&mut second, 4));
@@ -452,12 +405,8 @@ pub fn a_static_member_comes_back_without_a_rebalance<W: World>(world: &W) {
     let (log, topic, group) = (world.log(), world.topic(2), world.name("group"));
     fill(&log, &topic, 0, 0..3);
     fill(&log, &topic, 1, 3..6);
-    let mut stays = log
-        .consumer(&group, &[&topic], Some("stays"), StartAt::Earliest)
-        .unwrap();
-    let mut goes = log
-        .consumer(&group, &[&topic], Some("goes"), StartAt::Earliest)
-        .unwrap();
+    let mut stays = log.consumer(&group, &[&topic], Some("stays"), StartAt::Earliest).unwrap();
+    let mut goes = log.consumer(&group, &[&topic], Some("goes"), StartAt::Earliest).unwrap();
     let mut owned: [Vec<TopicPartition>; 2] = [Vec::new(), Vec::new()];
     until("one partition each", || {
         for (owned, member) in owned.iter_mut().zip([&mut stays, &mut goes]) {
@@ -472,9 +421,7 @@ pub fn a_static_member_comes_back_without_a_rebalance<W: World>(world: &W) {
     stays.start(&[]).unwrap();
     take(&mut stays, 3);
     drop(goes);
-    let mut back = log
-        .consumer(&group, &[&topic], Some("goes"), StartAt::Earliest)
-        .unwrap();
+    let mut back = log.consumer(&group, &[&topic], Some("goes"), StartAt::Earliest).unwrap();
     assert_eq!(assigned(&mut back), owned[1]);
     assert_quiet(&mut stays);
     back.start(&[]).unwrap();
@@ -512,10 +459,7 @@ pub fn a_group_without_offsets_begins_where_it_is_told<W: World>(world: &W) {
     fill(&log, &topic, 0, 3..5);
     assert_eq!(numbers(&take(&mut consumer, 2)), [3, 4]);
     let stranger = TopicPartition::new(topic.as_str(), 7);
-    assert_eq!(
-        consumer.start(&[stranger.at(0)]).unwrap_err().kind,
-        LogErrorKind::Rebalanced
-    );
+    assert_eq!(consumer.start(&[stranger.at(0)]).unwrap_err().kind, LogErrorKind::Rebalanced);
 }
 
 pub fn what_retention_took_is_an_error_that_names_it<W: World>(world: &W) {
@@ -536,28 +480,14 @@ pub fn what_retention_took_is_an_error_that_names_it<W: World>(world: &W) {
         }
         Err(error) => Some(error),
     });
-    let expected = LogErrorKind::OffsetOutOfRange {
-        topic: topic.clone(),
-        partition: 0,
-        wanted: 2,
-        earliest: 6,
-    };
+    let expected =
+        LogErrorKind::OffsetOutOfRange { topic: topic.clone(), partition: 0, wanted: 2, earliest: 6 };
     assert_eq!(error.kind, expected);
     assert!(error.message.contains("2 to 5"), "{error}");
     consumer.start(&[of.at(6)]).unwrap();
     assert_eq!(numbers(&take(&mut consumer, 4)), [6, 7, 8, 9]);
     let error = log.read_partition(&of, 0, 10, &mut |_| Ok(())).unwrap_err();
-    assert!(
-        matches!(
-            error.kind,
-            LogErrorKind::OffsetOutOfRange {
-                wanted: 0,
-                earliest: 6,
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error.kind, LogErrorKind::OffsetOutOfRange { wanted: 0, earliest: 6, .. }), "{error}");
 }
 
 pub fn a_partition_is_read_to_its_true_end<W: World>(world: &W) {
@@ -609,14 +539,10 @@ pub fn the_end_counts_what_is_not_yet_visible<W: World>(world: &W) {
     for number in 0..3 {
         producer.send(record(&topic, 0, number)).unwrap();
     }
-    until("open records to arrive", || {
-        (end_of(&mut consumer, &of) == 3).then_some(())
-    });
+    until("open records to arrive", || (end_of(&mut consumer, &of) == 3).then_some(()));
     assert_quiet(&mut consumer);
     producer.abort().unwrap();
-    until("the marker to arrive", || {
-        (end_of(&mut consumer, &of) == 4).then_some(())
-    });
+    until("the marker to arrive", || (end_of(&mut consumer, &of) == 4).then_some(()));
     assert_quiet(&mut consumer);
 }
 
@@ -624,9 +550,7 @@ pub fn a_record_that_is_too_large_is_poison<W: World>(world: &W) {
     let (log, topic) = (world.log(), world.topic(1));
     let large = NewRecord::keyed(topic.as_str(), "key", random_bytes(200 * 1024)).to_partition(0);
     let (told, outcome) = std::sync::mpsc::sync_channel(1);
-    let appender = log
-        .appender(Box::new(move |_, outcome| told.send(outcome).unwrap()))
-        .unwrap();
+    let appender = log.appender(Box::new(move |_, outcome| told.send(outcome).unwrap())).unwrap();
     let error = match appender.append(large, 1) {
         Ok(()) => outcome.recv_timeout(PATIENCE).unwrap().unwrap_err(),
         Err(AppendError::Log(error)) => error,
@@ -657,20 +581,12 @@ pub fn topics_are_made_once_and_compared_after<W: World>(world: &W) {
     let made = log.create_topics(&[spec(&name)], 3).unwrap();
     assert_eq!((made[0].is_new, made[0].drift.len()), (true, 0));
     assert_eq!(log.partitions(&name).unwrap(), 3);
-    let other = TopicSpec {
-        retention: Some(Duration::from_hours(2)),
-        ..spec(&name)
-    };
-    let again = log
-        .create_topics(&[other, spec(&world.name("topic"))], 3)
-        .unwrap();
+    let other = TopicSpec { retention: Some(Duration::from_hours(2)), ..spec(&name) };
+    let again = log.create_topics(&[other, spec(&world.name("topic"))], 3).unwrap();
     assert_eq!((again[0].is_new, again[1].is_new), (false, true));
     let drift = &again[0].drift;
     assert_eq!(drift.len(), 1, "{drift:?}");
-    assert_eq!(
-        (drift[0].setting.as_str(), drift[0].found.as_str()),
-        ("retention.ms", "3600000")
-    );
+    assert_eq!((drift[0].setting.as_str(), drift[0].found.as_str()), ("retention.ms", "3600000"));
     let error = log.create_topics(&[spec(&name)], 4).unwrap_err();
     assert_eq!(error.kind, LogErrorKind::Fatal);
     assert!(error.message.contains("has 3 partitions, not 4"), "{error}");

@@ -21,9 +21,7 @@ pub(super) fn read<T: DeserializeOwned>(
     let table: Table = match toml::from_str(text) {
         Ok(table) => table,
         Err(error) => {
-            let line = error
-                .span()
-                .map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+            let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
             problems.add(format!("{origin}:{line}"), error.message(), None);
             return None;
         }
@@ -407,22 +405,11 @@ mod tests {
             "mqtt.port",
         ];
         assert_eq!(at, expected, "{problems}");
-        let hint = |at: &str| {
-            problems
-                .iter()
-                .find(|problem| problem.at == at)
-                .unwrap()
-                .hint
-                .clone()
-        };
+        let hint = |at: &str| problems.iter().find(|problem| problem.at == at).unwrap().hint.clone();
         assert_eq!(hint("mqtt.hots").unwrap(), "did you mean `host`?");
         assert_eq!(hint("mode").unwrap(), "did you mean `safe`?");
         assert_eq!(hint("mqtt.port"), None);
-        assert!(
-            problems
-                .to_string()
-                .contains("mqtt.password: environment variable `UNSET` is not set")
-        );
+        assert!(problems.to_string().contains("mqtt.password: environment variable `UNSET` is not set"));
     }
 
     #[test]

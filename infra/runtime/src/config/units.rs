@@ -88,9 +88,7 @@ const UNITS: [(&str, u64); 9] = [
 
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let exact = UNITS
-            .iter()
-            .filter(|(_, size)| self.0 >= *size && self.0.is_multiple_of(*size));
+        let exact = UNITS.iter().filter(|(_, size)| self.0 >= *size && self.0.is_multiple_of(*size));
         match exact.max_by_key(|(_, size)| *size) {
             Some((unit, size)) => write!(f, "{} {unit}", self.0 / size),
             None => write!(f, "{} B", self.0),
@@ -104,20 +102,12 @@ impl FromStr for ByteSize {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong =
             || format!("`{text}` is not a size; expected a number with B, KiB, MiB, GiB, kB, MB or GB");
-        let text_end = text
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .unwrap_or(text.len());
+        let text_end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
         let (number, unit) = text.split_at(text_end);
         let unit = unit.trim();
         let size = match unit {
             "" => 1,
-            _ => {
-                UNITS
-                    .iter()
-                    .find(|(name, _)| name.eq_ignore_ascii_case(unit))
-                    .ok_or_else(wrong)?
-                    .1
-            }
+            _ => UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)).ok_or_else(wrong)?.1,
         };
         if let Ok(whole) = number.parse::<u64>() {
             return whole.checked_mul(size).map(Self).ok_or_else(wrong);
@@ -146,9 +136,7 @@ impl<'de> Deserialize<'de> for ByteSize {
             }
 
             fn visit_i64<E: Error>(self, bytes: i64) -> Result<ByteSize, E> {
-                u64::try_from(bytes)
-                    .map(ByteSize)
-                    .map_err(|_| E::custom("a size is not negative"))
+                u64::try_from(bytes).map(ByteSize).map_err(|_| E::custom("a size is not negative"))
             }
         }
         from.deserialize_any(Size)

@@ -1,9 +1,10 @@
 //! The processes under fire: each lives until its next death, and at last until it is told to stop.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -11,14 +12,17 @@ use anyhow::{Context as _, bail, ensure};
 use tests::audit::read_outbox;
 use tests::bench::part::Part;
 
-use super::plan::{Death, Form, Role};
 use super::everything_has_arrived;
-use crate::stage::{AgentOptions, Load, Options, PATIENCE, Stage, Starter, blocking, until};
+use super::plan::{Death, Form, Role};
+use super::streams::Streams;
+use crate::stage::{Load, Options, PATIENCE, Stage, Starter, blocking, until};
 
 /// A named place must be passed so often within this time.
 const REACHED_WITHIN: Duration = Duration::from_secs(150);
 /// More events than any run makes.
 const WITHOUT_END: u64 = 1 << 48;
+/// The load ends with this code when something is left in its outbox.
+const NOT_CONFIRMED: i32 = 3;
 const PACE: Duration = Duration::from_millis(20);
 
 /// A death that happened.
@@ -40,10 +44,8 @@ impl fmt::Display for Kill {
 struct Orders {
     /// Deaths still to come.
     left: AtomicUsize,
-    /// Events that the load is to make; it goes on until the last death.
-    events: AtomicU64,
-    /// The load is made and confirmed.
-    sent: AtomicBool,
+    /// How many events each load has made at its end; it goes on until the last death.
+    sent: Mutex<BTreeMap<&'static str, u64>>,
     /// The bridge stays dead while this is set.
     no_bridge: AtomicBool,
     /// All end.
@@ -52,21 +54,31 @@ struct Orders {
     failed: AtomicBool,
 }
 
+impl Orders {
+    fn sent(&self) -> BTreeMap<&'static str, u64> {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn has_sent(&self, load: &'static str, events: u64) {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner).insert(load, events);
+    }
+}
+
 /// All processes, each watched by a thread.
 pub(super) struct Chaos {
     orders: Arc<Orders>,
-    load: Load,
+    streams: Streams,
     watchers: Vec<(&'static str, JoinHandle<anyhow::Result<Vec<Kill>>>)>,
 }
 
 impl Chaos {
     /// Starts all.
-    pub(super) fn start(stage: &Stage, form: &Form, agent: &AgentOptions, load: Load) -> anyhow::Result<Self> {
+    pub(super) fn start(stage: &Stage, form: &Form, streams: &Streams) -> anyhow::Result<Self> {
         let orders = Arc::new(Orders::default());
         orders.left.store(form.roles.iter().map(|role| role.deaths.len()).sum(), Ordering::SeqCst);
         let mut watchers = Vec::new();
         for role in form.roles.clone() {
-            let start = Start::of(stage, &role, agent, load)?;
+            let start = Start::of(stage, &role, streams)?;
             let (name, orders) = (role.name, Arc::clone(&orders));
             let watcher = std::thread::Builder::new().name(name.into()).spawn(move || {
                 let outcome = live(&role, &orders, &start);
@@ -77,15 +89,19 @@ impl Chaos {
             })?;
             watchers.push((name, watcher));
         }
-        Ok(Self { orders, load, watchers })
+        Ok(Self { orders, streams: streams.clone(), watchers })
     }
 
     /// Waits for the last death and for everything to arrive, then stops all. Returns the deaths, and how many
-    /// events were made.
-    pub(super) async fn run(self, stage: &Stage, form: &Form) -> anyhow::Result<(Vec<Kill>, u64)> {
+    /// events each load made.
+    pub(super) async fn run(
+        self,
+        stage: &Stage,
+        form: &Form,
+    ) -> anyhow::Result<(Vec<Kill>, BTreeMap<&'static str, u64>)> {
         let outcome = self.watch(stage, form).await;
         self.orders.stop.store(true, Ordering::SeqCst);
-        let events = self.orders.events.load(Ordering::SeqCst);
+        let events = self.orders.sent();
         let mut kills = Vec::new();
         let mut failures = Vec::new();
         for (name, watcher) in self.watchers {
@@ -106,15 +122,15 @@ impl Chaos {
         let deaths: usize = form.roles.iter().map(|role| role.deaths.len()).max().unwrap_or(0);
         let time = REACHED_WITHIN * u32::try_from(deaths)?;
         until("the last kill, and the load made and confirmed", time, async || {
-            Ok(self.has_failed() || self.orders.sent.load(Ordering::SeqCst))
+            Ok(self.has_failed() || self.orders.sent().len() == self.streams.0.len())
         })
         .await?;
         if self.has_failed() {
             return Ok(()); // the watchers say why
         }
-        let load = Load { events: self.orders.events.load(Ordering::SeqCst), ..self.load };
+        let streams = self.streams.again(&self.orders.sent(), 0);
         tokio::select! {
-            outcome = everything_has_arrived(stage, &load) => outcome,
+            outcome = everything_has_arrived(stage, &streams) => outcome,
             () = self.failure() => Ok(()),
         }
     }
@@ -132,7 +148,10 @@ impl Chaos {
     /// The broker dies with its queue full while the bridge is away; Kafka is stopped and started.
     async fn servers_go_away(&self, stage: &Stage) -> anyhow::Result<()> {
         let raw = stage.topics().raw();
-        until("the load has begun", PATIENCE, async || Ok(self.has_failed() || stage.records(&raw)?.len() > 10_000)).await?;
+        until("the load has begun", PATIENCE, async || {
+            Ok(self.has_failed() || stage.records(&raw)?.len() > 10_000)
+        })
+        .await?;
         self.orders.no_bridge.store(true, Ordering::SeqCst);
         let dropped = dropped_by_broker(stage);
         tokio::time::timeout(PATIENCE, dropped).await.context("the broker's queue did not overflow")??;
@@ -140,7 +159,10 @@ impl Chaos {
         blocking(|| stage.stack.start("mosquitto"))?;
         self.orders.no_bridge.store(false, Ordering::SeqCst);
         let before = stage.records(&raw)?.len();
-        until("the bridge goes on", PATIENCE, async || Ok(self.has_failed() || stage.records(&raw)?.len() > before + 1_000)).await?;
+        until("the bridge goes on", PATIENCE, async || {
+            Ok(self.has_failed() || stage.records(&raw)?.len() > before + 1_000)
+        })
+        .await?;
         blocking(|| stage.stack.restart_shared("kafka"))
     }
 }
@@ -173,13 +195,15 @@ struct Start {
 }
 
 impl Start {
-    fn of(stage: &Stage, role: &Role, agent: &AgentOptions, load: Load) -> anyhow::Result<Self> {
+    fn of(stage: &Stage, role: &Role, streams: &Streams) -> anyhow::Result<Self> {
         let options = Options { worker: role.name.to_owned(), ..Options::default() };
-        let starter = match role.command {
-            [] => stage.load_starter(agent)?,
-            command => stage.starter(role.name, command, &options)?,
+        let stream = streams.0.iter().find(|stream| stream.name == role.name);
+        let starter = match stream {
+            Some(stream) => stage.load_starter(stream.name, &stream.agent)?,
+            None => stage.starter(role.name, role.command, &options)?,
         };
-        Ok(Self { starter, load, outbox: stage.outbox("load") })
+        let load = stream.or_else(|| streams.0.first()).context("there are streams")?.load;
+        Ok(Self { starter, load, outbox: stage.outbox(role.name) })
     }
 
     /// With its next death, and with the events that the load is to make.
@@ -208,7 +232,7 @@ fn live(role: &Role, orders: &Orders, start: &Start) -> anyhow::Result<Vec<Kill>
         orders.left.fetch_sub(1, Ordering::SeqCst);
     }
     if is_load {
-        last_life_of_the_load(orders, start)?;
+        last_life_of_a_load(role, orders, start)?;
         return Ok(kills);
     }
     let mut life = start.start(None, 0)?;
@@ -227,22 +251,26 @@ fn live(role: &Role, orders: &Orders, start: &Start) -> anyhow::Result<Vec<Kill>
 }
 
 /// Goes on by instalments while others are still to die, so that they die under load.
-fn last_life_of_the_load(orders: &Orders, start: &Start) -> anyhow::Result<()> {
-    orders.events.store(start.events_made()? + start.load.events, Ordering::SeqCst);
+fn last_life_of_a_load(role: &Role, orders: &Orders, start: &Start) -> anyhow::Result<()> {
+    let mut events = start.events_made()? + start.load.events;
     loop {
-        let mut life = start.start(None, orders.events.load(Ordering::SeqCst))?;
+        let mut life = start.start(None, events)?;
         while !life.has_ended()? {
             if orders.failed.load(Ordering::SeqCst) {
                 return Ok(());
             }
             std::thread::sleep(PACE);
         }
-        ensure!(life.wait()? == Some(0), "ended with an error");
-        if orders.left.load(Ordering::SeqCst) == 0 {
-            orders.sent.store(true, Ordering::SeqCst);
-            return Ok(());
+        match life.wait()? {
+            Some(0) if orders.left.load(Ordering::SeqCst) == 0 => {
+                orders.has_sent(role.name, events);
+                return Ok(());
+            }
+            Some(0) => events += start.load.events,
+            // its broker or bridge was away while it drained: the next life sends the rest
+            Some(NOT_CONFIRMED) => {}
+            code => bail!("ended with {code:?}"),
         }
-        orders.events.fetch_add(start.load.events, Ordering::SeqCst);
     }
 }
 

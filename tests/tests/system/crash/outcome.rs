@@ -1,16 +1,17 @@
 //! What a run leaves behind, without what may differ between two runs: sessions, numbers in lanes, arrival.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
 use anyhow::ensure;
-use schemas::event::event_type;
+use schemas::event::{Payload, event_type};
 use schemas::family::Family;
 use serde_json::Value;
 use tests::audit::{Cell, Row, visit_lake, visit_topic};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::patience;
+use super::streams::{Stream, Streams};
 use crate::stage::{Load, Stage};
 
 /// Families that the load is made of.
@@ -28,8 +29,10 @@ const MINUTE: i64 = 60_000_000;
 /// What may be open at the end: lateness, and the gap between two events of a lane.
 const MAY_BE_OPEN: i64 = 10_000_000;
 
-/// Event number to what its payload hashes to, and how often it is there.
-type Digest = HashMap<u64, (u128, u32)>;
+/// Stream and number of an event.
+type Key = (usize, u64);
+/// Event to what its payload hashes to, and how often it is there.
+type Digest = HashMap<Key, (u128, u32)>;
 
 /// All that is compared.
 pub(super) struct Outcome {
@@ -37,19 +40,10 @@ pub(super) struct Outcome {
     payloads: BTreeMap<String, Digest>,
     /// `rule event` or `rule window` to what it says and how often.
     alerts: BTreeMap<String, Vec<String>>,
-    /// Window to its revisions.
-    features: BTreeMap<i64, Vec<Row>>,
+    /// Stream and window to its revisions.
+    features: BTreeMap<(usize, i64), Vec<Row>>,
     /// Rows and points of the stores, as text, and how often each is there.
     stored: BTreeMap<String, BTreeMap<String, usize>>,
-}
-
-/// The numbers of each family's events.
-pub(super) fn expected(load: &Load) -> BTreeMap<Family, Vec<u64>> {
-    let mut numbers = BTreeMap::<Family, Vec<u64>>::new();
-    for n in 0..load.events {
-        numbers.entry(Family::of_event_type(load.mix.event(n).event_type)).or_default().push(n);
-    }
-    numbers
 }
 
 fn is_closed(window_start: i64, load: &Load) -> bool {
@@ -57,34 +51,51 @@ fn is_closed(window_start: i64, load: &Load) -> bool {
     window_start + MINUTE + MAY_BE_OPEN <= end
 }
 
+fn closed_windows(streams: &Streams) -> usize {
+    let of = |load: &Load| {
+        let starts = (0..).map(|minute| load.mix.base + minute * MINUTE);
+        starts.take_while(|start| is_closed(*start, load)).count()
+    };
+    streams.0.iter().map(|stream| of(&stream.load)).sum()
+}
+
+/// Stream and start of a window that must be closed at the end.
+fn closed(row: &Row, streams: &Streams) -> Option<(usize, i64)> {
+    let stream = streams.of_agent(row.text("agent_id")?)?;
+    let start = row.long("window_start")?;
+    is_closed(start, &streams.0[stream].load).then_some((stream, start))
+}
+
 /// Waits for the stores behind the topics.
-pub(super) async fn stores_have_caught_up(stage: &Stage, load: &Load) -> anyhow::Result<()> {
-    let starts = (0..load.events).filter(|n| load.mix.event(*n).event_type == event_type::PROCESS_STARTED).count();
-    let windows = (0..).map(|minute| load.mix.base + minute * MINUTE).take_while(|start| is_closed(*start, load)).count();
+pub(super) async fn stores_have_caught_up(stage: &Stage, streams: &Streams) -> anyhow::Result<()> {
+    let is_start = |load: &Load, n: u64| load.mix.event(n).event_type == event_type::PROCESS_STARTED;
+    let of = |load: &Load| (0..load.events).filter(|n| is_start(load, *n)).count();
+    let starts: usize = streams.0.iter().map(|stream| of(&stream.load)).sum();
+    let windows = closed_windows(streams);
     stage
-        .until("every closed window is a feature row", patience(load), async || {
+        .until("every closed window is a feature row", patience(streams), async || {
             let rows = stage.rows(&stage.topics().features("1m")).await?;
-            let closed: std::collections::BTreeSet<i64> =
-                rows.iter().filter_map(|row| row.long("window_start")).filter(|start| is_closed(*start, load)).collect();
-            ensure!(closed.len() >= windows, "{} of {windows}", closed.len());
+            let found: BTreeSet<_> = rows.iter().filter_map(|row| closed(row, streams)).collect();
+            ensure!(found.len() >= windows, "{} of {windows}", found.len());
             Ok(true)
         })
         .await?;
     stage
-        .until("Postgres has the program starts, features and alerts", patience(load), async || {
+        .until("Postgres has the program starts, features and alerts", patience(streams), async || {
             let stored = stage.postgres.count("program_starts").await?;
             ensure!(stored == starts, "{stored} of {starts} program starts");
             let stored = stage.postgres.count("features_1m").await?;
             ensure!(stored >= windows, "{stored} of {windows} windows");
-            let (stored, alerts) = (stage.postgres.count("alerts").await?, stage.records(&stage.topics().alerts())?.len());
+            let (stored, alerts) =
+                (stage.postgres.count("alerts").await?, stage.records(&stage.topics().alerts())?.len());
             ensure!(stored == alerts, "{stored} of {alerts} alerts");
             Ok(true)
         })
         .await?;
-    let metrics = expected(load).get(&Family::HostMetrics).map_or(0, Vec::len);
+    let metrics = streams.by_family().get(&Family::HostMetrics).copied().unwrap_or(0);
     stage
-        .until("InfluxDB has every reading", patience(load), async || {
-            let stored = stage.influx.values("host_metrics", "samples").await?.len();
+        .until("InfluxDB has every reading", patience(streams), async || {
+            let stored: usize = stage.influx.values("host_metrics", "samples").await?.values().sum();
             ensure!(stored == metrics, "{stored} of {metrics}");
             Ok(true)
         })
@@ -93,30 +104,34 @@ pub(super) async fn stores_have_caught_up(stage: &Stage, load: &Load) -> anyhow:
 
 impl Outcome {
     /// Reads topics, lake and stores.
-    pub(super) async fn read(stage: &Stage, load: &Load) -> anyhow::Result<Self> {
+    pub(super) async fn read(stage: &Stage, streams: &Streams) -> anyhow::Result<Self> {
         let (servers, topics, mut schemas) = (stage.servers(), stage.topics(), stage.schemas());
         let mut payloads = BTreeMap::new();
         for family in FAMILIES {
             let mut digest = Digest::new();
-            visit_topic(&servers, &topics.events(family), &mut schemas, |row| note(&mut digest, family, &row)).await?;
+            visit_topic(&servers, &topics.events(family), &mut schemas, |row| {
+                note(&mut digest, streams, family, &row)
+            })
+            .await?;
             payloads.insert(format!("events.{}", family.name()), digest);
             let mut digest = Digest::new();
-            visit_lake(&stage.lake().join(family.name()), |row| note(&mut digest, family, &row)).await?;
+            visit_lake(&stage.lake().join(family.name()), |row| note(&mut digest, streams, family, &row))
+                .await?;
             payloads.insert(format!("lake {}", family.name()), digest);
         }
         let mut alerts = BTreeMap::<String, Vec<String>>::new();
         for alert in stage.alerts().await? {
-            if let Some((key, line)) = alert_line(&alert, load) {
+            if let Some((key, line)) = alert_line(&alert, streams) {
                 alerts.entry(key).or_default().push(line);
             }
         }
-        let mut features = BTreeMap::<i64, Vec<Row>>::new();
+        let mut features = BTreeMap::<(usize, i64), Vec<Row>>::new();
         for row in stage.rows(&topics.features("1m")).await? {
-            if let Some(start) = row.long("window_start").filter(|start| is_closed(*start, load)) {
-                features.entry(start).or_default().push(row);
+            if let Some(key) = closed(&row, streams) {
+                features.entry(key).or_default().push(row);
             }
         }
-        Ok(Self { payloads, alerts, features, stored: stored(stage, load).await? })
+        Ok(Self { payloads, alerts, features, stored: stored(stage, streams).await? })
     }
 
     /// The first few of each kind of difference; none when the runs are equal and nothing is there twice.
@@ -130,7 +145,11 @@ impl Outcome {
             found.extend(of_digests(place, digest, twin));
         }
         for (place, digest) in calm.payloads.iter().filter(|(place, _)| place.starts_with("lake ")) {
-            found.extend(of_digests(&format!("calm {place}"), digest, &calm.payloads[&place.replace("lake ", "events.")]));
+            found.extend(of_digests(
+                &format!("calm {place}"),
+                digest,
+                &calm.payloads[&place.replace("lake ", "events.")],
+            ));
         }
         let mut keys: Vec<_> = self.alerts.keys().chain(calm.alerts.keys()).collect();
         keys.sort();
@@ -153,6 +172,23 @@ impl Outcome {
         found
     }
 
+    /// A comparison of nothing with nothing would be equal, too.
+    pub(super) fn must_tell_something(&self, streams: &Streams) -> anyhow::Result<()> {
+        for (index, stream) in streams.0.iter().enumerate() {
+            let numbers: Vec<u64> =
+                (0..stream.load.events).filter(|n| is_suspicious(&stream.load, *n)).collect();
+            ensure!(numbers.len() > 3, "{} suspicious starts only", numbers.len());
+            for n in &numbers {
+                let key = format!("suspicious-path of {index}, event {n}");
+                ensure!(self.alerts.contains_key(&key), "no alert: {key}");
+            }
+        }
+        let sustained = self.alerts.keys().filter(|key| key.contains("window")).count();
+        ensure!(sustained > 0, "no alert about a window");
+        ensure!(self.features.len() > 10, "{} closed windows only", self.features.len());
+        Ok(())
+    }
+
     fn of_features(&self, calm: &Self) -> Vec<String> {
         let mut found = Vec::new();
         for (start, rows) in &self.features {
@@ -160,24 +196,27 @@ impl Outcome {
             revisions.sort_unstable();
             revisions.dedup();
             if revisions.len() != rows.len() {
-                found.push(format!("window {start}: a revision twice: {rows:?}"));
+                found.push(format!("window {start:?}: a revision twice: {rows:?}"));
             }
             match (last(rows), calm.features.get(start).and_then(|rows| last(rows))) {
                 (Some(here), Some(there)) if are_close(here, there) => {}
-                (here, there) => found.push(format!("window {start}:\n  disturbed {here:?}\n  calm      {there:?}")),
+                (here, there) => {
+                    found.push(format!("window {start:?}:\n  disturbed {here:?}\n  calm      {there:?}"))
+                }
             }
         }
         let missing = calm.features.keys().filter(|start| !self.features.contains_key(start));
-        found.extend(missing.map(|start| format!("window {start} is missing")));
+        found.extend(missing.map(|start| format!("window {start:?} is missing")));
         found.truncate(A_FEW);
         found
     }
 }
 
-fn note(digest: &mut Digest, family: Family, row: &Row) {
-    let Some(number) = number(family, row) else { return };
+fn note(digest: &mut Digest, streams: &Streams, family: Family, row: &Row) {
+    let stream = row.text("agent_id").and_then(|agent| streams.of_agent(agent));
+    let (Some(stream), Some(number)) = (stream, number(family, row)) else { return };
     let hash = xxh3_128(row.line_without(&OF_THE_RUN).as_bytes());
-    let entry = digest.entry(number).or_insert((hash, 0));
+    let entry = digest.entry((stream, number)).or_insert((hash, 0));
     entry.1 += 1;
     if entry.0 != hash {
         entry.0 = 0; // twice and not even the same: equal to nothing
@@ -197,7 +236,7 @@ fn number(family: Family, row: &Row) -> Option<u64> {
 }
 
 fn of_digests(place: &str, here: &Digest, there: &Digest) -> Vec<String> {
-    let mut numbers: Vec<u64> = here.keys().chain(there.keys()).copied().collect();
+    let mut numbers: Vec<Key> = here.keys().chain(there.keys()).copied().collect();
     numbers.sort_unstable();
     numbers.dedup();
     let differing: Vec<String> = numbers
@@ -208,7 +247,7 @@ fn of_digests(place: &str, here: &Digest, there: &Digest) -> Vec<String> {
                 None => "missing".to_owned(),
                 Some((hash, count)) => format!("{count} times, hash {hash:032x}"),
             };
-            format!("{place}: event {n}: {}; calm: {}", what(here), what(there))
+            format!("{place}: event {n:?}: {}; calm: {}", what(here), what(there))
         })
         .collect();
     let more = differing.len().saturating_sub(A_FEW);
@@ -220,18 +259,27 @@ fn of_digests(place: &str, here: &Digest, there: &Digest) -> Vec<String> {
 }
 
 /// What an alert is about, and what it says; `None` where it is about the run itself.
-fn alert_line(alert: &Row, load: &Load) -> Option<(String, String)> {
+fn alert_line(alert: &Row, streams: &Streams) -> Option<(String, String)> {
     let rule = alert.text("rule_id")?;
-    if let Some(window) = alert.long("window_start") {
+    let stream = streams.of_agent(alert.text("agent_id")?)?;
+    if alert.long("window_start").is_some() {
         let line = alert.line_without(&["finding_uid", "session", "seq", "evidence", "message", "lane"]);
-        return is_closed(window, load).then(|| (format!("{rule} window {window}"), line));
+        let (_, window) = closed(alert, streams)?;
+        return Some((format!("{rule} of {stream}, window {window}"), line));
     }
     let mut evidence: Value = serde_json::from_str(alert.text("evidence")?).ok()?;
     let first = evidence.get_mut(0)?.as_object_mut()?;
     let number = first.get("pid")?.as_u64()?;
     OF_THE_RUN.iter().for_each(|column| drop(first.remove(*column)));
     let line = alert.line_without(&["finding_uid", "session", "seq", "evidence"]);
-    Some((format!("{rule} event {number}"), format!("{line} {evidence}")))
+    Some((format!("{rule} of {stream}, event {number}"), format!("{line} {evidence}")))
+}
+
+fn is_suspicious(load: &Load, n: u64) -> bool {
+    let made = load.mix.event(n);
+    let Payload::ProcessEvent(process) = &made.payload else { return false };
+    made.event_type == event_type::PROCESS_STARTED
+        && process.path.as_ref().is_some_and(|path| path.contains("Temp"))
 }
 
 fn last(rows: &[Row]) -> Option<&Row> {
@@ -241,7 +289,11 @@ fn last(rows: &[Row]) -> Option<&Row> {
 /// Counts equal, floats within what another order of adding may change; revision and partial tell of the run.
 fn are_close(here: &Row, there: &Row) -> bool {
     let columns = |row: &Row| -> Vec<String> {
-        row.cells.keys().filter(|name| !["revision", "is_partial"].contains(&name.as_str())).cloned().collect()
+        row.cells
+            .keys()
+            .filter(|name| !["revision", "is_partial"].contains(&name.as_str()))
+            .cloned()
+            .collect()
     };
     columns(here) == columns(there)
         && columns(here).iter().all(|name| match (&here.cells[name], &there.cells[name]) {
@@ -250,19 +302,23 @@ fn are_close(here: &Row, there: &Row) -> bool {
         })
 }
 
-async fn stored(stage: &Stage, load: &Load) -> anyhow::Result<BTreeMap<String, BTreeMap<String, usize>>> {
+async fn stored(
+    stage: &Stage,
+    streams: &Streams,
+) -> anyhow::Result<BTreeMap<String, BTreeMap<String, usize>>> {
     let mut stored = BTreeMap::new();
     let tables = [
         (
             "postgres program_starts",
-            "SELECT concat_ws(' ', \"timestamp\", username, process_name, agent_id) FROM program_starts".to_owned(),
+            "SELECT concat_ws(' ', \"timestamp\", username, process_name, agent_id) FROM program_starts"
+                .to_owned(),
         ),
         (
             "postgres features_1m",
             format!(
                 "SELECT concat_ws(' ', agent_id, window_start, samples, cpu_samples, cpu_min, cpu_max, mem_used_max_bytes, \
-                 round(cpu_mean::numeric, 6)) FROM features_1m WHERE window_end < to_timestamp({})",
-                (load.mix.base + load.events as i64 * load.mix.step - MAY_BE_OPEN) / 1_000_000
+                 round(cpu_mean::numeric, 6)) FROM features_1m WHERE {}",
+                streams.0.iter().map(closed_in_sql).collect::<Vec<_>>().join(" OR ")
             ),
         ),
     ];
@@ -281,6 +337,12 @@ async fn stored(stage: &Stage, load: &Load) -> anyhow::Result<BTreeMap<String, B
     Ok(stored)
 }
 
+fn closed_in_sql(stream: &Stream) -> String {
+    let load = &stream.load;
+    let end = (load.mix.base + load.events as i64 * load.mix.step - MAY_BE_OPEN) / 1_000_000;
+    format!("(agent_id = '{}' AND window_end <= to_timestamp({end}))", stream.agent.agent_id)
+}
+
 fn counted(rows: Vec<String>) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for row in rows {
@@ -292,7 +354,11 @@ fn counted(rows: Vec<String>) -> BTreeMap<String, usize> {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let of = |begin: &str| -> usize {
-            self.payloads.iter().filter(|(place, _)| place.starts_with(begin)).map(|(_, digest)| digest.len()).sum()
+            self.payloads
+                .iter()
+                .filter(|(place, _)| place.starts_with(begin))
+                .map(|(_, digest)| digest.len())
+                .sum()
         };
         write!(
             f,
@@ -304,4 +370,21 @@ impl fmt::Display for Outcome {
             self.stored.get("postgres program_starts").map_or(0, BTreeMap::len),
         )
     }
+}
+
+#[test]
+fn each_kind_of_difference_between_runs_is_seen() {
+    let (one, two) = ((0, 1), (0, 2));
+    let calm: Digest = [(one, (7, 1)), (two, (8, 1))].into();
+    assert!(of_digests("x", &calm, &calm).is_empty());
+    for broken in [
+        Digest::from([(one, (7, 1))]),
+        Digest::from([(one, (7, 1)), (two, (8, 2))]),
+        Digest::from([(one, (7, 1)), (two, (9, 1))]),
+        Digest::from([(one, (7, 1)), (two, (8, 1)), ((1, 1), (1, 1))]),
+    ] {
+        assert_eq!(of_digests("x", &broken, &calm).len(), 1, "{broken:?}");
+    }
+    let twice: Digest = [(one, (7, 2))].into();
+    assert_eq!(of_digests("x", &twice, &twice).len(), 1, "twice in both runs is still twice");
 }

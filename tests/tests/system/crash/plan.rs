@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
+use super::streams::NAMES;
 use crate::stage::is_slow_profile;
 
 /// How one life of a process ends.
@@ -57,30 +58,35 @@ pub(super) struct Form {
 /// A place to die, and how often it is passed before; for the short form.
 type Places = &'static [(&'static str, u64)];
 
-const AGENT: Places = &[
-    ("agent.outbox.after_commit", 40),
-    ("agent.confirm.before_delete", 8),
-    ("agent.publish.before", 60),
-    ("agent.publish.after", 90),
-    ("agent.outbox.before_commit", 70),
-    ("agent.confirm.after_delete", 12),
-];
+const FIRST_AGENT: Places =
+    &[("agent.outbox.after_commit", 40), ("agent.confirm.before_delete", 8), ("agent.publish.before", 60)];
+const SECOND_AGENT: Places =
+    &[("agent.publish.after", 90), ("agent.outbox.before_commit", 70), ("agent.confirm.after_delete", 12)];
 const BRIDGE: Places = &[
     ("bridge.after_kafka", 150),
     ("bridge.after_confirm", 6),
     ("bridge.before_produce", 200),
     ("bridge.after_puback", 120),
 ];
-const FIRST_WORKER: Places =
-    &[("worker.in_commit", 15), ("worker.after_commit", 20), ("worker.before_commit", 25), ("worker.after_poll", 40)];
-const SECOND_WORKER: Places =
-    &[("worker.after_restore", 1), ("worker.before_commit", 18), ("worker.in_commit", 12), ("worker.after_commit", 9)];
+const FIRST_WORKER: Places = &[
+    ("worker.in_commit", 15),
+    ("worker.after_commit", 20),
+    ("worker.before_commit", 25),
+    ("worker.after_poll", 40),
+];
+const SECOND_WORKER: Places = &[
+    ("worker.after_restore", 1),
+    ("worker.before_commit", 18),
+    ("worker.in_commit", 12),
+    ("worker.after_commit", 9),
+];
 const LAKE: Places = &[("lake.after_files", 4), ("lake.after_commit", 6), ("lake.before_commit", 5)];
 const INFLUX: Places = &[("influx.after_write", 3), ("influx.before_write", 4), ("influx.after_offsets", 3)];
 const POSTGRES: Places = &[("postgres.before_commit", 4), ("postgres.after_commit", 5)];
 
-const ROLES: [(&str, &[&str], Places); 7] = [
-    ("load", &[], AGENT),
+const ROLES: [(&str, &[&str], Places); 8] = [
+    (NAMES[0], &[], FIRST_AGENT),
+    (NAMES[1], &[], SECOND_AGENT),
     ("bridge", &["bridge"], BRIDGE),
     ("worker-1", &["process"], FIRST_WORKER),
     ("worker-2", &["process"], SECOND_WORKER),
@@ -93,16 +99,20 @@ impl Form {
     /// Short, or as long as `VARTA_CRASH_KILLS` asks for.
     pub(super) fn from_environment() -> anyhow::Result<Self> {
         let asked = std::env::var("VARTA_CRASH_KILLS").ok();
-        let kills = asked.as_ref().map(|kills| kills.parse::<usize>().context("VARTA_CRASH_KILLS is a number")).transpose()?;
-        let roles = ROLES.map(|(name, command, places)| Role { name, command, deaths: deaths(places, kills) });
+        let kills = asked
+            .as_ref()
+            .map(|kills| kills.parse::<usize>().context("VARTA_CRASH_KILLS is a number"))
+            .transpose()?;
+        let roles =
+            ROLES.map(|(name, command, places)| Role { name, command, deaths: deaths(places, kills) });
         let slow = is_slow_profile();
-        let rate = if slow { 400 } else { 5_000 };
+        let rate = if slow { 600 } else { 5_000 };
         Ok(Self {
             long: kills.is_some(),
             rate,
             calm_rate: 2 * rate,
             // about a second of load is a minute of event time: many windows close, and some stay busy
-            step: 60_000_000 / rate as i64,
+            step: 60_000_000 / (rate / NAMES.len() as u64) as i64,
             instalment: 12 * rate,
             broker_queue: 1_000,
             roles: roles.to_vec(),
@@ -110,14 +120,14 @@ impl Form {
     }
 }
 
-/// Short: two named places. Long: all of them in turn, ever later, and each third death at random.
+/// Short: two named places and a moment of no meaning. Long: all of them in turn, ever later, and each third death at random.
 fn deaths(places: Places, kills: Option<usize>) -> Vec<Death> {
     let at = |index: usize, factor: u64| {
         let (name, count) = places[index % places.len()];
         Death::At(name, if name == "worker.after_restore" { count } else { count * factor })
     };
     match kills {
-        None => vec![at(0, 1), at(1, 1)],
+        None => vec![at(0, 1), at(1, 1), Death::After(Duration::from_millis(2_300))],
         Some(kills) => (0..kills)
             .map(|index| match index % 3 {
                 2 => Death::After(Duration::from_millis(1_500 + 701 * (index as u64 * 7 % 11))),
@@ -130,7 +140,12 @@ fn deaths(places: Places, kills: Option<usize>) -> Vec<Death> {
 impl fmt::Display for Form {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kills: usize = self.roles.iter().map(|role| role.deaths.len()).sum();
-        write!(f, "{} form, {} events/s, {kills} kills planned", if self.long { "long" } else { "short" }, self.rate)?;
+        write!(
+            f,
+            "{} form, {} events/s, {kills} kills planned",
+            if self.long { "long" } else { "short" },
+            self.rate
+        )?;
         if is_slow_profile() {
             write!(f, " (programs without optimisation do not reach 5,000 events/s: that is `make soak`)")?;
         }

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use super::Stage;
 
+/// Partitions of each topic.
+pub(crate) const PARTITIONS: i32 = 4;
+
 /// What differs between the `varta` processes of a scenario.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
@@ -17,11 +20,7 @@ pub(crate) struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            worker: "main".into(),
-            workers: 1,
-            listen: String::new(),
-        }
+        Self { worker: "main".into(), workers: 1, listen: String::new() }
     }
 }
 
@@ -63,7 +62,7 @@ request_timeout = "10s"
 url = "{registry}"
 [topics]
 prefix = "{prefix}"
-partitions = 4
+partitions = {PARTITIONS}
 [http]
 listen = "{listen}"
 [shutdown]

@@ -48,7 +48,8 @@ impl Starter {
             arguments.extend(self.command.iter().map(String::as_str));
             return Part::start(&self.name, &Program::Varta.path()?, &arguments, environment, &self.folder);
         }
-        let [events, rate, every] = [load.events, load.rate, load.mix.suspicious_every].map(|n| n.to_string());
+        let [events, rate, every] =
+            [load.events, load.rate, load.mix.suspicious_every].map(|n| n.to_string());
         let [base, step] = [load.mix.base, load.mix.step].map(|number| number.to_string());
         let arguments = [
             ["--config", config],
@@ -73,9 +74,9 @@ impl Stage {
         })
     }
 
-    /// What starts the load as this agent.
-    pub(crate) fn load_starter(&self, agent: &AgentOptions) -> anyhow::Result<Starter> {
-        let config = self.write_agent_config("load", agent)?;
-        Ok(Starter { name: "load".into(), command: Vec::new(), config, folder: self.folder.clone() })
+    /// What starts a load under this name as this agent.
+    pub(crate) fn load_starter(&self, name: &str, agent: &AgentOptions) -> anyhow::Result<Starter> {
+        let config = self.write_agent_config(name, agent)?;
+        Ok(Starter { name: name.to_owned(), command: Vec::new(), config, folder: self.folder.clone() })
     }
 }

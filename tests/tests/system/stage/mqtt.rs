@@ -22,15 +22,10 @@ impl Sender {
     /// Connects as this agent.
     pub(crate) fn connect(stage: &Stage, agent_id: &str) -> anyhow::Result<Self> {
         let broker = stage.stack.variables()?;
-        let address = (
-            broker.get("VARTA_MQTT_HOST")?,
-            broker.get("VARTA_MQTT_PORT")?.parse::<u16>()?,
-        );
+        let address = (broker.get("VARTA_MQTT_HOST")?, broker.get("VARTA_MQTT_PORT")?.parse::<u16>()?);
         let mut options = MqttOptions::new(agent_id, address);
-        options.set_credentials(
-            broker.get("VARTA_MQTT_USER_AGENT")?,
-            broker.get("VARTA_MQTT_PASSWORD_AGENT")?,
-        );
+        options
+            .set_credentials(broker.get("VARTA_MQTT_USER_AGENT")?, broker.get("VARTA_MQTT_PASSWORD_AGENT")?);
         options.set_keep_alive(30).set_clean_start(true);
         let (client, events) = AsyncClient::builder(options).capacity(10).build();
         Ok(Self { client, events })
@@ -38,9 +33,7 @@ impl Sender {
 
     /// Publishes and waits until the broker has taken it.
     pub(crate) async fn publish(&mut self, topic: &str, payload: impl Into<Bytes>) -> anyhow::Result<()> {
-        self.client
-            .publish(topic.to_owned(), payload.into(), PublishOptions::at_least_once())
-            .await?;
+        self.client.publish(topic.to_owned(), payload.into(), PublishOptions::at_least_once()).await?;
         loop {
             let event = tokio::time::timeout(ANSWER, self.events.poll())
                 .await

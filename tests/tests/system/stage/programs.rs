@@ -22,11 +22,7 @@ impl Program {
             Self::Load => return Ok(load.to_owned()),
         };
         let path = load.parent().context("a program lies in a folder")?.join(name);
-        ensure!(
-            path.is_file(),
-            "{} is missing: run `make test`, which builds it first",
-            path.display()
-        );
+        ensure!(path.is_file(), "{} is missing: run `make test`, which builds it first", path.display());
         Ok(path)
     }
 }

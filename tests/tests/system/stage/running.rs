@@ -48,7 +48,10 @@ impl Stage {
     /// Asks a watched part to end; it must drain and say that all is well.
     pub(crate) fn stop(&self, name: &str) -> anyhow::Result<()> {
         let mut parts = self.running.0.lock().map_err(|_| anyhow::anyhow!("another waiter panicked"))?;
-        let at = parts.iter().position(|part| part.name() == name).with_context(|| format!("{name} does not run"))?;
+        let at = parts
+            .iter()
+            .position(|part| part.name() == name)
+            .with_context(|| format!("{name} does not run"))?;
         let code = blocking(|| parts.swap_remove(at).stop(DRAIN))?;
         ensure!(code == 0, "{name} ends with code {code}; see {}/{name}.log", self.folder.display());
         Ok(())

@@ -21,10 +21,7 @@ pub(crate) struct Variables(BTreeMap<String, String>);
 impl Variables {
     /// One of them.
     pub(crate) fn get(&self, name: &str) -> anyhow::Result<String> {
-        self.0
-            .get(name)
-            .cloned()
-            .with_context(|| format!("the stack does not tell {name}"))
+        self.0.get(name).cloned().with_context(|| format!("the stack does not tell {name}"))
     }
 }
 

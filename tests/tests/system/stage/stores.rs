@@ -22,30 +22,22 @@ impl Postgres {
     /// Makes one beside the one of the URL.
     pub(crate) async fn create(url: &str, name: &str) -> anyhow::Result<Self> {
         let mut connection = PgConnection::connect(url).await?;
-        sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE \"{name}\"")))
-            .execute(&mut connection)
-            .await?;
+        sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE \"{name}\""))).execute(&mut connection).await?;
         let (server, _) = url.rsplit_once('/').context("a URL with a database")?;
-        Ok(Self {
-            url: format!("{server}/{name}"),
-        })
+        Ok(Self { url: format!("{server}/{name}") })
     }
 
     /// The rows of a query.
     pub(crate) async fn rows(&self, query: &str) -> anyhow::Result<Vec<PgRow>> {
         let mut connection = PgConnection::connect(&self.url).await?;
-        Ok(sqlx::query(AssertSqlSafe(query.to_owned()))
-            .fetch_all(&mut connection)
-            .await?)
+        Ok(sqlx::query(AssertSqlSafe(query.to_owned())).fetch_all(&mut connection).await?)
     }
 
     /// The first column of a query, as text.
     pub(crate) async fn texts(&self, query: &str) -> anyhow::Result<Vec<String>> {
         use sqlx::Row as _;
         let rows = self.rows(query).await?;
-        rows.iter()
-            .map(|row| Ok(row.try_get::<Option<String>, _>(0)?.unwrap_or_default()))
-            .collect()
+        rows.iter().map(|row| Ok(row.try_get::<Option<String>, _>(0)?.unwrap_or_default())).collect()
     }
 
     /// How many rows a table has.
@@ -86,9 +78,7 @@ impl Influx {
             .error_for_status()?
             .json()
             .await?;
-        let organisation = organisations["orgs"][0]["id"]
-            .as_str()
-            .context("organisation varta exists")?;
+        let organisation = organisations["orgs"][0]["id"].as_str().context("organisation varta exists")?;
         let bucket = json!({ "orgID": organisation, "name": bucket, "retentionRules": [] });
         influx
             .http
@@ -127,11 +117,7 @@ impl Influx {
         let text = answer.text().await?;
         ensure!(status.is_success(), "InfluxDB answers {status}: {text}");
         let mut values = BTreeMap::new();
-        for line in text
-            .lines()
-            .map(str::trim_end)
-            .filter(|line| line.starts_with(",_result,"))
-        {
+        for line in text.lines().map(str::trim_end).filter(|line| line.starts_with(",_result,")) {
             let value = line.rsplit(',').next().context("a line has cells")?;
             *values.entry(value.to_owned()).or_default() += 1;
         }

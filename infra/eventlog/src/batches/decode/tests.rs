@@ -21,11 +21,7 @@ impl Bench {
         let registry = Arc::new(MemoryRegistry::new());
         let ids = register_all(registry.as_ref()).unwrap();
         let decoder = BatchDecoder::new(registry.clone());
-        Self {
-            registry,
-            ids,
-            decoder,
-        }
+        Self { registry, ids, decoder }
     }
 
     fn clock(&self, sequence: i64) -> Bytes {
@@ -120,16 +116,10 @@ fn mixed_kinds_come_apart_and_keep_their_order() {
     assert_whole(&decoded, 4);
     let kinds: Vec<RecordKind> = decoded.groups.iter().map(|group| group.kind).collect();
     assert_eq!(kinds, [CLOCK, REJECTED]);
-    assert_eq!(
-        (sequences(&decoded.groups[0]), &decoded.groups[0].rows),
-        (vec![1, 2, 3], &vec![0, 2, 3])
-    );
+    assert_eq!((sequences(&decoded.groups[0]), &decoded.groups[0].rows), (vec![1, 2, 3], &vec![0, 2, 3]));
     let times = decoded.groups[0].batch.column_by_name("bridge_time").unwrap();
     assert_eq!(times.data_type().to_string(), "Timestamp(µs, \"+00:00\")");
-    assert_eq!(
-        times.as_primitive::<TimestampMicrosecondType>().value(2),
-        1_700_000_000_000_003
-    );
+    assert_eq!(times.as_primitive::<TimestampMicrosecondType>().value(2), 1_700_000_000_000_003);
 }
 
 #[test]
@@ -157,20 +147,12 @@ fn each_kind_of_breakage_is_named_and_neighbours_are_kept() {
         (Some(Bytes::from(left_over)), "left over"),
     ];
     for (value, reason) in &broken {
-        let values = [
-            Some(bench.clock(1)),
-            value.clone(),
-            Some(bench.clock(2)),
-            Some(bench.rejected(1)),
-        ];
+        let values = [Some(bench.clock(1)), value.clone(), Some(bench.clock(2)), Some(bench.rejected(1))];
         let decoded = bench.decode(&values);
         assert_whole(&decoded, 4);
         assert_eq!(poisoned(&decoded), [1], "{reason}");
         assert!(
-            decoded.poison[0]
-                .1
-                .to_lowercase()
-                .contains(&reason.to_lowercase()),
+            decoded.poison[0].1.to_lowercase().contains(&reason.to_lowercase()),
             "{reason}: {:?}",
             decoded.poison
         );
@@ -184,10 +166,7 @@ fn each_kind_of_breakage_is_named_and_neighbours_are_kept() {
     let decoded = bench.decode(&values);
     assert_whole(&decoded, values.len());
     assert_eq!(decoded.poison.len(), broken.len());
-    assert_eq!(
-        sequences(&decoded.groups[0]),
-        (0..broken.len() as i64).collect::<Vec<_>>()
-    );
+    assert_eq!(sequences(&decoded.groups[0]), (0..broken.len() as i64).collect::<Vec<_>>());
 }
 
 #[test]
@@ -233,22 +212,12 @@ fn an_older_version_gets_the_present_columns() {
     let mut datum = clock_datum("bridge-1", 2);
     datum.push(2);
     text("gone", &mut datum);
-    let values = [
-        bench.clock(1),
-        framed(older, &datum),
-        bench.clock(3),
-        framed(foreign, &[]),
-    ]
-    .map(Some);
+    let values = [bench.clock(1), framed(older, &datum), bench.clock(3), framed(foreign, &[])].map(Some);
     let decoded = bench.decode(&values);
     assert_whole(&decoded, 4);
     assert_eq!(decoded.groups.len(), 2);
     assert_eq!(sequences(&decoded.groups[1]), [2]);
-    assert!(
-        decoded.poison[0].1.contains("elsewhere.Weather"),
-        "{:?}",
-        decoded.poison
-    );
+    assert!(decoded.poison[0].1.contains("elsewhere.Weather"), "{:?}", decoded.poison);
 }
 
 #[test]
@@ -256,10 +225,7 @@ fn a_registry_that_is_away_loses_nothing() {
     let mut bench = Bench::new();
     let values = records(&[Some(bench.clock(1))]);
     bench.registry.set_down(true);
-    assert!(matches!(
-        bench.decoder.decode(&values),
-        Err(RegistryError::Unavailable { .. })
-    ));
+    assert!(matches!(bench.decoder.decode(&values), Err(RegistryError::Unavailable { .. })));
     bench.registry.set_down(false);
     assert_eq!(sequences(&bench.decoder.decode(&values).unwrap().groups[0]), [1]);
     // Once known, the registry is needed no more.
@@ -282,13 +248,7 @@ fn what_is_encoded_is_what_was_decoded() {
     assert_eq!(encoder.encode(&one).unwrap(), Vec::<Bytes>::new());
     let wrong = bench.rejected(1);
     let wrong = bench.decode(&[Some(wrong)]).groups.remove(0).batch;
-    assert!(
-        encoder
-            .encode(&wrong)
-            .unwrap_err()
-            .to_string()
-            .contains("varta.Clock")
-    );
+    assert!(encoder.encode(&wrong).unwrap_err().to_string().contains("varta.Clock"));
     assert_eq!(encoder.encode(&decoded.groups[0].batch).unwrap().len(), 5);
 }
 
@@ -296,9 +256,7 @@ fn what_is_encoded_is_what_was_decoded() {
 fn every_kind_has_a_decoder_and_an_encoder() {
     let bench = Bench::new();
     for kind in RecordKind::ALL {
-        Version::new(bench.ids.id(kind), Arc::from(kind.avsc()))
-            .map(drop)
-            .unwrap();
+        Version::new(bench.ids.id(kind), Arc::from(kind.avsc())).map(drop).unwrap();
         let empty = RecordBatch::new_empty(arrow_schema(kind));
         BatchEncoder::new(kind, 1).encode(&empty).unwrap();
     }

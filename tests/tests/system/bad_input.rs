@@ -80,7 +80,7 @@ fn bad_messages(agent: &str) -> Vec<Bad> {
             "bytes",
             Some(24),
         ),
-        bad("invalid UTF-8", invalid_text, "UTF-8", None),
+        bad("invalid UTF-8", invalid_text, "UTF-8", Some(25)),
         bad(
             "another agent's id",
             changed(26, &|event| event["agent_id"] = json!("00000000-0000-4000-8000-00000000beef")),
@@ -192,7 +192,7 @@ async fn the_holes_are_explained(stage: &Stage, agent: &str, bad: &[Bad]) -> any
         .collect();
     let expected: Vec<i64> = bad.iter().filter_map(|message| message.seq).chain([27]).collect();
     let marked: Vec<i64> = markers.keys().copied().collect();
-    // what is invalid text or somebody else's may not be believed in its number either
+    // what speaks for somebody else is not believed in its number either
     ensure!(marked == expected, "markers for {marked:?}, not for {expected:?}");
     for (seq, marker) in markers {
         ensure!(marker.text("agent_id") == Some(agent), "marker {seq}: {marker:?}");

@@ -1,10 +1,10 @@
 //! Kill -9 everywhere, and at the end nothing differs from a run that nobody disturbed.
 //!
-//! Two agents, two workers, a bridge and each sink run as processes of their own. Each is killed again and again, at
+//! Two agents, two bridges, two workers and each sink run as processes of their own. Each is killed again and again, at
 //! named places (before and after each acknowledgement, flush and commit) and at moments of no meaning. The short
 //! form kills each a few times at a modest rate, for programs without optimisation; `make soak` sets
-//! `VARTA_CRASH_KILLS`, uses 5,000 events a second, stops Kafka, and kills the broker while the bridge is away and
-//! its queue is full.
+//! `VARTA_CRASH_KILLS`, uses 5,000 events a second, stops Kafka, and kills the broker while the bridges are away and
+//! their queue is full.
 
 mod chaos;
 mod outcome;

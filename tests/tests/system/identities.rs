@@ -1,4 +1,5 @@
-//! A real agent on this machine, everything behind it, and an outsider who compares the sets of identities.
+//! A real agent on this machine, everything behind it, and an outsider who compares the sets of identities. Agent
+//! and bridge speak TLS with the broker.
 
 use std::process::{Child, Command, Stdio};
 
@@ -14,8 +15,8 @@ const RULE: &str = "suspicious-path";
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_agent_made_arrives_everywhere_once() -> anyhow::Result<()> {
     let stage = Stage::new("identities").await?;
-    stage.start_server(&Options::default())?;
-    let options = AgentOptions::new("watched-host");
+    stage.start_server(&Options { tls: true, ..Options::default() })?;
+    let options = AgentOptions { tls: true, ..AgentOptions::new("watched-host") };
     stage.start_agent(&options)?;
     stage
         .until("the agent's first events are in the log", PATIENCE, async || {

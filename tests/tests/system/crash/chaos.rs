@@ -46,7 +46,7 @@ struct Orders {
     left: AtomicUsize,
     /// How many events each load has made at its end; it goes on until the last death.
     sent: Mutex<BTreeMap<&'static str, u64>>,
-    /// The bridge stays dead while this is set.
+    /// The bridges stay dead while this is set.
     no_bridge: AtomicBool,
     /// All end.
     stop: AtomicBool,
@@ -196,7 +196,7 @@ struct Start {
 
 impl Start {
     fn of(stage: &Stage, role: &Role, streams: &Streams) -> anyhow::Result<Self> {
-        let options = Options { worker: role.name.to_owned(), ..Options::default() };
+        let options = Options { worker: role.name.to_owned(), bridge: role.name.to_owned(), ..Options::default() };
         let stream = streams.0.iter().find(|stream| stream.name == role.name);
         let starter = match stream {
             Some(stream) => stage.load_starter(stream.name, &stream.agent)?,
@@ -225,7 +225,7 @@ fn live(role: &Role, orders: &Orders, start: &Start) -> anyhow::Result<Vec<Kill>
     let mut kills = Vec::new();
     let is_load = role.command.is_empty();
     for death in &role.deaths {
-        wait_while(|| role.name == "bridge" && orders.no_bridge.load(Ordering::SeqCst), orders)?;
+        wait_while(|| role.is_bridge() && orders.no_bridge.load(Ordering::SeqCst), orders)?;
         let mut life = start.start(Some(death), WITHOUT_END)?;
         let lived = die(&mut life, death, orders, role)?;
         kills.push(Kill { role: role.name, death: death.clone(), lived });
@@ -238,7 +238,7 @@ fn live(role: &Role, orders: &Orders, start: &Start) -> anyhow::Result<Vec<Kill>
     let mut life = start.start(None, 0)?;
     while !orders.stop.load(Ordering::SeqCst) && !orders.failed.load(Ordering::SeqCst) {
         life.must_run()?;
-        if role.name == "bridge" && orders.no_bridge.load(Ordering::SeqCst) {
+        if role.is_bridge() && orders.no_bridge.load(Ordering::SeqCst) {
             life.kill()?;
             wait_while(|| orders.no_bridge.load(Ordering::SeqCst), orders)?;
             life = start.start(None, 0)?;
@@ -293,7 +293,7 @@ fn die(life: &mut Part, death: &Death, orders: &Orders, role: &Role) -> anyhow::
             }
             _ => {}
         }
-        if role.name == "bridge" && orders.no_bridge.load(Ordering::SeqCst) {
+        if role.is_bridge() && orders.no_bridge.load(Ordering::SeqCst) {
             life.kill()?;
             return Ok(started.elapsed());
         }

@@ -37,6 +37,13 @@ pub(super) struct Role {
     pub(super) deaths: Vec<Death>,
 }
 
+impl Role {
+    /// Whether it is one of the bridges.
+    pub(super) fn is_bridge(&self) -> bool {
+        self.command == ["bridge"]
+    }
+}
+
 /// The size of the test.
 #[derive(Clone, Debug)]
 pub(super) struct Form {
@@ -62,12 +69,8 @@ const FIRST_AGENT: Places =
     &[("agent.outbox.after_commit", 40), ("agent.confirm.before_delete", 8), ("agent.publish.before", 60)];
 const SECOND_AGENT: Places =
     &[("agent.publish.after", 90), ("agent.outbox.before_commit", 70), ("agent.confirm.after_delete", 12)];
-const BRIDGE: Places = &[
-    ("bridge.after_kafka", 150),
-    ("bridge.after_confirm", 6),
-    ("bridge.before_produce", 200),
-    ("bridge.after_puback", 120),
-];
+const FIRST_BRIDGE: Places = &[("bridge.after_kafka", 100), ("bridge.after_confirm", 6)];
+const SECOND_BRIDGE: Places = &[("bridge.before_produce", 150), ("bridge.after_puback", 80)];
 const FIRST_WORKER: Places = &[
     ("worker.in_commit", 15),
     ("worker.after_commit", 20),
@@ -84,10 +87,11 @@ const LAKE: Places = &[("lake.after_files", 4), ("lake.after_commit", 6), ("lake
 const INFLUX: Places = &[("influx.after_write", 3), ("influx.before_write", 4), ("influx.after_offsets", 3)];
 const POSTGRES: Places = &[("postgres.before_commit", 4), ("postgres.after_commit", 5)];
 
-const ROLES: [(&str, &[&str], Places); 8] = [
+const ROLES: [(&str, &[&str], Places); 9] = [
     (NAMES[0], &[], FIRST_AGENT),
     (NAMES[1], &[], SECOND_AGENT),
-    ("bridge", &["bridge"], BRIDGE),
+    ("bridge-1", &["bridge"], FIRST_BRIDGE),
+    ("bridge-2", &["bridge"], SECOND_BRIDGE),
     ("worker-1", &["process"], FIRST_WORKER),
     ("worker-2", &["process"], SECOND_WORKER),
     ("lake", &["sink", "lake"], LAKE),

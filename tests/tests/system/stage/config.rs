@@ -14,13 +14,17 @@ pub(crate) struct Options {
     pub(crate) worker: String,
     /// Its worker threads.
     pub(crate) workers: usize,
+    /// Name of its bridge among those that share the messages.
+    pub(crate) bridge: String,
+    /// Whether it speaks TLS with the broker.
+    pub(crate) tls: bool,
     /// Where it answers for its health; empty: nowhere.
     pub(crate) listen: String,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { worker: "main".into(), workers: 1, listen: String::new() }
+        Self { worker: "main".into(), workers: 1, bridge: "bridge".into(), tls: false, listen: String::new() }
     }
 }
 
@@ -31,10 +35,10 @@ pub(crate) struct AgentOptions {
     pub(crate) agent_id: String,
     /// Its host name in events.
     pub(crate) host: String,
+    /// Whether it speaks TLS with the broker.
+    pub(crate) tls: bool,
     /// Most bytes in the outbox.
     pub(crate) outbox_limit: &'static str,
-    /// Sections to append as they are.
-    pub(crate) more: &'static str,
 }
 
 impl AgentOptions {
@@ -43,8 +47,8 @@ impl AgentOptions {
         Self {
             agent_id: uuid::Uuid::new_v4().to_string(),
             host: host.to_owned(),
+            tls: false,
             outbox_limit: "64 MiB",
-            more: "",
         }
     }
 }
@@ -68,7 +72,7 @@ listen = "{listen}"
 [shutdown]
 drain = "40s"
 [bridge]
-id = "{prefix}-bridge"
+id = "{prefix}-{bridge}"
 clock_interval = "1s"
 [bridge.mqtt]
 host = "{mqtt_host}"
@@ -77,6 +81,7 @@ username = "{mqtt_user}"
 password = "{mqtt_password}"
 share_group = "{prefix}"
 max_backoff = "1s"
+{tls}
 [process]
 prefix = "{prefix}-"
 name = "{worker}"
@@ -101,9 +106,11 @@ instance = "{prefix}-postgres"
             kafka = self.kafka,
             registry = self.registry,
             prefix = self.prefix,
+            bridge = options.bridge,
+            tls = if options.tls { format!("tls = {{ ca = {:?} }}", broker.get("VARTA_MQTT_CA")?) } else { String::new() },
             listen = options.listen,
             mqtt_host = broker.get("VARTA_MQTT_HOST")?,
-            mqtt_port = broker.get("VARTA_MQTT_PORT")?,
+            mqtt_port = broker.get(if options.tls { "VARTA_MQTT_TLS_PORT" } else { "VARTA_MQTT_PORT" })?,
             mqtt_user = broker.get("VARTA_MQTT_USER_BRIDGE")?,
             mqtt_password = broker.get("VARTA_MQTT_PASSWORD_BRIDGE")?,
             worker = options.worker,
@@ -133,23 +140,23 @@ port = {mqtt_port}
 username = "{mqtt_user}"
 password = "{mqtt_password}"
 retry_max = "1s"
+{tls}
 [publisher]
 confirm_within = "3s"
 confirm_within_max = "6s"
 drain = "100s"
 [outbox]
 limit = "{limit}"
-{more}
 "#,
             agent_id = options.agent_id,
             host = options.host,
             state = self.folder.join(name),
+            tls = if options.tls { format!("tls = {{ ca_file = {:?} }}", broker.get("VARTA_MQTT_CA")?) } else { String::new() },
             mqtt_host = broker.get("VARTA_MQTT_HOST")?,
-            mqtt_port = broker.get("VARTA_MQTT_PORT")?,
+            mqtt_port = broker.get(if options.tls { "VARTA_MQTT_TLS_PORT" } else { "VARTA_MQTT_PORT" })?,
             mqtt_user = broker.get("VARTA_MQTT_USER_AGENT")?,
             mqtt_password = broker.get("VARTA_MQTT_PASSWORD_AGENT")?,
             limit = options.outbox_limit,
-            more = options.more,
         );
         let path = self.folder.join(format!("{name}.toml"));
         fs_err::write(&path, text)?;

@@ -28,7 +28,7 @@ lint: ## format check, clippy, dependency rules
 deny: ## licences, bans, sources
 	@.ci/deny
 
-docs: ## regenerate the reference pages
-	@infra/stack/reference --write
+docs: ## regenerate what is generated: the JSON Schemas for other senders
+	@cargo run --locked -p schemas --all-features --example json_schemas -- --write
 
 .PHONY: help run test soak bench fmt lint deny docs

@@ -118,6 +118,16 @@ impl Check for Config {
         self.bridge.check(&key(at, "bridge"), problems);
         self.process.check(&key(at, "process"), problems);
         self.sinks.check(&key(at, "sinks"), problems);
+        self.log.check(&key(at, "log"), problems);
+        let prefix = &self.topics.prefix;
+        let legal = |character: char| character.is_ascii_alphanumeric() || "._-".contains(character);
+        if prefix.is_empty() || prefix.len() > 100 || !prefix.chars().all(legal) {
+            problems.add(
+                key(at, "topics.prefix"),
+                format!("{prefix:?} cannot begin the name of a topic"),
+                Some("1 to 100 letters, digits, dots, underscores and hyphens".into()),
+            );
+        }
         if self.topics.partitions < 1 {
             problems.add(
                 key(at, "topics.partitions"),

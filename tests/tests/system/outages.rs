@@ -14,7 +14,7 @@ use crate::stage::{AgentOptions, Load, Options, PATIENCE, Stage, blocking};
 const WITHOUT_END: u64 = 1 << 40;
 const A_SECOND: u64 = 100;
 /// Time for the agent to send what it holds.
-const DRAIN: Duration = Duration::from_secs(120);
+const DRAIN: Duration = Duration::from_mins(2);
 /// So many events must be made while a server is away.
 const MISSED: u64 = 150;
 
@@ -86,11 +86,7 @@ async fn servers_that_are_away_are_waited_for_and_nothing_is_lost() -> anyhow::R
 async fn goes_away_and_comes_back(stage: &Stage, name: &str) -> anyhow::Result<()> {
     let before = cursor(stage)?;
     blocking(|| stage.stack.kill(name))?;
-    stage
-        .until("events are made meanwhile", PATIENCE, async || {
-            Ok(cursor(stage)? > before + MISSED)
-        })
-        .await?;
+    stage.until("events are made meanwhile", PATIENCE, async || Ok(cursor(stage)? > before + MISSED)).await?;
     blocking(|| stage.stack.start(name))
 }
 

@@ -1,7 +1,7 @@
 //! Rows of a scenario's topics and tables.
 
 use schemas::family::Family;
-use tests::audit::{Row, TopicRecord, compare, count_lake, read_topic, visit_lake, visit_topic};
+use tests::audit::{Row, TopicRecord, compare, count_lake, read_topic, visit_topic};
 
 use crate::stage::{PATIENCE, Stage, blocking};
 
@@ -21,13 +21,6 @@ impl Stage {
     /// Every alert.
     pub(crate) async fn alerts(&self) -> anyhow::Result<Vec<Row>> {
         self.rows(&self.topics().alerts()).await
-    }
-
-    /// Every row of a table of the lake.
-    pub(crate) async fn table(&self, name: &str) -> anyhow::Result<Vec<Row>> {
-        let mut rows = Vec::new();
-        visit_lake(&self.lake().join(name), |row| rows.push(row)).await?;
-        Ok(rows)
     }
 
     /// How many rows a table of the lake has.

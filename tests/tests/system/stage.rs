@@ -28,7 +28,7 @@ pub(crate) use wait::{blocking, until};
 
 /// Time for anything that needs a process to start, groups to settle and rows to pass, on a machine that runs
 /// several scenarios at once in the dev profile.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
 /// One scenario's world. Its folder stays behind when the tests fail, with every log.
 pub(crate) struct Stage {

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use eventlog::Log;
 use eventlog::kafka::KafkaLog;
-use eventlog::registry::{HttpRegistry, SchemaRegistry};
+use eventlog::{Log, LogErrorKind};
+use eventlog::registry::{HttpRegistry, RegistryError, SchemaRegistry};
 
 use crate::config::Config;
 use crate::exit::Exit;
@@ -48,11 +48,12 @@ pub(crate) async fn check(config: &Config, args: &Args) -> anyhow::Result<Exit> 
 async fn kafka(config: &Config) -> Result<(), String> {
     let log = KafkaLog::connect(&config.kafka).map_err(|error| error.to_string())?;
     let topic = config.topic_names().raw();
-    tokio::task::spawn_blocking(move || log.partitions(&topic))
-        .await
-        .map_err(|error| error.to_string())?
-        .map(|_| ())
-        .map_err(|error| error.to_string())
+    match tokio::task::spawn_blocking(move || log.partitions(&topic)).await.map_err(|error| error.to_string())? {
+        // `varta up` creates what is missing.
+        Ok(_) => Ok(()),
+        Err(error) if matches!(error.kind, LogErrorKind::UnknownTopic) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 async fn registry(config: &Config) -> Result<(), String> {
@@ -60,8 +61,9 @@ async fn registry(config: &Config) -> Result<(), String> {
     tokio::task::spawn_blocking(move || {
         let registry = HttpRegistry::new(&url).map_err(|error| error.to_string())?;
         match registry.schema(1) {
-            Err(error) if error.fate() == runtime::fate::Fate::Transient => Err(error.to_string()),
-            _ => Ok(()),
+            // A registry that does not know schema 1 has answered well.
+            Ok(_) | Err(RegistryError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.to_string()),
         }
     })
     .await

@@ -97,7 +97,7 @@ pub(crate) async fn run(config: Config, parts: &[Part]) -> anyhow::Result<Exit> 
     Ok(Exit::Done)
 }
 
-/// Waits for Kafka and creates the topics; the registry is waited for by those who need it.
+/// Waits for Kafka and the schema registry and creates topics and schemas in them.
 /// False: asked to stop while waiting.
 async fn prepare(
     config: &Config,
@@ -106,7 +106,7 @@ async fn prepare(
     health: &Health,
     shutdown: &Shutdown,
 ) -> anyhow::Result<bool> {
-    let component = health.component("kafka");
+    let component = health.component("kafka and registry");
     let specs = config.topic_names().all();
     let mut backoff = runtime::backoff::Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     let mut told = false;

@@ -8,13 +8,17 @@ use arrow::array::RecordBatch;
 use eventlog::batches::BatchDecoder;
 use eventlog::kafka::KafkaLog;
 use eventlog::registry::{HttpRegistry, SchemaRegistry};
-use eventlog::{Consumer, Log, Polled, Position, Record, StartAt};
+use eventlog::{Consumer, Log, Polled, Position, Record, StartAt, TopicPartition};
 use processors::functions::Functions;
 use processors::plan::CachedPlan;
+use schemas::headers::dead_letter;
 use schemas::record::RecordKind;
 
 use crate::config::Config;
 use crate::exit::Exit;
+
+/// Records that are decoded together.
+const ROWS: usize = 1000;
 
 /// What `varta tap` can be told.
 #[derive(clap::Args)]
@@ -54,61 +58,70 @@ pub(crate) fn tap(config: &Config, args: &Args) -> anyhow::Result<Exit> {
     let registry: Arc<dyn SchemaRegistry> = Arc::new(HttpRegistry::new(&config.registry)?);
     let mut printer =
         Printer { decoder: BatchDecoder::new(registry), filters: Vec::new(), args, only, printed: 0 };
-    read(&log, &topic, args, |records| printer.print(records))?;
+    if args.to_end && args.from_start {
+        read_all(&log, &topic, |records| printer.print(records))?;
+    } else if !args.to_end {
+        follow(&log, &topic, args.from_start, |records| printer.print(records))?;
+    }
     Ok(Exit::Done)
 }
 
 /// Polls the topic outside of any lasting group and hands on what comes until `each` says stop.
-fn read(
+fn follow(
     log: &KafkaLog,
     topic: &str,
-    args: &Args,
+    from_start: bool,
     mut each: impl FnMut(&[Record]) -> anyhow::Result<bool>,
 ) -> anyhow::Result<()> {
     let group = format!("varta-tap-{}", uuid::Uuid::new_v4());
     let mut consumer = log.consumer(&group, &[topic], None, StartAt::Earliest)?;
-    let mut left: Vec<Position> = Vec::new();
     loop {
-        match consumer.poll(1000, Duration::from_millis(200))? {
+        match consumer.poll(ROWS, Duration::from_millis(200))? {
             Polled::Assigned(partitions) => {
                 let mut at = Vec::new();
-                left.clear();
                 for partition in partitions {
                     let (earliest, end) = consumer.bounds(&partition)?;
-                    let offset = if args.from_start { earliest } else { end };
-                    at.push(Position {
-                        topic: partition.topic.clone(),
-                        partition: partition.partition,
-                        offset,
-                    });
-                    if args.to_end && offset < end {
-                        left.push(Position {
-                            topic: partition.topic,
-                            partition: partition.partition,
-                            offset: end,
-                        });
-                    }
+                    let offset = if from_start { earliest } else { end };
+                    at.push(Position { topic: partition.topic, partition: partition.partition, offset });
                 }
                 consumer.start(&at)?;
-                if args.to_end && left.is_empty() {
-                    return Ok(());
-                }
             }
             Polled::Revoked { .. } => {}
             Polled::Records(records) => {
                 if !each(&records)? {
                     return Ok(());
                 }
-                for record in &records {
-                    // transaction markers may follow the last record, so the one before the end counts
-                    left.retain(|end| end.partition != record.partition || record.offset + 2 < end.offset);
-                }
-                if args.to_end && left.is_empty() {
-                    return Ok(());
-                }
             }
         }
     }
+}
+
+/// Reads what is in the topic now, partition after partition.
+fn read_all(
+    log: &KafkaLog,
+    topic: &str,
+    mut each: impl FnMut(&[Record]) -> anyhow::Result<bool>,
+) -> anyhow::Result<()> {
+    let group = format!("varta-tap-{}", uuid::Uuid::new_v4());
+    let mut consumer = log.consumer(&group, &[topic], None, StartAt::Earliest)?;
+    for partition in 0..log.partitions(topic)? {
+        let of = TopicPartition { topic: topic.into(), partition };
+        let (earliest, end) = consumer.bounds(&of)?;
+        let mut gathered: Vec<Record> = Vec::new();
+        let mut outcome = Ok(true);
+        log.read_partition(&of, earliest, end, &mut |record| {
+            gathered.push(record);
+            if gathered.len() == ROWS && matches!(outcome, Ok(true)) {
+                outcome = each(&gathered);
+                gathered.clear();
+            }
+            Ok(())
+        })?;
+        if !outcome? || !each(&gathered)? {
+            return Ok(());
+        }
+    }
+    Ok(())
 }
 
 struct Printer<'a> {
@@ -125,12 +138,12 @@ impl Printer<'_> {
         if records.is_empty() {
             return Ok(true);
         }
-        if records[0].value.as_ref().is_some_and(|value| value.first() == Some(&b'{')) {
+        let is_dead_letter = |record: &Record| record.headers.iter().any(|(name, _)| name == dead_letter::REASON);
+        let is_json = |record: &Record| record.value.as_ref().is_some_and(|value| value.first() == Some(&b'{'));
+        if is_dead_letter(&records[0]) || is_json(&records[0]) {
             for record in records {
-                if let Some(value) = &record.value {
-                    println!("{}", String::from_utf8_lossy(value));
-                    self.printed += 1;
-                }
+                println!("{}", if is_dead_letter(record) { letter(record) } else { text(record) });
+                self.printed += 1;
                 if self.is_full() {
                     return Ok(false);
                 }
@@ -187,4 +200,19 @@ impl Printer<'_> {
     fn is_full(&self) -> bool {
         self.args.limit.is_some_and(|limit| self.printed >= limit)
     }
+}
+
+fn text(record: &Record) -> String {
+    record.value.as_ref().map_or_else(String::new, |value| String::from_utf8_lossy(value).into_owned())
+}
+
+/// A dead letter as one JSON line: why, who, from where, and the original as text where it is one.
+fn letter(record: &Record) -> String {
+    let mut line = serde_json::Map::new();
+    for (name, value) in &record.headers {
+        line.insert(name.clone(), String::from_utf8_lossy(value).into());
+    }
+    line.insert("bytes".into(), record.value.as_ref().map_or(0, bytes::Bytes::len).into());
+    line.insert("original".into(), text(record).into());
+    serde_json::Value::Object(line).to_string()
 }

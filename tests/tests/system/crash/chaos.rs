@@ -196,7 +196,8 @@ struct Start {
 
 impl Start {
     fn of(stage: &Stage, role: &Role, streams: &Streams) -> anyhow::Result<Self> {
-        let options = Options { worker: role.name.to_owned(), bridge: role.name.to_owned(), ..Options::default() };
+        let options =
+            Options { worker: role.name.to_owned(), bridge: role.name.to_owned(), ..Options::default() };
         let stream = streams.0.iter().find(|stream| stream.name == role.name);
         let starter = match stream {
             Some(stream) => stage.load_starter(stream.name, &stream.agent)?,
@@ -245,7 +246,7 @@ fn live(role: &Role, orders: &Orders, start: &Start) -> anyhow::Result<Vec<Kill>
         }
         std::thread::sleep(PACE);
     }
-    let code = life.stop(Duration::from_secs(60))?;
+    let code = life.stop(Duration::from_mins(1))?;
     ensure!(code == 0, "ended with code {code} when asked to stop");
     Ok(kills)
 }

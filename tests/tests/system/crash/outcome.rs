@@ -110,7 +110,7 @@ impl Outcome {
         for family in FAMILIES {
             let mut digest = Digest::new();
             visit_topic(&servers, &topics.events(family), &mut schemas, |row| {
-                note(&mut digest, streams, family, &row)
+                note(&mut digest, streams, family, &row);
             })
             .await?;
             payloads.insert(format!("events.{}", family.name()), digest);
@@ -270,7 +270,9 @@ fn alert_line(alert: &Row, streams: &Streams) -> Option<(String, String)> {
     let mut evidence: Value = serde_json::from_str(alert.text("evidence")?).ok()?;
     let first = evidence.get_mut(0)?.as_object_mut()?;
     let number = first.get("pid")?.as_u64()?;
-    OF_THE_RUN.iter().for_each(|column| drop(first.remove(*column)));
+    for column in OF_THE_RUN {
+        first.remove(column);
+    }
     let line = alert.line_without(&["finding_uid", "session", "seq", "evidence"]);
     Some((format!("{rule} of {stream}, event {number}"), format!("{line} {evidence}")))
 }

@@ -87,7 +87,7 @@ prefix = "{prefix}-"
 name = "{worker}"
 workers = {workers}
 [sinks.lake]
-root = {lake:?}
+root = "{lake}"
 commit_age = "1s"
 group = "{prefix}-lake"
 instance = "{prefix}-lake"
@@ -107,7 +107,11 @@ instance = "{prefix}-postgres"
             registry = self.registry,
             prefix = self.prefix,
             bridge = options.bridge,
-            tls = if options.tls { format!("tls = {{ ca = {:?} }}", broker.get("VARTA_MQTT_CA")?) } else { String::new() },
+            tls = if options.tls {
+                format!("tls = {{ ca = \"{}\" }}", broker.get("VARTA_MQTT_CA")?)
+            } else {
+                String::new()
+            },
             listen = options.listen,
             mqtt_host = broker.get("VARTA_MQTT_HOST")?,
             mqtt_port = broker.get(if options.tls { "VARTA_MQTT_TLS_PORT" } else { "VARTA_MQTT_PORT" })?,
@@ -115,7 +119,7 @@ instance = "{prefix}-postgres"
             mqtt_password = broker.get("VARTA_MQTT_PASSWORD_BRIDGE")?,
             worker = options.worker,
             workers = options.workers,
-            lake = self.lake(),
+            lake = self.lake().display(),
             influx_url = self.influx.url,
             influx_token = self.influx.token,
             influx_bucket = self.influx.bucket,
@@ -133,7 +137,7 @@ instance = "{prefix}-postgres"
             r#"
 agent_id = "{agent_id}"
 host = "{host}"
-state_dir = {state:?}
+state_dir = "{state}"
 [mqtt]
 host = "{mqtt_host}"
 port = {mqtt_port}
@@ -150,8 +154,12 @@ limit = "{limit}"
 "#,
             agent_id = options.agent_id,
             host = options.host,
-            state = self.folder.join(name),
-            tls = if options.tls { format!("tls = {{ ca_file = {:?} }}", broker.get("VARTA_MQTT_CA")?) } else { String::new() },
+            state = self.folder.join(name).display(),
+            tls = if options.tls {
+                format!("tls = {{ ca_file = \"{}\" }}", broker.get("VARTA_MQTT_CA")?)
+            } else {
+                String::new()
+            },
             mqtt_host = broker.get("VARTA_MQTT_HOST")?,
             mqtt_port = broker.get(if options.tls { "VARTA_MQTT_TLS_PORT" } else { "VARTA_MQTT_PORT" })?,
             mqtt_user = broker.get("VARTA_MQTT_USER_AGENT")?,

@@ -9,7 +9,7 @@ use tests::bench::part::Part;
 use super::{Stage, blocking, until};
 
 /// Longest time that a part may take to drain.
-const DRAIN: Duration = Duration::from_secs(120);
+const DRAIN: Duration = Duration::from_mins(2);
 
 /// Parts that run until the scenario stops them.
 #[derive(Default)]

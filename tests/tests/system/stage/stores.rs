@@ -106,7 +106,7 @@ impl Influx {
         let answer = self
             .http
             .post(format!("{}/api/v2/query?org=varta", self.url))
-            .timeout(Duration::from_secs(60))
+            .timeout(Duration::from_mins(1))
             .header("Authorization", format!("Token {}", self.token))
             .header("Content-Type", "application/vnd.flux")
             .header("Accept", "application/csv")

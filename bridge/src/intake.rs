@@ -11,8 +11,9 @@
 //! | event that breaks the contract otherwise | dead letter | no |
 //! | event under another agent's name | dead letter, security event in raw under the topic's name | no |
 //! | message that is no event at all, or on a strange topic | dead letter | no |
+//! | message that Kafka refuses for good | dead letter of all of it, rejected marker in raw for each readable identity | those that are marked |
 //!
-//! The last but one leaves no marker: whoever may write to one topic must not be able to explain away holes in
+//! A foreign name leaves no marker: whoever may write to one topic must not be able to explain away holes in
 //! the sequence of somebody else. Nor is it confirmed to anybody: an agent never speaks under another's name.
 
 use std::sync::Arc;
@@ -140,13 +141,22 @@ impl Intake {
         parcel
     }
 
-    /// As [`Self::take`], for a message that Kafka itself refuses for good: nothing but a dead letter.
+    /// As [`Self::take`], for a message that Kafka itself refuses for good: one dead letter, and a marker for each
+    /// number that the agent is told is settled, since it never sends that one again.
     pub(crate) fn condemn(&self, arrival: &Arrival, reason: &str) -> Parcel {
         let mut parcel = self.take(arrival);
         parcel.records.clear();
         parcel.tally = Tally::default();
         let key = parcel.agent.as_ref().map(|agent| Bytes::copy_from_slice(agent.as_bytes()));
-        self.bury(&mut parcel, arrival, key, &arrival.payload, reason);
+        self.bury(&mut parcel, arrival, key.clone(), &arrival.payload, reason);
+        if let (Some(agent_id), Some(key)) = (parcel.agent.clone(), key) {
+            for Span { session, lane, first, last } in parcel.settled.clone() {
+                for seq in first..=last {
+                    let identity = Identity { agent_id: agent_id.clone(), session, lane, seq };
+                    self.mark(&mut parcel, arrival, &key, identity, reason.to_owned());
+                }
+            }
+        }
         parcel
     }
 
@@ -246,6 +256,11 @@ impl Intake {
             return;
         }
         extend(&mut parcel.settled, identity.session, identity.lane, identity.seq);
+        self.mark(parcel, arrival, key, identity, reason);
+    }
+
+    /// A rejected marker: whoever counts does not wait for this number.
+    fn mark(&self, parcel: &mut Parcel, arrival: &Arrival, key: &Bytes, identity: Identity, reason: String) {
         let marker = Rejected { identity, reason, received_at: arrival.received_at };
         let value = framed(self.ids.rejected, &self.translator.rejected(&marker));
         parcel.records.push(self.raw_record(key, value));

@@ -79,6 +79,14 @@ pub async fn run<L: Log>(
     };
     let lateness = Lateness(config.lateness.as_micros() as i64);
     let setup = CoreSetup { registry, ids, topics: topics.clone(), rules, lateness };
+    tracing::info!(
+        job = %config.job,
+        name = %config.name,
+        first_worker = %config.worker_id(0),
+        workers = config.workers,
+        static_membership = config.static_membership,
+        "starting workers; no other process may use this name for the job"
+    );
     let mut threads = Vec::new();
     for slot in 0..config.workers {
         let setup = setup.clone();

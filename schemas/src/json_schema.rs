@@ -7,7 +7,8 @@ use serde_json::{Map, Value, json};
 
 use crate::event::event_type;
 use crate::family::Family;
-use crate::identity::Lane;
+use crate::identity::{FOREIGN_SEQ, FOREIGN_SESSION, Lane};
+use crate::translate::MAX_NUMBER;
 
 const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
 const ENVELOPE: &str = "envelope.schema.json";
@@ -44,6 +45,10 @@ fn envelope() -> Value {
     let mut properties = properties(sent);
     let mut add = |name: &str, key: &str, value: Value| properties[name][key] = value;
     add("lane", "enum", json!(Lane::ALL.map(Lane::as_str)));
+    for (name, least) in [("session", FOREIGN_SESSION), ("seq", FOREIGN_SEQ)] {
+        add(name, "minimum", json!(least));
+        add(name, "maximum", json!(MAX_NUMBER));
+    }
     add("event_time", "oneOf", json!([{ "type": "integer", "minimum": FIRST_EVENT_TIME }, date_time()]));
     add("event_type", "minLength", json!(1));
     add("event_type", "maxLength", json!(256));

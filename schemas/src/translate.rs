@@ -8,6 +8,7 @@
 //! - integers where a floating-point number is asked for, and whole numbers such as `37.0` or `1e3` where an integer
 //!   is asked for (up to 2^53, beyond which they are no longer exact); text is never taken for a number or the
 //!   reverse;
+//! - a session and a seq up to [`MAX_NUMBER`]; beyond, the identity counts as unreadable;
 //! - times as integer µs or as RFC 3339 text; an event time before 2000 or after 9999 is refused;
 //! - `null` for any field that may be missing;
 //! - a known field twice is refused, since an ambiguous event is never guessed at; unknown fields are kept as written.
@@ -47,6 +48,8 @@ pub const MAX_EVENT_BYTES: usize = 256 * 1024;
 pub const MAX_EVENTS: usize = 10_000;
 /// Most unknown fields in one object.
 pub const MAX_UNKNOWN_FIELDS: usize = 1_000;
+/// Largest session and largest seq: 2^53, which every reader of JSON takes exactly and to which one can be added.
+pub const MAX_NUMBER: i64 = 1 << 53;
 /// Deepest nesting of arrays and objects in an unknown field or in the payload of a custom event.
 pub const MAX_DEPTH: u8 = 32;
 

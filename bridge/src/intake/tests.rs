@@ -218,14 +218,35 @@ fn sample_topics_are_taken_and_their_errors_are_letters() {
 }
 
 #[test]
-fn a_condemned_message_is_one_letter_with_all_bytes() {
-    let arrival = arrival(&batch_topic("pc001"), serde_json::to_vec(&[event(1), event(2)]).unwrap());
+fn a_condemned_message_is_one_letter_with_all_bytes_and_a_marker_for_each_readable_number() {
+    let refused = with(4, &json!({"source": null}));
+    let unreadable = with(5, &json!({"seq": "five"}));
+    let stranger = with(6, &json!({"agent_id": "pc002"}));
+    let foreign = json!({"event_type": "x", "event_time": NOW, "source": "x", "payload": {}});
+    let events = [event(1), event(2), refused, unreadable, stranger, foreign];
+    let arrival = arrival(&batch_topic("pc001"), serde_json::to_vec(&events).unwrap());
     let parcel = intake().condemn(&arrival, "kafka refuses it");
     let [letter] = letters(&parcel)[..] else { panic!() };
-    assert_eq!(parcel.records.len(), 1);
     assert_eq!(letter.value.as_ref(), Some(&arrival.payload));
     assert_eq!(header(letter, REASON), "kafka refuses it");
-    assert_eq!(parcel.settled, [span(1, 2)]);
+    assert_eq!(parcel.settled, [span(1, 2), span(4, 4)]);
+    let marks: Vec<_> = parcel.records[1..].iter().map(|record| record.value.clone().unwrap()).collect();
+    let expected = [1, 2, 4].map(|seq| {
+        let identity = Identity { agent_id: "pc001".into(), session: 5, lane: Lane::Normal, seq };
+        let marker = Rejected { identity, reason: "kafka refuses it".into(), received_at: NOW };
+        framed(REJECTED, &Translator::new().rejected(&marker))
+    });
+    assert_eq!(marks, expected);
+    assert!(parcel.records[1..].iter().all(|record| &*record.topic == "varta.raw"));
+    assert!(parcel.records.iter().all(|record| record.key.as_deref() == Some(b"pc001".as_slice())));
+    assert_eq!((parcel.tally.dead_letters, parcel.tally.rejected), (1, 3));
+    assert_eq!(parcel.tally.families, [0; Family::ALL.len()]);
+}
+
+#[test]
+fn a_condemned_message_on_a_strange_topic_is_a_letter_and_no_marker() {
+    let parcel = intake().condemn(&arrival("other/topic", event(1).to_string()), "kafka refuses it");
+    assert_eq!((parcel.records.len(), letters(&parcel).len()), (1, 1));
 }
 
 #[test]

@@ -6,11 +6,14 @@
 //!                └─hole─┘         or 30 s of clock old (then `frontier` = 8 while `contiguous` stays 4)
 //! ```
 
+use schemas::translate::MAX_NUMBER;
+
 use super::codec::{put, take};
 
 /// More intervals than this are not kept: the lowest holes are given up, and what falls into them later
-/// passes as [`Seen::Uncertain`].
-pub const MAX_INTERVALS: usize = 64;
+/// passes as [`Seen::Uncertain`]. While one of two bridges is away every second event of a lane may be missing, and
+/// an agent sends up to 20,000 before the first is confirmed, so 10,000 holes are an ordinary outage.
+pub const MAX_INTERVALS: usize = 16_384;
 
 /// "No time yet".
 const NEVER: i64 = i64::MIN;
@@ -79,16 +82,16 @@ impl Sequence {
 
     /// Notes one event. `quiet` is the quiet clock in µs.
     pub fn see(&mut self, seq: i64, event_time: i64, quiet: i64) -> Seen {
-        if seq == self.contiguous + 1 && self.intervals.is_empty() {
+        if !(0..=MAX_NUMBER).contains(&seq) {
+            return Seen::Uncertain;
+        }
+        if seq == self.contiguous.saturating_add(1) && self.intervals.is_empty() {
             self.contiguous = seq;
             self.frontier = self.frontier.max(seq);
             self.time = self.time.max(event_time);
             self.moved = quiet;
             self.apply_mark();
             return Seen::Fresh;
-        }
-        if seq < 0 {
-            return Seen::Uncertain;
         }
         if seq == 0 {
             if std::mem::replace(&mut self.zero, true) {
@@ -110,20 +113,24 @@ impl Sequence {
     }
 
     /// Notes that nobody waits for the numbers `from..=to`: shed, or rejected by the bridge. `may_come`: one
-    /// of them may have been sent before it was given up.
+    /// of them may have been sent before it was given up. Numbers that no event can have are passed over.
     pub fn explain(&mut self, from: i64, to: i64, may_come: bool, quiet: i64) {
-        if from <= 0 && to >= 0 && !std::mem::replace(&mut self.zero, true) && may_come {
+        let (from, to) = (from.max(0), to.min(MAX_NUMBER));
+        if from > to {
+            return;
+        }
+        if from == 0 && !std::mem::replace(&mut self.zero, true) && may_come {
             self.note_gone(0, 0);
         }
         let mut at = from;
         // Only what is missing is inserted, so that times already known stay.
         loop {
-            at = at.max(self.contiguous + 1);
+            at = at.max(self.contiguous.saturating_add(1));
             if at > to {
                 return;
             }
             match self.intervals.iter().find(|interval| interval.to >= at) {
-                Some(interval) if interval.from <= at => at = interval.to + 1,
+                Some(interval) if interval.from <= at => at = interval.to.saturating_add(1),
                 Some(interval) => {
                     let end = to.min(interval.from - 1);
                     if may_come {
@@ -144,7 +151,11 @@ impl Sequence {
     }
 
     /// The agent says: complete up to `time` at `seq`. Counts once everything up to `seq` is here.
+    /// A number that no event can have says nothing.
     pub fn mark(&mut self, seq: i64, time: i64, quiet: i64) {
+        if !(-1..=MAX_NUMBER).contains(&seq) {
+            return;
+        }
         self.mark_seq = seq;
         self.mark_time = time;
         self.moved = quiet;
@@ -157,11 +168,12 @@ impl Sequence {
         let start = self.intervals.partition_point(|interval| interval.to <= self.frontier);
         for index in start..self.intervals.len() {
             let interval = self.intervals[index];
-            if interval.from > self.frontier + 1 {
+            if interval.from > self.frontier.saturating_add(1) {
                 if interval.since > before {
                     break;
                 }
-                missing += interval.from - self.frontier - 1;
+                missing =
+                    interval.from.saturating_sub(self.frontier).saturating_sub(1).saturating_add(missing);
             }
             self.frontier = interval.to;
             self.time = self.time.max(interval.time);
@@ -243,8 +255,8 @@ impl Sequence {
     fn insert(&mut self, from: i64, to: i64, time: i64, quiet: i64) {
         self.moved = quiet;
         let at = self.intervals.partition_point(|interval| interval.to < from);
-        let joins_next = self.intervals.get(at).is_some_and(|next| next.from == to + 1);
-        let joins_last = at > 0 && self.intervals[at - 1].to + 1 == from;
+        let joins_next = self.intervals.get(at).is_some_and(|next| next.from == to.saturating_add(1));
+        let joins_last = at > 0 && self.intervals[at - 1].to.saturating_add(1) == from;
         match (joins_last, joins_next) {
             (true, true) => {
                 let next = self.intervals.remove(at);
@@ -272,7 +284,7 @@ impl Sequence {
     }
 
     fn absorb(&mut self) {
-        while self.intervals.first().is_some_and(|first| first.from <= self.contiguous + 1) {
+        while self.intervals.first().is_some_and(|first| first.from <= self.contiguous.saturating_add(1)) {
             let first = self.intervals.remove(0);
             self.contiguous = first.to;
             self.time = self.time.max(first.time);
@@ -285,7 +297,7 @@ impl Sequence {
         }
         self.frontier = self.frontier.max(self.contiguous);
         for interval in &self.intervals {
-            if interval.from > self.frontier + 1 {
+            if interval.from > self.frontier.saturating_add(1) {
                 break;
             }
             self.frontier = self.frontier.max(interval.to);
@@ -406,6 +418,10 @@ mod tests {
         ) {
             let mut sequence = Sequence::new(0);
             let mut set = BTreeSet::new();
+            // every second number of a long outage first, so that the cap is reached
+            for seq in (0..=MAX_INTERVALS as i64).map(|hole| 3_000 + 2 * hole) {
+                sequence.see(seq, 0, 0);
+            }
             for seq in seqs {
                 let fresh = set.insert(seq);
                 let seen = sequence.see(seq, 0, 0);
@@ -484,6 +500,39 @@ mod tests {
         assert_eq!(sequence.see(6, 60, 0), Seen::Fresh);
         assert_eq!(sequence.see(7, 70, 0), Seen::Fresh);
         assert_eq!(sequence.time(), 70);
+    }
+
+    #[test]
+    fn numbers_at_the_end_of_the_range_end_nothing() {
+        let mut sequence = Sequence::new(0);
+        sequence.see(0, 1, 0);
+        for seq in [i64::MAX, MAX_NUMBER + 1, -1, i64::MIN] {
+            assert_eq!(sequence.see(seq, 9, 0), Seen::Uncertain);
+            sequence.explain(seq, seq, true, 0);
+            sequence.mark(seq.wrapping_sub(1), 9, 0);
+        }
+        sequence.explain(5, 2, true, 0);
+        assert_eq!((sequence.contiguous(), sequence.time(), sequence.is_held()), (0, 1, false));
+        assert_eq!(sequence.see(MAX_NUMBER, 2, 0), Seen::Fresh);
+        assert_eq!(sequence.release(0), MAX_NUMBER - 1);
+        sequence.explain(i64::MIN, i64::MAX, true, 0);
+        assert_eq!((sequence.contiguous(), sequence.has_no_holes()), (MAX_NUMBER, true));
+        sequence = round_trip(&sequence);
+        sequence.explain(0, i64::MAX, true, 0);
+        assert_eq!(sequence.see(7, 7, 0), Seen::Fresh);
+        assert_eq!(sequence.see(MAX_NUMBER, 8, 0), Seen::Duplicate);
+    }
+
+    #[test]
+    fn a_state_of_before_the_bound_ends_nothing_either() {
+        let end = Interval { from: i64::MAX, to: i64::MAX, time: 3, since: 0 };
+        let mut sequence = Sequence { intervals: vec![end], ..Sequence::new(0) };
+        assert_eq!(sequence.release(0), i64::MAX - 1);
+        sequence.explain(1, i64::MAX, false, 0);
+        sequence.see(3, 4, 0);
+        sequence = Sequence { contiguous: i64::MAX, frontier: i64::MAX, ..Sequence::new(0) };
+        sequence.explain(1, i64::MAX, true, 0);
+        assert_eq!(sequence.see(MAX_NUMBER, 1, 0), Seen::Duplicate);
     }
 
     #[test]

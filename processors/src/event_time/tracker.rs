@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::dedup::{Agent, Agents, ForeignIds, Seen, Sequence, Session, UNTOLD};
 use crate::engine::operator::Operator;
 use schemas::identity::Lane;
+use schemas::translate::MAX_NUMBER;
 
 use super::clock::Clock;
 
@@ -206,6 +207,9 @@ impl Tracker {
             }
             return decided(if fresh { Verdict::Fresh } else { Verdict::Duplicate });
         };
+        if !is_session(row.session) || !(0..=MAX_NUMBER).contains(&row.seq) {
+            return decided(Verdict::Uncertain);
+        }
         if row.session <= agent.forgotten {
             return decided(Verdict::Duplicate);
         }
@@ -225,13 +229,19 @@ impl Tracker {
         decided(if seen == Seen::Fresh { Verdict::Fresh } else { Verdict::Uncertain })
     }
 
-    /// Applies what an agent said about itself.
-    pub fn status(&mut self, number: u32, session: i64, event_time: i64, status: &Status) {
+    /// Applies what an agent said about itself in an event that happened at `event_time` and arrived at
+    /// `received_at`. A mark further ahead of its arrival than an event may be counts as that far ahead: otherwise
+    /// one mark would make everything late that the agent ever sends.
+    pub fn status(&mut self, number: u32, session: i64, event_time: i64, received_at: i64, status: &Status) {
+        if !is_session(session) {
+            return;
+        }
+        let latest = received_at.saturating_add(FUTURE);
         let quiet = self.clock.quiet();
         let agent = self.agents.change(number);
         if let Some((previous, tails)) = &status.tails
             && *previous > agent.forgotten.max(agent.uncertain)
-            && *previous < session
+            && (1..session).contains(previous)
         {
             let known = agent.session(*previous, quiet);
             known.tails = [-1; 3];
@@ -244,6 +254,7 @@ impl Tracker {
         }
         if let Some((of, lane, from, to)) = status.shed
             && of > agent.forgotten.max(agent.uncertain)
+            && (1..=session).contains(&of)
             && let Some(lane) = lane_index(lane)
         {
             let shed = agent.session(of, quiet);
@@ -260,7 +271,7 @@ impl Tracker {
             for (lane, seq, time) in &status.marks {
                 if let Some(lane) = lane_index(*lane) {
                     let sequence = own.lanes[lane].get_or_insert_with(|| Box::new(Sequence::new(quiet)));
-                    sequence.mark(*seq, *time, quiet);
+                    sequence.mark(*seq, latest.min(*time), quiet);
                 }
             }
         }
@@ -269,7 +280,10 @@ impl Tracker {
             if let Some(interval) = status.interval {
                 agent.interval = interval;
             }
-            agent.backlog = status.oldest.filter(|oldest| *oldest < event_time - BACKLOG).unwrap_or(i64::MAX);
+            agent.backlog = status
+                .oldest
+                .filter(|oldest| *oldest < event_time.saturating_sub(BACKLOG))
+                .unwrap_or(i64::MAX);
             if status.oldest.is_some_and(|oldest| oldest >= session) {
                 agent.forget_complete();
             }
@@ -281,7 +295,7 @@ impl Tracker {
     pub fn rejected(&mut self, number: u32, session: i64, lane: Lane, seq: i64) {
         let quiet = self.clock.quiet();
         let agent = self.agents.change(number);
-        if session <= agent.forgotten.max(agent.uncertain) {
+        if !is_session(session) || session <= agent.forgotten.max(agent.uncertain) {
             return;
         }
         if let Some(lane) = lane_index(lane) {
@@ -306,7 +320,8 @@ impl Tracker {
         let mut silent = Vec::new();
         for number in 0..self.agents.len() as u32 {
             let agent = self.agents.get(number);
-            let is_silent = !agent.silent && quiet - agent.heard > LEAST_SILENCE.max(3 * agent.interval);
+            let is_silent =
+                !agent.silent && quiet - agent.heard > LEAST_SILENCE.max(agent.interval.saturating_mul(3));
             let releases = waited(agent, quiet);
             let idle = newest(agent).is_some_and(|session| has_idle_lane(session, quiet));
             if is_silent {
@@ -314,7 +329,7 @@ impl Tracker {
                 silent.push(number);
             }
             if releases {
-                self.lost += release(self.agents.change(number), quiet);
+                self.lost = self.lost.saturating_add(release(self.agents.change(number), quiet));
             }
             if releases || idle {
                 self.advance(number);
@@ -348,7 +363,7 @@ impl Tracker {
         let newest = agent.sessions.last().map_or(row.session, |newest| newest.session);
         let turned = agent.last_session == newest
             && row.session < newest
-            && time > newest + 5 * SECOND
+            && time > newest.saturating_add(5 * SECOND)
             && !row.replayed;
         agent.last_session = row.session;
         if !turned || agent.turns >= TURNS {
@@ -367,6 +382,11 @@ impl Tracker {
             self.clones.push(found);
         }
     }
+}
+
+/// Whether an agent can have started then. Records of before the bridge knew the bound may say otherwise.
+fn is_session(session: i64) -> bool {
+    (1..=MAX_NUMBER).contains(&session)
 }
 
 /// Position of a lane that has sequences.
@@ -399,10 +419,10 @@ fn has_idle_lane(session: &Session, quiet: i64) -> bool {
 /// Lets time pass what was waited for long enough; returns how many numbers were given up.
 fn release(agent: &mut Agent, quiet: i64) -> i64 {
     let last = agent.sessions.len().saturating_sub(1);
-    let mut lost = 0;
+    let mut lost = 0_i64;
     for (at, session) in agent.sessions.iter_mut().enumerate() {
         for sequence in session.lanes.iter_mut().flatten() {
-            lost += sequence.release(quiet - HOLE);
+            lost = lost.saturating_add(sequence.release(quiet - HOLE));
         }
         if at < last && quiet - session.moved > SESSION {
             session.released = true;
@@ -415,7 +435,7 @@ fn release(agent: &mut Agent, quiet: i64) -> i64 {
 fn reached(agent: &Agent, quiet: i64) -> Option<i64> {
     let last = agent.sessions.len().checked_sub(1);
     let Some(last) = last else {
-        return (agent.foreign_time > i64::MIN).then(|| agent.foreign_time - FOREIGN);
+        return (agent.foreign_time > i64::MIN).then(|| agent.foreign_time.saturating_sub(FOREIGN));
     };
     let mut least = i64::MAX;
     for (at, session) in agent.sessions.iter().enumerate() {

@@ -36,7 +36,8 @@ impl Log {
 
     fn status(&mut self, agent: &str, session: i64, at: i64, status: &Status) {
         let number = self.tracker.intern(agent);
-        self.tracker.status(number, START + session * SECOND, START + at * SECOND, status);
+        let at = START + at * SECOND;
+        self.tracker.status(number, START + session * SECOND, at, at, status);
     }
 
     /// Seconds after the start; `None` before the first.
@@ -172,6 +173,54 @@ fn two_living_sessions_are_a_clone_and_a_drained_outbox_is_not() {
     let clones = log.tracker.take_clones();
     assert_eq!(clones.len(), 1);
     assert_eq!((clones[0].older, clones[0].newer), (START, START + 100 * SECOND));
+}
+
+#[test]
+fn a_mark_is_believed_as_far_ahead_as_an_event() {
+    let mut log = Log::new();
+    log.row("a", 0, Lane::Normal, 1, 10);
+    let mark = Status { marks: vec![(Lane::Normal, -1, i64::MAX - 1)], ..Status::default() };
+    log.status("a", 0, 20, &mark);
+    assert_eq!(log.watermark("a"), Some(20 + 600 - 2));
+}
+
+#[test]
+fn absurd_numbers_end_nothing_and_leave_the_others_alone() {
+    let mut log = Log::new();
+    log.row("a", 0, Lane::Normal, 1, 10);
+    let number = log.tracker.intern("a");
+    let row = |session, seq| Row {
+        agent: number,
+        session,
+        lane: Lane::Normal,
+        seq,
+        event_id: None,
+        event_time: START + 20 * SECOND,
+        received_at: START + 20 * SECOND,
+        replayed: false,
+    };
+    for (session, seq) in [(i64::MAX, 1), (MAX_NUMBER + 1, 1), (0, 1), (START, i64::MAX), (START, -7)] {
+        assert_eq!(log.tracker.event(&row(session, seq)).verdict, Verdict::Uncertain);
+        log.tracker.rejected(number, session, Lane::Normal, seq);
+    }
+    for session in [i64::MIN, -1, START + 1, i64::MAX] {
+        let absurd = Status {
+            tails: Some((session, vec![(Lane::Normal, i64::MAX)])),
+            marks: vec![(Lane::Normal, i64::MAX, 0)],
+            interval: Some(i64::MAX),
+            shed: Some((session, Lane::Normal, 1, i64::MAX)),
+            ..Status::default()
+        };
+        log.tracker.status(number, START, START + 20 * SECOND, START + 20 * SECOND, &absurd);
+        log.tracker.status(number, i64::MAX, START, START, &absurd);
+    }
+    assert_eq!(log.tracker.agent(number).sessions.len(), 1);
+    for _ in 0..20 {
+        log.clock(5);
+    }
+    assert_eq!(log.tracker.take_lost(), 0);
+    assert_eq!(log.row("a", 0, Lane::Normal, 2, 30).verdict, Verdict::Fresh);
+    assert_eq!(log.watermark("a"), Some(28));
 }
 
 #[test]

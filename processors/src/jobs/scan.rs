@@ -141,7 +141,8 @@ impl<'a> Scan<'a> {
                     if let Some(status) = status
                         && seen.lane != Lane::Foreign
                     {
-                        tracker.status(agent, seen.session, decision.time, &status.read(index, seen.session));
+                        let said = status.read(index, seen.session);
+                        tracker.status(agent, seen.session, decision.time, seen.received_at, &said);
                     }
                     let picked = &mut segment.picked[group as usize];
                     if decision.verdict == Verdict::Uncertain {

@@ -10,7 +10,7 @@ use serde_yaml_ng::{Mapping, Value};
 
 use super::compile;
 use super::document::Document;
-use super::rule::{Attack, Condition, Exception, Origin, Rule, Severity, Suppress, Test};
+use super::rule::{Attack, Condition, Exception, Origin, Rule, Severity, Test};
 use super::set::RuleProblem;
 use super::template::Template;
 use crate::functions::{Functions, Lists};
@@ -60,7 +60,7 @@ fn read(document: &mut Document<'_>, file: &str, around: &Surroundings<'_>) -> O
     let condition = condition(document);
     let reads = condition.as_ref().map(Condition::reads);
     let unless = exceptions(document, reads, around.lists);
-    let suppress = suppress(document, reads);
+    document.refuse("suppress", "`suppress` is not applied yet: every alert is told");
     let message = message(document, reads);
     let labels = labels(document);
     let origin = Origin { file: file.to_owned(), line: document.begins() };
@@ -73,7 +73,6 @@ fn read(document: &mut Document<'_>, file: &str, around: &Surroundings<'_>) -> O
         attack,
         condition: condition?,
         unless,
-        suppress,
         message: message?,
         labels,
         origin,
@@ -213,18 +212,6 @@ fn exception(
         return None;
     }
     Some(Exception { column, test, list })
-}
-
-fn suppress(document: &mut Document<'_>, reads: Option<RecordKind>) -> Option<Suppress> {
-    let mapping = document.mapping("suppress", &["by", "for"])?;
-    let by = inner(document, "suppress", &mapping, "by");
-    let by = by.map(|value| document.as_texts("suppress", &value)).unwrap_or_default();
-    for column in &by {
-        known_column(document, "suppress", column, reads);
-    }
-    let text = inner_text(document, "suppress", &mapping, "for")?;
-    let period = duration(document, "suppress", &text)?;
-    Some(Suppress { by, period })
 }
 
 fn message(document: &mut Document<'_>, reads: Option<RecordKind>) -> Option<Template> {

@@ -15,7 +15,6 @@
 //!   event_type = 'process_started' AND path_class = 'temp'
 //! unless:                              # exceptions by list; `in` compares text, `under` paths
 //!   - { column: name, in: trusted_programs }
-//! suppress: { by: [agent_id, path], for: 10m }
 //! message: "{user} started {name} from {path}"
 //! labels: { tactic: execution }        # for data sets
 //! ```
@@ -23,6 +22,8 @@
 //! A `threshold` rule has `window: 1m`, `group_by: [agent_id]`, `having:` (an SQL predicate over a feature row) and
 //! `for:` (how many consecutive windows) in place of `family` and `where`. Column names that SQL keeps for itself are
 //! quoted: `"user"`. The functions are those of [`functions`](crate::functions); a predicate cannot read a clock.
+//!
+//! There is no holding back of repetitions yet: the key `suppress` is refused.
 //!
 //! Lists are text files in `lists/` beside the rules, named without `.txt`: an entry a line, `#` begins a comment.
 
@@ -38,7 +39,7 @@ pub mod testing;
 mod threshold;
 
 pub use matching::MatchRules;
-pub use rule::{Attack, Condition, Exception, Origin, Rule, Severity, Suppress, Test};
+pub use rule::{Attack, Condition, Exception, Origin, Rule, Severity, Test};
 pub use set::{RuleProblem, RuleSet};
 pub use template::Template;
 pub use threshold::{ConsecutiveKey, ConsecutiveState, Run, ThresholdRules};

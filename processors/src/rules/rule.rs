@@ -153,16 +153,6 @@ pub struct Exception {
     pub list: String,
 }
 
-/// When a repetition is not told again.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Suppress {
-    /// Columns that make two alerts a repetition.
-    pub by: Vec<String>,
-    /// For how long after the first, in event time.
-    #[serde(rename = "for")]
-    pub period: Duration,
-}
-
 /// Where a rule stands.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Origin {
@@ -197,8 +187,6 @@ pub struct Rule {
     pub condition: Condition,
     /// When it does not apply.
     pub unless: Vec<Exception>,
-    /// When a repetition is not told again.
-    pub suppress: Option<Suppress>,
     /// The sentence of its alerts.
     pub message: Template,
     /// Labels for data sets.

@@ -98,7 +98,7 @@ where: nosuch = 1
 unless:
   - { column: name, in: absent }
   - { column: nosuch, in: known }
-suppress: { by: [agent_id], for: soon }
+suppress: { by: [agent_id], for: 10m }
 message: '{nosuch} {'
 colour: red
 ---
@@ -118,7 +118,7 @@ message: m
         ("r.yaml:6:", "`T12` is no technique"),
         ("r.yaml:10:", "no list `absent`"),
         ("r.yaml:10:", "column `nosuch`"),
-        ("r.yaml:13:", "`soon` is no length of time"),
+        ("r.yaml:13:", "`suppress` is not applied yet"),
         ("r.yaml:14:", "nothing closes"),
         ("r.yaml:15:", "no key `colour`"),
         ("r.yaml:22:", "`sequence` is no kind"),

@@ -6,7 +6,7 @@ use super::refused::{Refusal, RefusedReason};
 use super::table::{Table, Type};
 use super::value::Field;
 use super::walk::Fields;
-use super::{Context, MAX_EVENT_BYTES, Row, Translator, datum, strict};
+use super::{Context, MAX_EVENT_BYTES, MAX_NUMBER, Row, Translator, datum, strict};
 use crate::family::Family;
 use crate::identity::{AgentId, FOREIGN_SEQ, FOREIGN_SESSION, Identity, Lane};
 
@@ -175,15 +175,16 @@ fn identity(job: &Job, fields: &Fields<'_, '_, &str>) -> Result<Identity, Refusa
         return Ok(Identity { agent_id, session: FOREIGN_SESSION, lane: Lane::Foreign, seq: FOREIGN_SEQ });
     }
     let lane = lane.ok_or(RefusedReason::Missing { field: NAMES[LANE] })?;
-    let session =
-        at_least(session.ok_or(RefusedReason::Missing { field: NAMES[SESSION] })?, 1, "a session above 0")?;
-    let seq = at_least(seq.ok_or(RefusedReason::Missing { field: NAMES[SEQ] })?, 0, "a seq of 0 or more")?;
+    let session = session.ok_or(RefusedReason::Missing { field: NAMES[SESSION] })?;
+    let session = number(session, 1, "a session of 1 to 2^53")?;
+    let seq = seq.ok_or(RefusedReason::Missing { field: NAMES[SEQ] })?;
+    let seq = number(seq, 0, "a seq of 0 to 2^53")?;
     Ok(Identity { agent_id, session, lane, seq })
 }
 
-fn at_least(field: Field<'_>, least: i64, expected: &'static str) -> Result<i64, RefusedReason> {
+fn number(field: Field<'_>, least: i64, expected: &'static str) -> Result<i64, RefusedReason> {
     let value = field.long()?;
-    if value >= least {
+    if (least..=MAX_NUMBER).contains(&value) {
         return Ok(value);
     }
     Err(RefusedReason::OutOfRange { field: field.path(), expected, found: value.to_string() })

@@ -3,7 +3,9 @@
 use proptest::prelude::*;
 use schemas::identity::{Identity, Lane};
 use schemas::mqtt::Sample;
-use schemas::translate::{MAX_DEPTH, MAX_EVENT_BYTES, MAX_EVENTS, MAX_MESSAGE_BYTES, Refused, RefusedReason};
+use schemas::translate::{
+    MAX_DEPTH, MAX_EVENT_BYTES, MAX_EVENTS, MAX_MESSAGE_BYTES, MAX_NUMBER, Refused, RefusedReason,
+};
 use serde_json::{Value, json};
 
 use crate::support::{decode_row, one, sound, sound_with, sound_without, translate, translate_sample};
@@ -85,6 +87,24 @@ fn a_value_out_of_range_is_named() {
             matches!(&reason, RefusedReason::OutOfRange { field, .. } if field == expected),
             "{value}: {reason}"
         );
+    }
+}
+
+#[test]
+fn a_number_that_cannot_be_counted_on_from_is_named_and_is_no_identity() {
+    let cases = ["9007199254740993", "9223372036854775807", "9223372036854775808", "1e300", "-1"];
+    for (name, value) in ["seq", "session"].into_iter().flat_map(|name| cases.map(|value| (name, value))) {
+        let event = sound_without(&[name]).replacen('{', &format!(r#"{{"{name}":{value},"#), 1);
+        let refused = refused(&event);
+        assert!(
+            matches!(&refused.reason, RefusedReason::OutOfRange { field, .. } if field == name),
+            "{name} {value}: {}",
+            refused.reason
+        );
+        assert_eq!(refused.identity, None, "{name} {value}");
+    }
+    for name in ["seq", "session"] {
+        one(&sound_with(name, json!(MAX_NUMBER))).unwrap();
     }
 }
 

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use eventlog::kafka::KafkaLog;
-use eventlog::{Log, LogErrorKind};
 use eventlog::registry::{HttpRegistry, RegistryError, SchemaRegistry};
+use eventlog::{Log, LogErrorKind};
 
 use crate::config::Config;
 use crate::exit::Exit;
@@ -48,7 +48,10 @@ pub(crate) async fn check(config: &Config, args: &Args) -> anyhow::Result<Exit> 
 async fn kafka(config: &Config) -> Result<(), String> {
     let log = KafkaLog::connect(&config.kafka).map_err(|error| error.to_string())?;
     let topic = config.topic_names().raw();
-    match tokio::task::spawn_blocking(move || log.partitions(&topic)).await.map_err(|error| error.to_string())? {
+    match tokio::task::spawn_blocking(move || log.partitions(&topic))
+        .await
+        .map_err(|error| error.to_string())?
+    {
         // `varta up` creates what is missing.
         Ok(_) => Ok(()),
         Err(error) if matches!(error.kind, LogErrorKind::UnknownTopic) => Ok(()),

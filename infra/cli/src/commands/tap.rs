@@ -138,8 +138,10 @@ impl Printer<'_> {
         if records.is_empty() {
             return Ok(true);
         }
-        let is_dead_letter = |record: &Record| record.headers.iter().any(|(name, _)| name == dead_letter::REASON);
-        let is_json = |record: &Record| record.value.as_ref().is_some_and(|value| value.first() == Some(&b'{'));
+        let is_dead_letter =
+            |record: &Record| record.headers.iter().any(|(name, _)| name == dead_letter::REASON);
+        let is_json =
+            |record: &Record| record.value.as_ref().is_some_and(|value| value.first() == Some(&b'{'));
         if is_dead_letter(&records[0]) || is_json(&records[0]) {
             for record in records {
                 println!("{}", if is_dead_letter(record) { letter(record) } else { text(record) });

@@ -67,6 +67,8 @@ impl Voice {
             Some(
                 Code::AllBrokersDown | Code::BrokerTransportFailure | Code::Resolve | Code::OperationTimedOut,
             ) => self.waiting(reason),
+            // Asked for, by whoever reads to an end.
+            Some(Code::PartitionEOF) => {}
             // The call that it concerns returns it.
             Some(Code::Fatal) => tracing::debug!(%reason, "kafka client failed"),
             _ => tracing::warn!(%error, %reason, "kafka client"),

@@ -142,6 +142,11 @@ impl HttpRegistry {
             // Some registries know no configuration of a subject that has no version yet.
             StatusCode::NOT_FOUND => Ok(false),
             status if status.is_success() => Ok(true),
+            // Another process made the same rule between the registry's look and its insert: ask again.
+            StatusCode::CONFLICT => Err(RegistryError::Unavailable {
+                url: self.url.clone(),
+                reason: format!("{subject} is being configured by another process"),
+            }),
             _ => Err(refused(&Method::PUT, &path, &answer)),
         }
     }

@@ -226,9 +226,13 @@ fn live(role: &Role, orders: &Orders, start: &Start) -> anyhow::Result<Vec<Kill>
     let mut kills = Vec::new();
     let is_load = role.command.is_empty();
     for death in &role.deaths {
-        wait_while(|| role.is_bridge() && orders.no_bridge.load(Ordering::SeqCst), orders)?;
-        let mut life = start.start(Some(death), WITHOUT_END)?;
-        let lived = die(&mut life, death, orders, role)?;
+        let lived = loop {
+            wait_while(|| role.is_bridge() && orders.no_bridge.load(Ordering::SeqCst), orders)?;
+            let mut life = start.start(Some(death), WITHOUT_END)?;
+            if let Some(lived) = die(&mut life, death, orders, role)? {
+                break lived;
+            }
+        };
         kills.push(Kill { role: role.name, death: death.clone(), lived });
         orders.left.fetch_sub(1, Ordering::SeqCst);
     }
@@ -275,19 +279,20 @@ fn last_life_of_a_load(role: &Role, orders: &Orders, start: &Start) -> anyhow::R
     }
 }
 
-fn die(life: &mut Part, death: &Death, orders: &Orders, role: &Role) -> anyhow::Result<Duration> {
+/// Waits for the death; none if the bridges had to go before it.
+fn die(life: &mut Part, death: &Death, orders: &Orders, role: &Role) -> anyhow::Result<Option<Duration>> {
     let started = Instant::now();
     loop {
         if life.has_ended()? {
             match life.wait()? {
-                None => return Ok(started.elapsed()),
+                None => return Ok(Some(started.elapsed())),
                 Some(code) => bail!("ended with code {code} before {death}"),
             }
         }
         match death {
             Death::After(time) if started.elapsed() > *time => {
                 life.kill()?;
-                return Ok(started.elapsed());
+                return Ok(Some(started.elapsed()));
             }
             Death::At(..) if started.elapsed() > REACHED_WITHIN => {
                 bail!("{death} was not reached within {REACHED_WITHIN:?}");
@@ -296,7 +301,7 @@ fn die(life: &mut Part, death: &Death, orders: &Orders, role: &Role) -> anyhow::
         }
         if role.is_bridge() && orders.no_bridge.load(Ordering::SeqCst) {
             life.kill()?;
-            return Ok(started.elapsed());
+            return Ok(None);
         }
         ensure!(!orders.failed.load(Ordering::SeqCst), "another process failed before {death}");
         std::thread::sleep(PACE);

@@ -201,7 +201,7 @@ impl Outcome {
             match (last(rows), calm.features.get(start).and_then(|rows| last(rows))) {
                 (Some(here), Some(there)) if are_close(here, there) => {}
                 (here, there) => {
-                    found.push(format!("window {start:?}:\n  disturbed {here:?}\n  calm      {there:?}"))
+                    found.push(format!("window {start:?}:\n  disturbed {here:?}\n  calm      {there:?}"));
                 }
             }
         }

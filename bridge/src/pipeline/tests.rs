@@ -409,7 +409,8 @@ fn what_kafka_refuses_for_good_becomes_a_dead_letter_and_twice_is_the_end() {
     assert_eq!(bench.sent.pubacks, [1]);
 
     bench.arrive(1, 2);
-    let ended = (0..4).any(|_| {
+    // three records, then the letter and three markers
+    let ended = (0..7).any(|_| {
         bench.kafka.answer(&bench.deliveries, 0, Some(LogErrorKind::TooLarge));
         matches!(bench.pipeline.pump(&mut bench.sent, bench.now), Err(BridgeError::Delivery(_)))
     });

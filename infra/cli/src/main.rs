@@ -9,6 +9,7 @@
 mod commands;
 mod config;
 mod exit;
+mod onlooker;
 mod parts;
 mod replay;
 mod stores;

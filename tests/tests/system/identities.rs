@@ -66,13 +66,7 @@ async fn the_stores_hold_what_the_topics_do(stage: &Stage) -> anyhow::Result<()>
     let starts = stage.events(Family::ProcessEvent).await?;
     let starts =
         starts.iter().filter(|row| row.text("event_type") == Some(event_type::PROCESS_STARTED)).count();
-    stage
-        .until("every program start is in Postgres", PATIENCE, async || {
-            let stored = stage.postgres.count("program_starts").await?;
-            ensure!(stored == starts, "{stored} of {starts}");
-            Ok(true)
-        })
-        .await?;
+    stage.must_store_starts(starts).await?;
     let columns = stage
         .postgres
         .texts(

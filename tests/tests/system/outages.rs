@@ -95,13 +95,7 @@ async fn the_stores_missed_nothing(stage: &Stage, load: &Load) -> anyhow::Result
         (0..load.events).filter(|n| wanted(&load.mix.event(*n))).collect::<Vec<_>>()
     };
     let starts = numbers(&|made| made.event_type == event_type::PROCESS_STARTED).len();
-    stage
-        .until("every program start is in Postgres", PATIENCE, async || {
-            let stored = stage.postgres.count("program_starts").await?;
-            ensure!(stored == starts, "{stored} of {starts}");
-            Ok(true)
-        })
-        .await?;
+    stage.must_store_starts(starts).await?;
     let metrics = numbers(&|made| Family::of_event_type(made.event_type) == Family::HostMetrics);
     stage
         .until("every reading is in InfluxDB", PATIENCE, async || {

@@ -1,5 +1,6 @@
 //! Rows of a scenario's topics and tables.
 
+use anyhow::ensure;
 use schemas::family::Family;
 use tests::audit::{Row, TopicRecord, compare, count_lake, read_topic, visit_topic};
 
@@ -21,6 +22,16 @@ impl Stage {
     /// Every alert.
     pub(crate) async fn alerts(&self) -> anyhow::Result<Vec<Row>> {
         self.rows(&self.topics().alerts()).await
+    }
+
+    /// Waits until every program start is in Postgres, and no other row.
+    pub(crate) async fn must_store_starts(&self, starts: usize) -> anyhow::Result<()> {
+        self.until("every program start is in Postgres", PATIENCE, async || {
+            let stored = self.postgres.count("program_starts").await?;
+            ensure!(stored == starts, "{stored} of {starts}");
+            Ok(true)
+        })
+        .await
     }
 
     /// How many rows a table of the lake has.

@@ -8,7 +8,7 @@ use arrow::array::RecordBatch;
 use eventlog::batches::BatchDecoder;
 use eventlog::kafka::KafkaLog;
 use eventlog::registry::{HttpRegistry, SchemaRegistry};
-use eventlog::{Consumer, Log, Polled, Position, Record, StartAt, TopicPartition};
+use eventlog::{Consumer, Log, Polled, Record, TopicPartition};
 use processors::functions::Functions;
 use processors::plan::CachedPlan;
 use schemas::headers::dead_letter;
@@ -16,6 +16,7 @@ use schemas::record::RecordKind;
 
 use crate::config::Config;
 use crate::exit::Exit;
+use crate::onlooker::{self, Begin};
 
 /// Records that are decoded together.
 const ROWS: usize = 1000;
@@ -61,7 +62,8 @@ pub(crate) fn tap(config: &Config, args: &Args) -> anyhow::Result<Exit> {
     if args.to_end && args.from_start {
         read_all(&log, &topic, |records| printer.print(records))?;
     } else if !args.to_end {
-        follow(&log, &topic, args.from_start, |records| printer.print(records))?;
+        let from = if args.from_start { Begin::Oldest } else { Begin::Next };
+        follow(&log, &topic, from, |records| printer.print(records))?;
     }
     Ok(Exit::Done)
 }
@@ -70,22 +72,13 @@ pub(crate) fn tap(config: &Config, args: &Args) -> anyhow::Result<Exit> {
 fn follow(
     log: &KafkaLog,
     topic: &str,
-    from_start: bool,
+    from: Begin,
     mut each: impl FnMut(&[Record]) -> anyhow::Result<bool>,
 ) -> anyhow::Result<()> {
-    let group = format!("varta-tap-{}", uuid::Uuid::new_v4());
-    let mut consumer = log.consumer(&group, &[topic], None, StartAt::Earliest)?;
+    let mut consumer = onlooker::consumer(log, "tap", &[topic])?;
     loop {
         match consumer.poll(ROWS, Duration::from_millis(200))? {
-            Polled::Assigned(partitions) => {
-                let mut at = Vec::new();
-                for partition in partitions {
-                    let (earliest, end) = consumer.bounds(&partition)?;
-                    let offset = if from_start { earliest } else { end };
-                    at.push(Position { topic: partition.topic, partition: partition.partition, offset });
-                }
-                consumer.start(&at)?;
-            }
+            Polled::Assigned(partitions) => onlooker::begin(&mut consumer, partitions, from)?,
             Polled::Revoked { .. } => {}
             Polled::Records(records) => {
                 if !each(&records)? {
@@ -102,8 +95,7 @@ fn read_all(
     topic: &str,
     mut each: impl FnMut(&[Record]) -> anyhow::Result<bool>,
 ) -> anyhow::Result<()> {
-    let group = format!("varta-tap-{}", uuid::Uuid::new_v4());
-    let mut consumer = log.consumer(&group, &[topic], None, StartAt::Earliest)?;
+    let mut consumer = onlooker::consumer(log, "tap", &[topic])?;
     for partition in 0..log.partitions(topic)? {
         let of = TopicPartition { topic: topic.into(), partition };
         let (earliest, end) = consumer.bounds(&of)?;

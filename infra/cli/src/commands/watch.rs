@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 use eventlog::batches::BatchDecoder;
 use eventlog::kafka::KafkaLog;
 use eventlog::registry::{HttpRegistry, SchemaRegistry};
-use eventlog::{Consumer, Log, Polled, Position, Record, StartAt};
+use eventlog::{Consumer, Polled, Record};
 use runtime::shutdown::{Shutdown, on_signals};
 use schemas::family::Family;
 
 use crate::config::Config;
 use crate::exit::Exit;
+use crate::onlooker::{self, Begin};
 use crate::stores::{self, Stores};
 
 /// What `varta watch` can be told.
@@ -104,19 +105,11 @@ fn read(
     batches: &tokio::sync::mpsc::Sender<Vec<Record>>,
     shutdown: &Shutdown,
 ) -> anyhow::Result<()> {
-    let group = format!("varta-watch-{}", uuid::Uuid::new_v4());
     let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
-    let mut consumer = log.consumer(&group, &names, None, StartAt::Latest)?;
+    let mut consumer = onlooker::consumer(log, "watch", &names)?;
     while !shutdown.is_requested() {
         match consumer.poll(2000, Duration::from_millis(100)) {
-            Ok(Polled::Assigned(partitions)) => {
-                let mut at = Vec::new();
-                for partition in partitions {
-                    let (_, end) = consumer.bounds(&partition)?;
-                    at.push(Position { topic: partition.topic, partition: partition.partition, offset: end });
-                }
-                consumer.start(&at)?;
-            }
+            Ok(Polled::Assigned(partitions)) => onlooker::begin(&mut consumer, partitions, Begin::Next)?,
             Ok(Polled::Records(records)) if !records.is_empty() => {
                 if batches.blocking_send(records).is_err() {
                     return Ok(());

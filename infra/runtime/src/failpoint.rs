@@ -31,7 +31,7 @@ fn hit_slow(name: &str) {
         points
     });
     if is_last(points, name) {
-        die();
+        die(name);
     }
 }
 
@@ -54,10 +54,17 @@ fn parse(text: &str) -> HashMap<String, AtomicU64> {
     points
 }
 
+/// What a process says last on standard error, so that this death can be told from any other.
+pub fn last_words(name: &str) -> String {
+    format!("killed at failpoint {name}")
+}
+
 #[cfg(unix)]
-fn die() {
+fn die(name: &str) {
     use nix::sys::signal::{Signal, kill};
     use nix::unistd::Pid;
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "{}", last_words(name));
     let _ = kill(Pid::this(), Signal::SIGKILL);
     // The signal is on its way; nothing after the failpoint may happen before it arrives.
     loop {
@@ -66,7 +73,7 @@ fn die() {
 }
 
 #[cfg(not(unix))]
-fn die() {
+fn die(_: &str) {
     std::process::abort();
 }
 
@@ -102,10 +109,15 @@ mod tests {
                 .env("VARTA_FAILPOINT", spec)
                 .output()
                 .unwrap()
-                .status
         };
-        assert_eq!(run("here=2").signal(), Some(9));
-        assert!(run("here=3").success());
-        assert!(run("").success());
+        let said = |output: &std::process::Output| {
+            String::from_utf8_lossy(&output.stderr).contains(&last_words("here"))
+        };
+        let killed = run("here=2");
+        assert_eq!((killed.status.signal(), said(&killed)), (Some(9), true));
+        for spec in ["here=3", ""] {
+            let ended = run(spec);
+            assert_eq!((ended.status.success(), said(&ended)), (true, false));
+        }
     }
 }

@@ -45,6 +45,13 @@ impl Part {
         &self.name
     }
 
+    /// How often its log says that a process of this name was killed at a named place.
+    pub fn deaths_at(&self, failpoint: &str) -> anyhow::Result<usize> {
+        let log = fs_err::read(&self.log)?;
+        let words = runtime::failpoint::last_words(failpoint);
+        Ok(log.split(|byte| *byte == b'\n').filter(|line| line.ends_with(words.as_bytes())).count())
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()

@@ -33,6 +33,12 @@ pub(super) struct Kill {
     lived: Duration,
 }
 
+impl Kill {
+    fn died_at(&self, place: &str) -> bool {
+        matches!(&self.death, Death::At(name, _) if *name == place)
+    }
+}
+
 impl fmt::Display for Kill {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:<9} {:<34} lived {:>6.1} s", self.role, self.death.to_string(), self.lived.as_secs_f64())
@@ -230,6 +236,10 @@ fn live(role: &Role, orders: &Orders, start: &Start) -> anyhow::Result<Vec<Kill>
             wait_while(|| role.is_bridge() && orders.no_bridge.load(Ordering::SeqCst), orders)?;
             let mut life = start.start(Some(death), WITHOUT_END)?;
             if let Some(lived) = die(&mut life, death, orders, role)? {
+                if let Death::At(place, _) = death {
+                    let before = kills.iter().filter(|kill: &&Kill| kill.died_at(place)).count();
+                    ensure!(life.deaths_at(place)? == before + 1, "something else killed it before {death}");
+                }
                 break lived;
             }
         };

@@ -97,6 +97,9 @@ pub(crate) async fn run(config: Config, parts: &[Part]) -> anyhow::Result<Exit> 
     Ok(Exit::Done)
 }
 
+/// Whatever takes longer is told.
+const SOON: Duration = Duration::from_secs(2);
+
 /// Waits for Kafka and the schema registry and creates topics and schemas in them.
 /// False: asked to stop while waiting.
 async fn prepare(
@@ -109,27 +112,38 @@ async fn prepare(
     let component = health.component("kafka and registry");
     let specs = config.topic_names().all();
     let mut backoff = runtime::backoff::Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-    let mut told = false;
+    // what was told last; nothing is told twice in a row
+    let mut told: Option<String> = None;
     loop {
         let (log, registry, specs) = (log.clone(), Arc::clone(registry), specs.clone());
         let partitions = config.topics.partitions;
-        let outcome = tokio::task::spawn_blocking(move || {
+        let mut attempt = tokio::task::spawn_blocking(move || {
             use eventlog::Log as _;
             log.create_topics(&specs, partitions).map_err(|error| Waiting::of_log(&error))?;
             eventlog::registry::register_all(registry.as_ref()).map_err(|error| Waiting::of_registry(&error))
-        })
-        .await?;
+        });
+        let outcome = tokio::select! {
+            outcome = &mut attempt => outcome?,
+            () = tokio::time::sleep(SOON), if told.is_none() => {
+                // an attempt takes as long as a request may; a person is told earlier what it is that takes so long
+                told = Some(String::new());
+                tracing::warn!(kafka = config.kafka.brokers, registry = config.registry.url,
+                    "waiting for Kafka and the schema registry");
+                component.waiting("no answer yet");
+                attempt.await?
+            }
+        };
         match outcome {
             Ok(_ids) => {
                 component.ready();
                 return Ok(true);
             }
             Err(Waiting { fate: runtime::fate::Fate::Transient, why }) => {
-                if !told {
-                    tracing::warn!(%why, kafka = config.kafka.brokers, "waiting for Kafka and the schema registry");
-                    told = true;
-                }
                 component.waiting(&why);
+                if told.as_ref() != Some(&why) {
+                    tracing::warn!(%why, kafka = config.kafka.brokers, "waiting for Kafka and the schema registry");
+                    told = Some(why);
+                }
             }
             Err(Waiting { why, .. }) => anyhow::bail!(why),
         }

@@ -5,11 +5,26 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::part::Part;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+/// One question.
+const ASK: Duration = Duration::from_secs(10);
+/// A topic that was just made has no leader for a moment.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Asks again while the answer is an error, until [`PATIENCE`] is over.
+fn patiently<T>(mut ask: impl FnMut() -> Result<T, KafkaError>) -> Result<T, KafkaError> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match ask() {
+            Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(100)),
+            answer => return answer,
+        }
+    }
+}
 
 /// Asks Kafka; belongs to no group unless one is named.
 pub struct Watermarks {
@@ -27,8 +42,9 @@ impl Watermarks {
         Ok(Self { consumer })
     }
 
-    fn partitions(&self, topic: &str) -> anyhow::Result<i32> {
-        let metadata = self.consumer.fetch_metadata(Some(topic), PATIENCE)?;
+    /// How many partitions a topic has.
+    pub fn partitions(&self, topic: &str) -> anyhow::Result<i32> {
+        let metadata = patiently(|| self.consumer.fetch_metadata(Some(topic), ASK))?;
         let partitions = metadata.topics().first().context("no such topic")?.partitions().len();
         Ok(i32::try_from(partitions)?)
     }
@@ -37,7 +53,7 @@ impl Watermarks {
     pub fn end(&self, topic: &str) -> anyhow::Result<i64> {
         let mut end = 0;
         for partition in 0..self.partitions(topic)? {
-            end += self.consumer.fetch_watermarks(topic, partition, PATIENCE)?.1;
+            end += patiently(|| self.consumer.fetch_watermarks(topic, partition, ASK))?.1;
         }
         Ok(end)
     }
@@ -48,7 +64,7 @@ impl Watermarks {
         for partition in 0..self.partitions(topic)? {
             list.add_partition(topic, partition);
         }
-        let committed = self.consumer.committed_offsets(list, PATIENCE)?;
+        let committed = patiently(|| self.consumer.committed_offsets(list.clone(), ASK))?;
         Ok(committed
             .elements()
             .iter()

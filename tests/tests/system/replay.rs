@@ -1,5 +1,7 @@
 //! Recorded Windows events through `varta replay`: every line accounted for.
 
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -135,15 +137,25 @@ async fn the_recorded_attacks_are_accounted_for() -> anyhow::Result<()> {
         .await?;
     stage.must_equal_raw().await?;
     alerts_name(&stage, &[("suspicious-path", "")]).await?;
-    let mut by_rule = std::collections::BTreeMap::<String, usize>::new();
+    let mut found = BTreeMap::<(String, String), usize>::new();
     for alert in stage.alerts().await? {
-        *by_rule.entry(alert.text("rule_id").unwrap_or("?").to_owned()).or_default() += 1;
+        let rule = alert.text("rule_id").context("an alert names its rule")?.to_owned();
+        let recording = recording_of(&alert).with_context(|| format!("{rule} names no recording"))?;
+        *found.entry((rule, recording)).or_default() += 1;
     }
-    writeln!(
-        std::io::stderr(),
-        "recorded attacks: {lines} lines, {events} events, {refused} refused; alerts {by_rule:?}"
-    )?;
+    let mut said = format!("recorded attacks: {lines} lines, {events} events, {refused} refused; alerts:");
+    for ((rule, recording), count) in &found {
+        write!(said, "\n  {count:>3} {rule:<20} {recording}")?;
+    }
+    writeln!(std::io::stderr(), "{said}")?;
     stage.stop("up")
+}
+
+/// Which recording the first row of an alert's evidence came from.
+fn recording_of(alert: &Row) -> Option<String> {
+    let evidence: Value = serde_json::from_str(alert.text("evidence")?).ok()?;
+    let extra: Value = serde_json::from_str(evidence[0]["extra"].as_str()?).ok()?;
+    Some(extra["recording"].as_str()?.to_owned())
 }
 
 /// `N lines: N events of N hosts, N refused`.

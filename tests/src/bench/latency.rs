@@ -11,6 +11,9 @@ use rdkafka::message::Message as _;
 
 use crate::audit::SchemaCache;
 
+/// How many of the slowest are told one by one.
+const SLOWEST: usize = 12;
+
 /// Percentiles of a set of latencies.
 #[derive(Debug)]
 pub struct Latency {
@@ -22,6 +25,8 @@ pub struct Latency {
     pub p99: Duration,
     /// The slowest.
     pub max: Duration,
+    /// The slowest few, and how long after the first alert each was read.
+    pub slowest: Vec<(Duration, Duration)>,
 }
 
 /// Alerts as they become readable: framed value and µs since 1970 when it was read.
@@ -52,23 +57,27 @@ pub async fn judge(
     warm_up: usize,
 ) -> anyhow::Result<Option<Latency>> {
     let mut delays = Vec::new();
+    let began = read.get(warm_up).map_or(0, |(_, at)| *at);
     for (value, at) in read.iter().skip(warm_up) {
         let (_, fields) = schemas.decode(value).await?;
         if let Some((_, Value::TimestampMicros(event_time))) =
             fields.iter().find(|(name, _)| name == "event_time")
         {
-            delays.push((at - event_time).max(0));
+            delays.push(((at - event_time).max(0), at - began));
         }
     }
     delays.sort_unstable();
     let Some(max) = delays.last() else { return Ok(None) };
     let at = |share: f64| {
-        Duration::from_micros(delays[((delays.len() - 1) as f64 * share) as usize].unsigned_abs())
+        Duration::from_micros(delays[((delays.len() - 1) as f64 * share) as usize].0.unsigned_abs())
     };
+    let micros = |value: i64| Duration::from_micros(value.unsigned_abs());
+    let slowest = delays.iter().rev().take(SLOWEST).map(|(delay, at)| (micros(*delay), micros(*at)));
     Ok(Some(Latency {
         alerts: delays.len(),
         p50: at(0.5),
         p99: at(0.99),
-        max: Duration::from_micros(max.unsigned_abs()),
+        max: micros(max.0),
+        slowest: slowest.collect(),
     }))
 }

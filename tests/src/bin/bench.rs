@@ -258,11 +258,17 @@ impl Bed {
         let judged = latency::judge(&read, &mut schemas, 20).await?.context("no alert arrived")?;
         up.stop(Duration::from_mins(1))?;
         Ok(format!(
-            "latency, event at the agent to readable alert, 1,000 events/s, {} alerts: p50 {:.0} ms, p99 {:.0} ms, max {:.0} ms",
+            "latency, event at the agent to readable alert, 1,000 events/s, {} alerts: p50 {:.0} ms, p99 {:.0} ms, max {:.0} ms\n  the slowest: {}",
             judged.alerts,
             judged.p50.as_secs_f64() * 1e3,
             judged.p99.as_secs_f64() * 1e3,
             judged.max.as_secs_f64() * 1e3,
+            judged
+                .slowest
+                .iter()
+                .map(|(delay, at)| format!("{:.0} ms at {:.1} s", delay.as_secs_f64() * 1e3, at.as_secs_f64()))
+                .collect::<Vec<_>>()
+                .join(", "),
         ))
     }
 

@@ -245,12 +245,14 @@ impl Bed {
         let path = config.display().to_string();
         let arguments =
             ["--config", &path, "--events", &events, "--rate", "1000", "--live", "--suspicious-every", "15"];
+        let (cpu, began) = (up.cpu()?, Instant::now());
         let mut load = Part::start("load", &program, &arguments, &[], &self.folder)?;
         let ended = Instant::now() + Duration::from_secs(self.args.latency_seconds + 60);
         while !load.has_ended()? && Instant::now() < ended {
             up.must_run()?;
             std::thread::sleep(Duration::from_millis(100));
         }
+        let busy = up.cpu()?.saturating_sub(cpu).as_secs_f64() / began.elapsed().as_secs_f64();
         std::thread::sleep(Duration::from_secs(2));
         stop.store(true, Ordering::Relaxed);
         let read = reader.join().map_err(|_| anyhow::anyhow!("the reader of alerts panicked"))??;
@@ -258,11 +260,13 @@ impl Bed {
         let judged = latency::judge(&read, &mut schemas, 20).await?.context("no alert arrived")?;
         up.stop(Duration::from_mins(1))?;
         Ok(format!(
-            "latency, event at the agent to readable alert, 1,000 events/s, {} alerts: p50 {:.0} ms, p99 {:.0} ms, max {:.0} ms\n  the slowest: {}",
+            "latency, event at the agent to readable alert, 1,000 events/s, {} alerts: p50 {:.0} ms, p99 {:.0} ms, max {:.0} ms; \
+             bridge, job and sinks in one process used {:.0} % of a core\n  the slowest: {}",
             judged.alerts,
             judged.p50.as_secs_f64() * 1e3,
             judged.p99.as_secs_f64() * 1e3,
             judged.max.as_secs_f64() * 1e3,
+            100.0 * busy,
             judged
                 .slowest
                 .iter()

@@ -30,12 +30,16 @@ async fn killed_anywhere_each_event_counts_once() -> anyhow::Result<()> {
     let variables: &[(&str, &str)] = if form.long { &[("VARTA_MQTT_MAX_QUEUED", &queued)] } else { &[] };
     let disturbed = Stage::with_broker("crash", variables).await?;
     let streams = Streams::new(&form);
+    let began = std::time::Instant::now();
     let (kills, events) = Chaos::start(&disturbed, &form, &streams)?.run(&disturbed, &form).await?;
+    let under_fire = began.elapsed().as_secs_f64();
     for kill in &kills {
         say(&format!("  {kill}"))?;
     }
     let streams = streams.again(&events, form.calm_rate);
-    say(&format!("{} kills during {} events", kills.len(), streams.events()))?;
+    let (count, made) = (kills.len(), streams.events());
+    let rate = made as f64 / under_fire;
+    say(&format!("{count} kills during {made} events in {under_fire:.0} s: {rate:.0} events/s, everything arrived"))?;
 
     let calm = Stage::new("calm").await?;
     undisturbed(&calm, &streams).await?;

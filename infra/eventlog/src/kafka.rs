@@ -12,6 +12,7 @@ mod errors;
 mod message;
 mod producer;
 mod reader;
+mod serving;
 mod topics;
 mod voice;
 

@@ -270,7 +270,11 @@ impl Bed {
             judged
                 .slowest
                 .iter()
-                .map(|(delay, at)| format!("{:.0} ms at {:.1} s", delay.as_secs_f64() * 1e3, at.as_secs_f64()))
+                .map(|(delay, at)| format!(
+                    "{:.0} ms at {:.1} s",
+                    delay.as_secs_f64() * 1e3,
+                    at.as_secs_f64()
+                ))
                 .collect::<Vec<_>>()
                 .join(", "),
         ))

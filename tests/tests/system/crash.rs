@@ -39,7 +39,9 @@ async fn killed_anywhere_each_event_counts_once() -> anyhow::Result<()> {
     let streams = streams.again(&events, form.calm_rate);
     let (count, made) = (kills.len(), streams.events());
     let rate = made as f64 / under_fire;
-    say(&format!("{count} kills during {made} events in {under_fire:.0} s: {rate:.0} events/s, everything arrived"))?;
+    say(&format!(
+        "{count} kills during {made} events in {under_fire:.0} s: {rate:.0} events/s, everything arrived"
+    ))?;
 
     let calm = Stage::new("calm").await?;
     undisturbed(&calm, &streams).await?;

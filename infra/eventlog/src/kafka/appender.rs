@@ -8,11 +8,12 @@ use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::Message;
-use rdkafka::producer::{DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseProducer, DeliveryResult, Producer as _, ProducerContext};
 
 use super::config::KafkaConfig;
 use super::errors;
 use super::message::outgoing;
+use super::serving::{Served, Serving};
 use super::voice::Voice;
 use crate::error::{AppendError, LogError, LogErrorKind};
 use crate::log::{Appender, OnDelivery};
@@ -22,6 +23,8 @@ struct Context {
     voice: Arc<Voice>,
     on_delivery: OnDelivery,
     in_flight: AtomicUsize,
+    /// Records answered for so far, by the one thread that serves the client.
+    reported: AtomicUsize,
 }
 
 impl ClientContext for Context {
@@ -47,13 +50,16 @@ impl ProducerContext for Context {
         };
         (self.on_delivery)(token, outcome);
         self.in_flight.fetch_sub(1, Ordering::SeqCst);
+        self.reported.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 /// An idempotent appender; see [`crate::Appender`]. Dropping it reports what is still in flight as failed: flush
 /// first.
 pub struct KafkaAppender {
-    producer: ThreadedProducer<Context>,
+    // Before the client: its thread holds the client, which is to be dropped by whoever drops this.
+    serving: Serving,
+    producer: Arc<BaseProducer<Context>>,
 }
 
 impl KafkaAppender {
@@ -62,10 +68,25 @@ impl KafkaAppender {
         voice: &Arc<Voice>,
         on_delivery: OnDelivery,
     ) -> Result<Self, LogError> {
-        let context = Context { voice: Arc::clone(voice), on_delivery, in_flight: AtomicUsize::new(0) };
-        let producer =
+        let context = Context {
+            voice: Arc::clone(voice),
+            on_delivery,
+            in_flight: AtomicUsize::new(0),
+            reported: AtomicUsize::new(0),
+        };
+        let producer: BaseProducer<Context> =
             config.appender().create_with_context(context).map_err(|error| errors::of(&error, "appender"))?;
-        Ok(Self { producer })
+        let producer = Arc::new(producer);
+        let served = Arc::clone(&producer);
+        let serving = Serving::start("kafka appender", move || {
+            served.poll(Duration::ZERO);
+            let context = served.context();
+            Served {
+                reported: context.reported.load(Ordering::Relaxed),
+                is_expecting: context.in_flight.load(Ordering::SeqCst) > 0,
+            }
+        })?;
+        Ok(Self { serving, producer })
     }
 
     fn refusal(&self, error: &KafkaError, topic: &str) -> LogError {
@@ -81,9 +102,14 @@ impl Appender for KafkaAppender {
     fn append(&self, record: NewRecord, token: usize) -> Result<(), AppendError> {
         let in_flight = &self.producer.context().in_flight;
         // Counted first: the report may come before `send` returns.
-        in_flight.fetch_add(1, Ordering::SeqCst);
+        let before = in_flight.fetch_add(1, Ordering::SeqCst);
         let refused = match self.producer.send(outgoing(&record, token)) {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                if before == 0 {
+                    self.serving.wake();
+                }
+                return Ok(());
+            }
             Err((error, _)) => error,
         };
         in_flight.fetch_sub(1, Ordering::SeqCst);
@@ -100,7 +126,7 @@ impl Appender for KafkaAppender {
                 let message = format!("{} records are still in flight after {limit:?}", self.in_flight());
                 return Err(LogError::new(LogErrorKind::Unavailable, message));
             }
-            self.producer.poll(Duration::from_millis(1));
+            std::thread::sleep(Duration::from_millis(1));
         }
         Ok(())
     }

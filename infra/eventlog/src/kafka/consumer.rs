@@ -265,7 +265,7 @@ impl Consumer for KafkaConsumer {
             }
             let now = Instant::now();
             let wait = if self.gathering.is_empty() {
-                deadline.saturating_duration_since(now)
+                in_whole_milliseconds(deadline.saturating_duration_since(now))
             } else {
                 Duration::ZERO
             };
@@ -391,6 +391,11 @@ impl Drop for KafkaConsumer {
             give_back(&self.consumer);
         }
     }
+}
+
+/// Rounded up: rdkafka waits in whole milliseconds and spends what is left of one asking again and again.
+fn in_whole_milliseconds(time: Duration) -> Duration {
+    Duration::from_millis(time.as_micros().div_ceil(1000) as u64)
 }
 
 fn list_of(of: &[TopicPartition]) -> TopicPartitionList {

@@ -130,7 +130,8 @@ pub struct InFlightConfig {
     pub messages: u16,
     /// Events given to Kafka and not yet confirmed.
     pub events: usize,
-    /// Bytes of MQTT payload held. Kafka's client holds about as much again.
+    /// Bytes of MQTT messages held, 256 for each beside its own. Kafka's client holds about as much again. A broker
+    /// that sends more than its window is borne up to here.
     pub bytes: ByteSize,
 }
 

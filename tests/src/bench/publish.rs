@@ -1,5 +1,7 @@
 //! Feeds a bridge over MQTT: several agents, each on a connection of its own, with or without arrays.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -11,8 +13,34 @@ use schemas::mqtt;
 use super::fill::{Fill, agent_id};
 use crate::servers::variable;
 
-/// Publishes the load and waits until the broker has acknowledged all of it. Events of one message: `together`.
-pub async fn publish(fill: Fill, together: usize) -> anyhow::Result<()> {
+/// Events that may be on their way between sender and Kafka: about what real agents leave unconfirmed. Without it the
+/// broker's queue would overflow, and the broker drops what its senders believe to have arrived.
+const AHEAD: u64 = 20_000;
+
+/// How far the load is.
+#[derive(Debug, Default)]
+pub struct Progress {
+    sent: AtomicU64,
+    arrived: AtomicU64,
+}
+
+impl Progress {
+    /// So many events have arrived.
+    pub fn has_arrived(&self, events: u64) {
+        self.arrived.store(events, Ordering::Relaxed);
+    }
+
+    async fn may_send(&self, events: u64) {
+        while self.sent.load(Ordering::Relaxed) >= self.arrived.load(Ordering::Relaxed) + AHEAD {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        self.sent.fetch_add(events, Ordering::Relaxed);
+    }
+}
+
+/// Publishes the load, never further ahead of what has arrived than agents would, and waits until the broker has
+/// acknowledged all of it. Events of one message: `together`.
+pub async fn publish(fill: Fill, together: usize, progress: Arc<Progress>) -> anyhow::Result<()> {
     let mut seqs = vec![[0_i64; 3]; usize::try_from(fill.agents)?];
     let mut messages: Vec<Vec<(String, Bytes)>> = vec![Vec::new(); seqs.len()];
     let mut open: Vec<Vec<Vec<u8>>> = vec![Vec::new(); seqs.len()];
@@ -34,7 +62,7 @@ pub async fn publish(fill: Fill, together: usize) -> anyhow::Result<()> {
     }
     let mut senders = tokio::task::JoinSet::new();
     for (at, messages) in messages.into_iter().enumerate() {
-        senders.spawn(connection(agent_id(at as u64), messages));
+        senders.spawn(connection(agent_id(at as u64), messages, together as u64, Arc::clone(&progress)));
     }
     while let Some(done) = senders.join_next().await {
         done??;
@@ -50,7 +78,12 @@ fn array(events: &mut Vec<Vec<u8>>) -> Bytes {
     text.into()
 }
 
-async fn connection(agent: String, messages: Vec<(String, Bytes)>) -> anyhow::Result<()> {
+async fn connection(
+    agent: String,
+    messages: Vec<(String, Bytes)>,
+    together: u64,
+    progress: Arc<Progress>,
+) -> anyhow::Result<()> {
     let mut options = MqttOptions::new(
         &agent,
         (variable("VARTA_MQTT_HOST")?, variable("VARTA_MQTT_PORT")?.parse::<u16>()?),
@@ -63,6 +96,7 @@ async fn connection(agent: String, messages: Vec<(String, Bytes)>) -> anyhow::Re
         let client = client.clone();
         tokio::spawn(async move {
             for (topic, payload) in messages {
+                progress.may_send(together.max(1)).await;
                 client.publish(topic, payload, PublishOptions::at_least_once()).await?;
             }
             anyhow::Ok(())

@@ -142,10 +142,17 @@ impl Bed {
         let (before, cpu, started) = (watermarks.end(&raw)?, bridge.cpu()?, Instant::now());
         let events = self.args.bridge_events;
         let fill = Fill { agents: 8, ..Self::load(events, if together > 1 { 1 } else { 2 }) };
-        publish::publish(fill, together).await?;
-        wait_until("all events in varta.raw", &mut bridge, GIVE_UP, || {
-            Ok(watermarks.end(&raw)? - before >= events as i64)
+        let progress = Arc::new(publish::Progress::default());
+        let publishing = tokio::spawn(publish::publish(fill, together, Arc::clone(&progress)));
+        // the runtime goes on publishing on its other threads
+        tokio::task::block_in_place(|| {
+            wait_until("all events in varta.raw", &mut bridge, GIVE_UP, || {
+                let arrived = watermarks.end(&raw)? - before;
+                progress.has_arrived(arrived.unsigned_abs());
+                Ok(arrived >= events as i64)
+            })
         })?;
+        publishing.await??;
         let cost = Cost {
             what: if together > 1 {
                 format!("bridge, {together} events a message")

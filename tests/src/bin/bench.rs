@@ -148,7 +148,7 @@ impl Bed {
         tokio::task::block_in_place(|| {
             wait_until("all events in varta.raw", &mut bridge, GIVE_UP, || {
                 let arrived = watermarks.end(&raw)? - before;
-                progress.has_arrived(arrived.unsigned_abs());
+                progress.has_arrived(arrived.unsigned_abs() / together as u64);
                 Ok(arrived >= events as i64)
             })
         })?;

@@ -40,9 +40,12 @@ pub struct KafkaConfig {
     /// How long a call waits for brokers that do not answer before it fails; callers may call again.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
-    /// How long records wait for company before they are sent.
+    /// How long single records wait for company before they are sent.
     #[serde(with = "humantime_serde")]
     pub linger: Duration,
+    /// The same for records of a transaction; a commit waits for it.
+    #[serde(with = "humantime_serde")]
+    pub commit_linger: Duration,
     /// What record batches are compressed with.
     pub compression: Compression,
     /// Copies of each partition when topics are made; -1 leaves it to the broker.
@@ -60,7 +63,9 @@ impl Default for KafkaConfig {
             poll_timeout: Duration::from_mins(5),
             transaction_timeout: Duration::from_secs(15),
             request_timeout: Duration::from_secs(15),
-            linger: Duration::from_millis(2),
+            // as Kafka's own clients since 4.0; with 2 ms a bridge of single events needs a third more CPU
+            linger: Duration::from_millis(5),
+            commit_linger: Duration::from_millis(2),
             compression: Compression::Lz4,
             replication: -1,
             properties: BTreeMap::new(),
@@ -89,8 +94,10 @@ impl Check for KafkaConfig {
         if self.session_timeout < Duration::from_secs(1) || self.session_timeout > self.poll_timeout {
             problems.add(key(at, "session_timeout"), "must be from 1 s to `poll_timeout`", None);
         }
-        if self.linger > Duration::from_millis(100) {
-            problems.add(key(at, "linger"), "longer than 100 ms: every commit would wait for it", None);
+        for (name, linger) in [("linger", self.linger), ("commit_linger", self.commit_linger)] {
+            if linger > Duration::from_millis(100) {
+                problems.add(key(at, name), "longer than 100 ms: everything would wait for it", None);
+            }
         }
         if self.replication == 0 || self.replication < -1 {
             problems.add(key(at, "replication"), "must be at least 1, or -1 for the broker's choice", None);
@@ -161,7 +168,6 @@ impl KafkaConfig {
         let mut config = self.base();
         config.set("enable.idempotence", "true").set("acks", "all");
         config.set("partitioner", "murmur2_random");
-        config.set("linger.ms", self.linger.as_millis().to_string());
         config.set("queue.buffering.max.messages", "1000000").set("queue.buffering.max.kbytes", "262144");
         // A topic's limit is for whole batches: one that company makes too large would fail all its records. Our
         // smallest limit is 1 MiB.
@@ -179,6 +185,7 @@ impl KafkaConfig {
     pub(super) fn transactional(&self, id: &str) -> ClientConfig {
         let mut config = self.writing();
         config.set("transactional.id", id);
+        config.set("linger.ms", self.commit_linger.as_millis().to_string());
         config.set("transaction.timeout.ms", self.transaction_timeout.as_millis().to_string());
         // The transaction succeeds or fails as a whole: reports of success would only cost.
         config.set("delivery.report.only.error", "true");
@@ -187,6 +194,7 @@ impl KafkaConfig {
 
     pub(super) fn appender(&self) -> ClientConfig {
         let mut config = self.writing();
+        config.set("linger.ms", self.linger.as_millis().to_string());
         // Never give up: an outage is back-pressure.
         config.set("message.timeout.ms", "0");
         self.finish(config)

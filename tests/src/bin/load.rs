@@ -82,7 +82,11 @@ async fn stop_when_made(made: Arc<AtomicU64>, events: u64, progress: PathBuf, sh
     loop {
         tokio::time::sleep(Duration::from_millis(100)).await;
         let so_far = made.load(Ordering::Relaxed);
-        if fs_err::write(&progress, so_far.to_string()).is_ok() && so_far >= events {
+        // whole or not at all: others read it while it is written
+        let draft = progress.with_extension("new");
+        let written =
+            fs_err::write(&draft, so_far.to_string()).and_then(|()| fs_err::rename(&draft, &progress));
+        if written.is_ok() && so_far >= events {
             shutdown.request();
             return;
         }

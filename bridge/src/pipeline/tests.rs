@@ -256,7 +256,7 @@ proptest! {
     #[test]
     fn nothing_is_acknowledged_before_kafka_has_it_and_everything_is_in_the_end(
         steps in steps(),
-        bytes in 400..4_000_u64,
+        bytes in 400..6_000_u64,
     ) {
         let mut bench = bench(WINDOW as u16, bytes, 8);
         let mut broker = Broker::default();
@@ -265,7 +265,7 @@ proptest! {
         let calm = [Step::KafkaRoom(usize::MAX), Step::OutletRoom(usize::MAX)]
             .into_iter()
             .chain(std::iter::repeat_n(calm, 4000).flatten());
-        let largest = payload(1_000_000).len() as u64 + 40;
+        let largest = payload(1_000_000).len() as u64 + 40 + OVERHEAD;
         for step in steps.into_iter().chain(calm) {
             match step {
                 Step::Publish => {

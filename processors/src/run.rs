@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use crate::config::ProcessConfig;
 use crate::engine::{JobError, Monotonic, Worker, WorkerError, WorkerSettings};
-use crate::event_time::Lateness;
+use crate::event_time::{Hold, Lateness};
 use crate::jobs::{CoreJob, CoreSetup};
 use crate::rules::{RuleProblem, RuleSet};
 
@@ -78,7 +78,8 @@ pub async fn run<L: Log>(
         return Ok(());
     };
     let lateness = Lateness(config.lateness.as_micros() as i64);
-    let setup = CoreSetup { registry, ids, topics: topics.clone(), rules, lateness };
+    let hold = Hold(config.hold.as_micros() as i64);
+    let setup = CoreSetup { registry, ids, topics: topics.clone(), rules, lateness, hold };
     tracing::info!(
         job = %config.job,
         name = %config.name,

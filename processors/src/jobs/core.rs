@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ahash::AHashSet;
+use ahash::{AHashMap, AHashSet};
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
@@ -28,11 +28,12 @@ use schemas::topics::Topics;
 
 use super::features::{self, Consecutive, MINUTE};
 use super::findings::EngineRules;
-use super::scan::{Picked, Scan, text};
+use super::gauges::Gauges;
+use super::scan::{Picked, Scan, micros, text};
 use crate::alerts::{Alert, to_batch, to_ocsf};
 use crate::engine::operator::Operator;
 use crate::engine::{Job, JobError, Output, PartitionState};
-use crate::event_time::{Lateness, Tracker};
+use crate::event_time::{Hold, Lateness, Tracker};
 use crate::normalise::Normaliser;
 use crate::rules::{MatchRules, RuleSet, ThresholdRules};
 use crate::windows::{Closing, Tumbling};
@@ -54,6 +55,8 @@ pub struct CoreSetup {
     pub rules: RuleSet,
     /// How long windows wait for what is out of order.
     pub lateness: Lateness,
+    /// How long an agent may be unheard of before it is dropped.
+    pub hold: Hold,
 }
 
 /// The job; see the module.
@@ -83,6 +86,7 @@ pub struct CoreState {
     tracker: Tracker,
     windows: Tumbling,
     consecutive: Consecutive,
+    gauges: Gauges,
 }
 
 impl PartitionState for CoreState {
@@ -231,16 +235,7 @@ impl CoreJob {
                 closings.push(Closing { agent: Arc::clone(&agent.id), watermark: agent.watermark });
             }
         }
-        if !closings.is_empty()
-            && let Some(results) = state.windows.close(&closings).map_err(fatal)?
-        {
-            let rows =
-                features::rows(&results, &self.feature_schema, &mut state.tracker, false).map_err(fatal)?;
-            self.send_features(&rows, output)?;
-            alerts.extend(
-                self.thresholds.evaluate_features(&rows, &mut state.consecutive.state).map_err(fatal)?,
-            );
-        }
+        self.close(state, &closings, alerts, output)?;
         if silent.is_empty() {
             return Ok(());
         }
@@ -252,6 +247,61 @@ impl CoreJob {
             self.send_features(&rows, output)?;
         }
         Ok(())
+    }
+
+    /// Closes all windows of agents that nobody heard of for the whole hold, and drops the agents.
+    fn expired(
+        &mut self,
+        state: &mut CoreState,
+        alerts: &mut Vec<Alert>,
+        output: &mut Output<'_>,
+    ) -> Result<(), JobError> {
+        let expired = state.tracker.take_expired();
+        if expired.is_empty() {
+            return Ok(());
+        }
+        let closing = |number: &u32| Closing {
+            agent: Arc::clone(&state.tracker.agent(*number).id),
+            watermark: i64::MAX,
+        };
+        let closings: Vec<Closing> = expired.iter().map(closing).collect();
+        let closed = self.close(state, &closings, alerts, output)?;
+        let mut until: AHashMap<&str, i64> = AHashMap::new();
+        if let Some(rows) = &closed {
+            let agents = text(rows, "agent_id").map_err(fatal)?;
+            for (row, end) in micros(rows, "window_end").map_err(fatal)?.iter().enumerate() {
+                let latest = until.entry(agents.value(row)).or_insert(*end);
+                *latest = (*latest).max(*end);
+            }
+        }
+        let mut excess = 0;
+        for (number, closing) in expired.iter().zip(&closings) {
+            state.consecutive.state.forget(&closing.agent);
+            let until = until.get(&*closing.agent).copied();
+            excess += state.tracker.forget(*number, until.unwrap_or(i64::MIN));
+        }
+        metrics::counter!("varta_processors_expired_agents_total").increment(expired.len() as u64);
+        metrics::counter!("varta_processors_dropped_floors_total").increment(excess);
+        Ok(())
+    }
+
+    /// Closes windows, sends what they come to and judges it.
+    fn close(
+        &mut self,
+        state: &mut CoreState,
+        closings: &[Closing],
+        alerts: &mut Vec<Alert>,
+        output: &mut Output<'_>,
+    ) -> Result<Option<RecordBatch>, JobError> {
+        if closings.is_empty() {
+            return Ok(None);
+        }
+        let Some(results) = state.windows.close(closings).map_err(fatal)? else { return Ok(None) };
+        let rows =
+            features::rows(&results, &self.feature_schema, &mut state.tracker, false).map_err(fatal)?;
+        self.send_features(&rows, output)?;
+        alerts.extend(self.thresholds.evaluate_features(&rows, &mut state.consecutive.state).map_err(fatal)?);
+        Ok(Some(rows))
     }
 
     fn send_features(&mut self, rows: &RecordBatch, output: &mut Output<'_>) -> Result<(), JobError> {
@@ -303,7 +353,7 @@ impl CoreJob {
 impl Job for CoreJob {
     type State = CoreState;
 
-    fn open(&mut self, _: i32) -> Result<CoreState, JobError> {
+    fn open(&mut self, partition: i32) -> Result<CoreState, JobError> {
         let windows = Tumbling::new(
             FEATURES,
             MINUTE,
@@ -313,9 +363,10 @@ impl Job for CoreJob {
             &self.setup.rules.functions(),
         );
         Ok(CoreState {
-            tracker: Tracker::new(self.setup.lateness),
+            tracker: Tracker::new(self.setup.lateness, self.setup.hold),
             windows: windows.map_err(fatal)?,
             consecutive: Consecutive::default(),
+            gauges: Gauges::new(partition),
         })
     }
 
@@ -343,10 +394,13 @@ impl Job for CoreJob {
             }
             alerts.extend(state.tracker.take_clones().iter().map(|found| self.engine_rules.cloned(found)));
             self.windows(state, &segment.silent, &mut alerts, output)?;
+            self.expired(state, &mut alerts, output)?;
             self.send_alerts(&alerts, output)?;
             metrics::counter!("varta_processors_lost_total").increment(state.tracker.take_lost() as u64);
+            metrics::counter!("varta_processors_refused_claims_total")
+                .increment(state.tracker.take_refused());
         }
-        metrics::gauge!("varta_processors_agents").set(state.tracker.agents() as f64);
+        state.gauges.show(&state.tracker);
         Ok(())
     }
 }

@@ -23,6 +23,7 @@ use crate::engine::simulation::{Chance, Fleet, settings};
 const SECOND: i64 = 1_000_000;
 const START: i64 = 1_700_000_040 * SECOND;
 const PARTITIONS: i32 = 3;
+const HOLD: Hold = Hold(400 * SECOND);
 
 /// One planned job shared by all workers of a test: plans are expensive in a debug build, and hold no state.
 #[derive(Clone)]
@@ -57,6 +58,7 @@ fn shared() -> (Shared, SchemaIds) {
                 topics: Topics::default(),
                 rules: RuleSet::shipped().unwrap(),
                 lateness: Lateness(2 * SECOND),
+                hold: HOLD,
             };
             (Shared(Arc::new(Mutex::new(CoreJob::new(setup).unwrap()))), ids)
         })
@@ -131,7 +133,7 @@ fn script(seed: u64, ids: SchemaIds) -> Vec<(i64, Option<i32>, String, Bytes)> {
     let mut chance = Chance::new(seed);
     for number in 0..5_i64 {
         let agent = format!("agent-{number}");
-        let mut seq = 0;
+        let mut seq = -1;
         for at in (0..540).step_by(15) {
             let time = START + at * SECOND + number;
             seq += 1;
@@ -316,3 +318,6 @@ fn disturbances_change_nothing() {
         compare(&run(&rows, &chaos), &expected, &format!("seed {seed}"));
     }
 }
+
+#[path = "expiry_tests.rs"]
+mod expiry;

@@ -34,17 +34,8 @@ pub(super) fn rows(
     let mut revisions = Vec::with_capacity(starts.len());
     for (row, start) in starts.iter().enumerate() {
         let number = tracker.intern(agents.value(row));
-        let before = tracker.agent(number).revisions.iter().position(|(window, _)| window == start);
-        let revision = before.map_or(0, |at| tracker.agent(number).revisions[at].1);
-        match (before, is_partial) {
-            (Some(at), true) => tracker.agent_mut(number).revisions[at].1 += 1,
-            (None, true) => tracker.agent_mut(number).revisions.push((*start, 1)),
-            (Some(at), false) => {
-                tracker.agent_mut(number).revisions.remove(at);
-            }
-            (None, false) => {}
-        }
-        revisions.push(revision);
+        let agent = tracker.agent_mut(number);
+        revisions.push(if is_partial { agent.revise(*start) } else { agent.finish(*start) });
     }
     let columns = schema.fields().iter().map(|field| -> Result<ArrayRef, ArrowError> {
         Ok(match field.name().as_str() {

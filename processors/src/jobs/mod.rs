@@ -3,6 +3,7 @@
 mod core;
 mod features;
 mod findings;
+mod gauges;
 mod scan;
 mod status;
 

@@ -156,7 +156,7 @@ impl<'a> Scan<'a> {
                     let bridge = bridge.value(index);
                     segment.silent =
                         tracker.tick(bridge, appended, connected.value(index), goodbye.value(index));
-                    if !segment.silent.is_empty() {
+                    if !segment.silent.is_empty() || tracker.has_expired() {
                         segment.end = at + 1;
                         return segment;
                     }

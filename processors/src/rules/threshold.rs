@@ -75,6 +75,17 @@ impl ConsecutiveState {
         changed.into_iter().map(|key| (key.clone(), self.runs.get(&key).copied())).collect()
     }
 
+    /// Forgets the runs of an agent that is dropped.
+    pub fn forget(&mut self, agent_id: &Arc<str>) {
+        let first = ConsecutiveKey { agent_id: Arc::clone(agent_id), rule_id: Arc::from("") };
+        let of_agent = self.runs.range(first..).take_while(|(key, _)| key.agent_id == *agent_id);
+        let gone: Vec<ConsecutiveKey> = of_agent.map(|(key, _)| key.clone()).collect();
+        for key in gone {
+            self.runs.remove(&key);
+            self.changed.insert(key);
+        }
+    }
+
     /// Judges the next window of a key; answers the run if the window counts towards one.
     fn judge(&mut self, key: ConsecutiveKey, holds: bool, start: i64, end: i64) -> Option<Run> {
         let before = self.runs.get(&key).copied();

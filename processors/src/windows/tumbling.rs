@@ -42,8 +42,8 @@ pub struct Tumbling {
     added: Vec<RecordBatch>,
     /// Keys closed since the last commit.
     closed: Vec<(Arc<str>, i64)>,
-    /// Keys deleted by the changelog while restoring.
-    gone: AHashSet<(String, i64)>,
+    /// Keys deleted by the changelog while restoring, and how many batches had been kept before.
+    gone: AHashMap<(String, i64), usize>,
     schema: SchemaRef,
 }
 
@@ -68,7 +68,7 @@ impl Tumbling {
             kept: Vec::new(),
             added: Vec::new(),
             closed: Vec::new(),
-            gone: AHashSet::new(),
+            gone: AHashMap::new(),
             schema,
         })
     }
@@ -227,8 +227,9 @@ impl Operator for Tumbling {
         let (agents, starts) = (rows.column(1).as_string::<i32>(), rows.column(2));
         let starts = starts.as_primitive::<TimestampMicrosecondType>();
         for row in (0..rows.num_rows()).filter(|row| deleted.value(*row)) {
-            // A closed window never opens again, so the order against its merges does not matter.
-            self.gone.insert((agents.value(row).to_owned(), starts.value(row)));
+            // What was merged before is gone. What comes after counts: an agent that was dropped without a trace may
+            // open a window of that time once more.
+            self.gone.insert((agents.value(row).to_owned(), starts.value(row)), self.kept.len());
         }
         debug_assert_eq!(ops(self.name, rows)?.null_count(), 0);
         let live = arrow::compute::not(&deleted).map_err(arrow_error(self.name))?;
@@ -243,9 +244,11 @@ impl Operator for Tumbling {
 
     fn restored(&mut self) -> Result<(), StateError> {
         let gone = std::mem::take(&mut self.gone);
-        let stays = |agent: &str, start: i64| !gone.contains(&(agent.to_owned(), start));
         let mut states = Vec::new();
-        for batch in std::mem::take(&mut self.kept) {
+        for (at, batch) in std::mem::take(&mut self.kept).into_iter().enumerate() {
+            let stays = |agent: &str, start: i64| {
+                gone.get(&(agent.to_owned(), start)).is_none_or(|before| at >= *before)
+            };
             let batch = filter_record_batch(&batch, &mask(&batch, &stays)).map_err(arrow_error(self.name))?;
             if batch.num_rows() > 0 {
                 states.push(batch);

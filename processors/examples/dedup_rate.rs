@@ -1,6 +1,6 @@
 //! Measures dedup and event time: events a second on one thread, and how much state an agent's lane takes.
 //!
-//! `cargo run --release -p processors --example dedup_rate [events]`: each row of the table plays so many events (two
+//! `cargo run --release -p processors --example dedup_rate [events]`: each row of the table plays so many events (ten
 //! million if not given), spread over three lanes of each agent, with a clock record for every five events of an agent.
 //! *late*: every twentieth number comes eight numbers late. *lost*: it never comes. *with changes*: the rows for the
 //! changelog are made every 5,000 events, as commits would. State is counted at the end: in memory what a lane holds,
@@ -29,12 +29,13 @@ enum Holes {
     Lost,
 }
 
-/// The number that comes as the `at`-th of a lane, if one does.
-fn number(at: i64, holes: Holes) -> [Option<i64>; 2] {
+/// The numbers that come as the `at`-th of a lane; agents have their holes at different places.
+fn number(agent: usize, at: i64, holes: Holes) -> [Option<i64>; 2] {
+    let is_hole = |at: i64| at >= 0 && (at + agent as i64) % 20 == 5;
     match holes {
         Holes::None => [Some(at), None],
-        Holes::Late => [(at % 20 != 5).then_some(at), (at % 20 == 13).then_some(at - 8)],
-        Holes::Lost => [(at % 20 != 5).then_some(at), None],
+        Holes::Late => [(!is_hole(at)).then_some(at), is_hole(at - 8).then_some(at - 8)],
+        Holes::Lost => [(!is_hole(at)).then_some(at), None],
     }
 }
 
@@ -57,12 +58,12 @@ fn play(agents: i64, events: i64, holes: Holes, with_changes: bool) -> Result<Ou
         let now = START + round * TOGETHER * SECOND;
         tracker.tick("bridge", now, true, false);
         numbers.clear();
-        for name in &names {
+        for (place, name) in names.iter().enumerate() {
             let agent = tracker.intern(name);
             numbers.push(agent);
             for at in round * TOGETHER..(round + 1) * TOGETHER {
                 let lane = LANES[(at % 3) as usize];
-                for seq in number(at / 3, holes).into_iter().flatten() {
+                for seq in number(place, at / 3, holes).into_iter().flatten() {
                     let time = START + at * SECOND;
                     let row = Row {
                         agent,
@@ -109,7 +110,7 @@ fn state(outcome: &mut Outcome) -> Result<(usize, usize), StateError> {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let events: i64 = std::env::args().nth(1).map_or(Ok(2_000_000), |text| text.parse())?;
+    let events: i64 = std::env::args().nth(1).map_or(Ok(10_000_000), |text| text.parse())?;
     let rate = |outcome: &Outcome| outcome.events as f64 / outcome.took.as_secs_f64() / 1e6;
     println!(" agents  holes  events   M events/s  with changes  bytes a lane: memory  written");
     for agents in [100, 100_000] {

@@ -324,10 +324,14 @@ mod tests {
     use super::*;
     use crate::dedup::UNTOLD;
 
+    type Kept = (Vec<Agent>, Vec<(Arc<str>, Floor)>, i64);
+
     /// Everything that is kept, by name.
-    fn kept(agents: &Agents) -> (Vec<Agent>, Vec<(Arc<str>, Floor)>, i64) {
+    fn kept(agents: &Agents) -> Kept {
         let mut all: Vec<Agent> = agents.iter().map(|(_, agent)| agent.clone()).collect();
-        all.iter_mut().for_each(|agent| agent.dirty = false);
+        for agent in &mut all {
+            agent.dirty = false;
+        }
         all.sort_by(|a, b| a.id.cmp(&b.id));
         let floors =
             agents.floors.ids().map(|id| (Arc::clone(id), *agents.floors.get(id).unwrap())).collect();

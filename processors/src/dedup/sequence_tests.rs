@@ -15,7 +15,7 @@ fn round_trip(sequence: &Sequence) -> Sequence {
 
 /// The last number before the first one that is missing.
 fn contiguous(set: &BTreeSet<i64>) -> i64 {
-    (0..).find(|seq| !set.contains(seq)).unwrap() - 1
+    (0..=set.len() as i64).find(|seq| !set.contains(seq)).unwrap() - 1
 }
 
 proptest! {

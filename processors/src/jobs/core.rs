@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! decode ─▶ scan (dedup, event time; row by row) ─▶ normalise ─┬─▶ events.<family>
-//!   └▶ dlq                                                     ├─ match rules ─────────────┐
-//!                                                              └─ windows ─▶ features.1m   ├─▶ alerts
-//!                                                                   └▶ late   └ thresholds ┘
+//!   └▶ dlq    └─ silence ─▶ rules                              ├─ rules on rows and sequences ─┐
+//!                                                              └─ windows ─▶ features.1m       ├─▶ alerts
+//!                                                                   └▶ late   └ thresholds ────┘
 //! ```
 
 use std::collections::BTreeMap;
@@ -26,15 +26,15 @@ use schemas::headers::late;
 use schemas::record::RecordKind;
 use schemas::topics::Topics;
 
-use super::features::{self, Consecutive, MINUTE};
-use super::findings::EngineRules;
+use super::features::{self, MINUTE};
 use super::scan::{Picked, Scan, text};
 use crate::alerts::{Alert, to_batch, to_ocsf};
 use crate::engine::operator::Operator;
 use crate::engine::{Job, JobError, Output, PartitionState};
 use crate::event_time::{Lateness, Tracker};
 use crate::normalise::Normaliser;
-use crate::rules::{MatchRules, RuleSet, ThresholdRules};
+use crate::functions::Functions;
+use crate::rules::{Offer, Place, RuleState, Rulebook};
 use crate::windows::{Closing, Tumbling};
 
 /// The family whose rows the one-minute features are made of.
@@ -50,8 +50,8 @@ pub struct CoreSetup {
     pub ids: SchemaIds,
     /// Names of the topics.
     pub topics: Topics,
-    /// The rules in force.
-    pub rules: RuleSet,
+    /// The rules that are to be in force.
+    pub rules: Offer,
     /// How long windows wait for what is out of order.
     pub lateness: Lateness,
 }
@@ -62,9 +62,7 @@ pub struct CoreJob {
     decoder: BatchDecoder,
     encoders: BTreeMap<RecordKind, BatchEncoder>,
     normaliser: Normaliser,
-    matches: MatchRules,
-    thresholds: ThresholdRules,
-    engine_rules: EngineRules,
+    rules: Rulebook,
     feature_schema: SchemaRef,
     names: Names,
 }
@@ -82,14 +80,14 @@ struct Names {
 pub struct CoreState {
     tracker: Tracker,
     windows: Tumbling,
-    consecutive: Consecutive,
+    rules: RuleState,
 }
 
 impl PartitionState for CoreState {
     fn operators(&mut self) -> Vec<&mut dyn Operator> {
         let mut operators: Vec<&mut dyn Operator> = self.tracker.operators().into();
         operators.push(&mut self.windows);
-        operators.push(&mut self.consecutive);
+        operators.extend(self.rules.operators());
         operators
     }
 }
@@ -101,7 +99,6 @@ fn fatal(error: impl std::fmt::Display) -> JobError {
 impl CoreJob {
     /// Plans everything once.
     pub fn new(setup: CoreSetup) -> Result<Self, JobError> {
-        let functions = setup.rules.functions();
         let topics = &setup.topics;
         let names = Names {
             events: Family::ALL.iter().map(|family| topics.events(*family)).collect(),
@@ -114,10 +111,8 @@ impl CoreJob {
         Ok(Self {
             decoder: BatchDecoder::new(Arc::clone(&setup.registry)),
             encoders: BTreeMap::new(),
-            normaliser: Normaliser::new(&functions).map_err(fatal)?,
-            matches: MatchRules::new(&setup.rules).map_err(fatal)?,
-            thresholds: ThresholdRules::new(&setup.rules).map_err(fatal)?,
-            engine_rules: EngineRules::new().map_err(|problems| fatal(format!("{problems:?}")))?,
+            normaliser: Normaliser::new(&Functions::new()).map_err(fatal)?,
+            rules: Rulebook::new(setup.rules.clone()).map_err(fatal)?,
             feature_schema: arrow_schema(RecordKind::Feature1m),
             names,
             setup,
@@ -139,7 +134,7 @@ impl CoreJob {
         picked: &Picked,
         records: &[Record],
         output: &mut Output<'_>,
-    ) -> Result<Vec<Alert>, JobError> {
+    ) -> Result<(), JobError> {
         let batch = picked.batch(&group.batch).map_err(fatal)?;
         let normalised = self.normaliser.apply(family, batch).map_err(fatal)?;
         for (rule, rows) in &normalised.dropped {
@@ -149,12 +144,10 @@ impl CoreJob {
         let rows = normalised.batch.num_rows();
         metrics::counter!("varta_processors_events_total", "family" => family.name()).increment(rows as u64);
         if rows == 0 {
-            return Ok(Vec::new());
+            return Ok(());
         }
-        let record_of = |row: usize| {
-            let of_group = picked.rows[normalised.kept[row] as usize];
-            &records[group.rows[of_group as usize] as usize]
-        };
+        let index_of = |row: usize| group.rows[picked.rows[normalised.kept[row] as usize] as usize];
+        let record_of = |row: usize| &records[index_of(row) as usize];
         let values = self.encode(RecordKind::Family(family), &normalised.batch)?;
         let topic = &self.names.events[family as usize];
         for (row, value) in values.into_iter().enumerate() {
@@ -166,7 +159,11 @@ impl CoreJob {
                 headers: Vec::new(),
             })?;
         }
-        let alerts = self.matches.evaluate(family, &normalised.batch).map_err(fatal)?;
+        let place = |row: usize| {
+            let (time, watermark) = picked.times[normalised.kept[row] as usize];
+            Place { at: index_of(row), time, watermark }
+        };
+        self.rules.judge().rows(family, &normalised.batch, place).map_err(fatal)?;
         if family == MEASURED {
             let mut starts = Vec::with_capacity(rows);
             let mut in_time = Vec::with_capacity(rows);
@@ -189,7 +186,7 @@ impl CoreJob {
                 state.windows.add(&kept, starts).map_err(fatal)?;
             }
         }
-        Ok(alerts)
+        Ok(())
     }
 
     fn late(
@@ -237,9 +234,8 @@ impl CoreJob {
             let rows =
                 features::rows(&results, &self.feature_schema, &mut state.tracker, false).map_err(fatal)?;
             self.send_features(&rows, output)?;
-            alerts.extend(
-                self.thresholds.evaluate_features(&rows, &mut state.consecutive.state).map_err(fatal)?,
-            );
+            let found = self.rules.judge().features(RecordKind::Feature1m, &rows, &mut state.rules);
+            alerts.extend(found.map_err(fatal)?);
         }
         if silent.is_empty() {
             return Ok(());
@@ -252,6 +248,24 @@ impl CoreJob {
             self.send_features(&rows, output)?;
         }
         Ok(())
+    }
+
+    /// Settles which rules hold for these records; answers what ends with rules that are gone.
+    fn rules_in_force(
+        &mut self,
+        state: &mut CoreState,
+        records: &[Record],
+    ) -> Result<Vec<Alert>, JobError> {
+        let Some(first) = records.first() else {
+            return Ok(Vec::new());
+        };
+        let change = self.rules.open(&mut state.rules, first.offset, state.tracker.now()).map_err(fatal)?;
+        let Some(change) = change else {
+            return Ok(Vec::new());
+        };
+        let (partition, offset) = (first.partition, first.offset);
+        tracing::info!(rule_set = change.held.rule_set, partition, offset, "rules taken over");
+        Ok(change.alerts)
     }
 
     fn send_features(&mut self, rows: &RecordBatch, output: &mut Output<'_>) -> Result<(), JobError> {
@@ -303,19 +317,19 @@ impl CoreJob {
 impl Job for CoreJob {
     type State = CoreState;
 
-    fn open(&mut self, _: i32) -> Result<CoreState, JobError> {
+    fn open(&mut self, partition: i32) -> Result<CoreState, JobError> {
         let windows = Tumbling::new(
             FEATURES,
             MINUTE,
             include_str!("../../sql/features_1m.sql"),
             "events",
             &arrow_schema(RecordKind::Family(MEASURED)),
-            &self.setup.rules.functions(),
+            &Functions::new(),
         );
         Ok(CoreState {
             tracker: Tracker::new(self.setup.lateness),
             windows: windows.map_err(fatal)?,
-            consecutive: Consecutive::default(),
+            rules: RuleState::new(partition),
         })
     }
 
@@ -328,22 +342,25 @@ impl Job for CoreJob {
         let decoded = self.decoder.decode(records).map_err(|error| registry_trouble(&error))?;
         self.dead_letters(decoded.poison, records, output)?;
         let scan = Scan::new(records, &decoded.groups).map_err(fatal)?;
+        let mut alerts = self.rules_in_force(state, records)?;
         let mut from = 0;
         while from < records.len() {
-            let segment = scan.segment(&mut state.tracker, from);
+            let segment = scan.segment(&mut state.tracker, from, state.rules.wants_ticks());
             from = segment.end;
             metrics::counter!("varta_processors_duplicates_total").increment(segment.duplicates);
-            let mut alerts = Vec::new();
             for (group, picked) in decoded.groups.iter().zip(&segment.picked) {
                 if let RecordKind::Family(family) = group.kind
                     && !picked.rows.is_empty()
                 {
-                    alerts.extend(self.segment(state, group, family, picked, records, output)?);
+                    self.segment(state, group, family, picked, records, output)?;
                 }
             }
-            alerts.extend(state.tracker.take_clones().iter().map(|found| self.engine_rules.cloned(found)));
-            self.windows(state, &segment.silent, &mut alerts, output)?;
-            self.send_alerts(&alerts, output)?;
+            let (judge, seen) = (self.rules.judge(), &segment.seen);
+            alerts.extend(judge.settle(&mut state.rules, &state.tracker, seen).map_err(fatal)?);
+            self.windows(state, &segment.seen.silent, &mut alerts, output)?;
+            let judge = self.rules.judge();
+            alerts.extend(judge.clock(&mut state.rules, &state.tracker, seen).map_err(fatal)?);
+            self.send_alerts(&std::mem::take(&mut alerts), output)?;
             metrics::counter!("varta_processors_lost_total").increment(state.tracker.take_lost() as u64);
         }
         metrics::gauge!("varta_processors_agents").set(state.tracker.agents() as f64);

@@ -110,9 +110,8 @@ pub async fn run<L: Log>(
         });
         threads.push(spawned.map_err(|error| ProcessError::Thread { slot, what: error.to_string() })?);
     }
-    let watching = folder.map(|folder| {
-        tokio::spawn(watch(folder, config.rules_interval, rules, now, shutdown.clone()))
-    });
+    let watching =
+        folder.map(|folder| tokio::spawn(watch(folder, config.rules_interval, rules, now, shutdown.clone())));
     // A worker that stops for good takes the others with it.
     let failed = async {
         loop {

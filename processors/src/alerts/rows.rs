@@ -136,7 +136,8 @@ fn bound(row: &mut Map<String, Value>) {
     }
     let mut total: usize = row.iter().map(|(name, value)| name.len() + size(value)).sum();
     while total > EVIDENCE {
-        let Some(longest) = row.iter().max_by_key(|(_, value)| size(value)).map(|(name, _)| name.clone()) else {
+        let Some(longest) = row.iter().max_by_key(|(_, value)| size(value)).map(|(name, _)| name.clone())
+        else {
             return;
         };
         total -= row.remove(&longest).map_or(total, |value| longest.len() + size(&value));

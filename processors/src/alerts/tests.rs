@@ -5,8 +5,8 @@ use schemas::record::RecordKind;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::rules::testing::rows_of;
 use crate::event_time::{Lateness, Tracker};
+use crate::rules::testing::rows_of;
 use crate::rules::{Judge, Place, RuleSet, RuleState, Seen};
 
 const RULES: &str = r#"
@@ -130,7 +130,8 @@ fn a_finding_that_lasts_is_told_created_updated_and_closed() {
     let uids: Vec<_> = alerts.iter().map(|alert| &alert.finding_uid).collect();
     assert!(uids.iter().all(|uid| *uid == uids[0]));
     let minute = 60_000_000;
-    let told: Vec<_> = alerts.iter().map(|a| (a.activity.id(), a.revision, a.count, a.last_seen / minute)).collect();
+    let told: Vec<_> =
+        alerts.iter().map(|a| (a.activity.id(), a.revision, a.count, a.last_seen / minute)).collect();
     assert_eq!(told, [(1, 0, 2, 2), (2, 1, 3, 3), (3, 2, 3, 4)]);
     assert!(alerts.iter().all(|alert| alert.created_at == 2 * minute && alert.first_seen == 0));
     assert_eq!(alerts.iter().map(|alert| alert.status().id()).collect::<Vec<_>>(), [1, 1, 4]);
@@ -144,7 +145,8 @@ fn a_finding_that_lasts_is_told_created_updated_and_closed() {
     assert_eq!(of("/is_alert"), [Some(json!(true)), Some(json!(true)), Some(json!(false))]);
     assert_eq!(of("/finding_info/created_time"), vec![Some(json!(120_000)); 3]);
     assert_eq!(of("/finding_info/modified_time"), [None, Some(json!(180_000)), Some(json!(240_000))]);
-    let names: std::collections::BTreeSet<_> = of("/metadata/uid").into_iter().flatten().map(|v| v.to_string()).collect();
+    let names: std::collections::BTreeSet<_> =
+        of("/metadata/uid").into_iter().flatten().map(|v| v.to_string()).collect();
     assert_eq!(names.len(), 3, "each message has a name of its own");
 }
 

@@ -132,7 +132,9 @@ impl InHours {
     fn hours(&self, name: &str) -> std::result::Result<Arc<Hours>, String> {
         let list = self.lists.get(name).ok_or_else(|| format!("there is no list '{name}'"))?;
         list.hours().map_err(|entry| {
-            format!("'{entry}' in the list '{name}' is neither hours such as 'Mon-Fri 20:00-07:00' nor a zone")
+            format!(
+                "'{entry}' in the list '{name}' is neither hours such as 'Mon-Fri 20:00-07:00' nor a zone"
+            )
         })
     }
 }
@@ -215,8 +217,15 @@ mod tests {
 
     #[test]
     fn what_is_no_hours_is_named() {
-        for wrong in ["Mon", "Mon 7-8", "Mon 07:00-25:00", "Xyz 07:00-08:00", "Mon 07:00-07:00", "zone Nowhere/At", "Mon 24:00-01:00"]
-        {
+        for wrong in [
+            "Mon",
+            "Mon 7-8",
+            "Mon 07:00-25:00",
+            "Xyz 07:00-08:00",
+            "Mon 07:00-07:00",
+            "zone Nowhere/At",
+            "Mon 24:00-01:00",
+        ] {
             assert_eq!(Hours::parse([wrong].into_iter()).unwrap_err(), wrong);
         }
         for right in ["Mon 00:00-24:00", "Fri-Mon 23:30-00:30", "zone -05:00"] {

@@ -32,8 +32,8 @@ use crate::alerts::{Alert, to_batch, to_ocsf};
 use crate::engine::operator::Operator;
 use crate::engine::{Job, JobError, Output, PartitionState};
 use crate::event_time::{Lateness, Tracker};
-use crate::normalise::Normaliser;
 use crate::functions::Functions;
+use crate::normalise::Normaliser;
 use crate::rules::{Offer, Place, RuleState, Rulebook};
 use crate::windows::{Closing, Tumbling};
 
@@ -251,11 +251,7 @@ impl CoreJob {
     }
 
     /// Settles which rules hold for these records; answers what ends with rules that are gone.
-    fn rules_in_force(
-        &mut self,
-        state: &mut CoreState,
-        records: &[Record],
-    ) -> Result<Vec<Alert>, JobError> {
+    fn rules_in_force(&mut self, state: &mut CoreState, records: &[Record]) -> Result<Vec<Alert>, JobError> {
         let Some(first) = records.first() else {
             return Ok(Vec::new());
         };

@@ -220,12 +220,15 @@ fn replayed(rows: &Rows, sets: &[RuleSet], histories: &[Vec<Held>]) -> Outputs {
     for (at, partition, key, value) in rows {
         log.set_time(at / 1_000);
         let record = NewRecord::keyed(topics.raw(), key.clone(), value.clone());
-        writer.append(partition.map_or(record.clone(), |partition| record.to_partition(partition)), 0).unwrap();
+        writer
+            .append(partition.map_or(record.clone(), |partition| record.to_partition(partition)), 0)
+            .unwrap();
     }
     let mut found = Outputs::new();
     for (partition, history) in histories.iter().enumerate() {
         let records: Vec<Record> = log.records(&topics.raw());
-        let records: Vec<_> = records.into_iter().filter(|record| record.partition == partition as i32).collect();
+        let records: Vec<_> =
+            records.into_iter().filter(|record| record.partition == partition as i32).collect();
         let set_of = |held: &Held| sets.iter().find(|set| **set.hash() == *held.rule_set).unwrap().clone();
         let offer = Offer::new(set_of(&history[0]), 1);
         let mut job = job(offer.clone());
@@ -233,7 +236,8 @@ fn replayed(rows: &Rows, sets: &[RuleSet], histories: &[Vec<Held>]) -> Outputs {
         for (number, held) in history.iter().enumerate() {
             offer.put(set_of(held), 1 + number as i64);
             let end = history.get(number + 1).map_or(i64::MAX, |next| next.from_offset);
-            let batch: Vec<_> = records.iter().filter(|r| (held.from_offset..end).contains(&r.offset)).cloned().collect();
+            let batch: Vec<_> =
+                records.iter().filter(|r| (held.from_offset..end).contains(&r.offset)).cloned().collect();
             let mut sink = |record: NewRecord| {
                 let headers = format!("{:?}", record.headers);
                 let row = (

@@ -243,8 +243,7 @@ impl Absences {
                 },
             };
             if now.saturating_sub(since) >= limit.silence {
-                let one =
-                    Silent { subject: limit.of, id: Arc::clone(id), host: None, stopped: false, since };
+                let one = Silent { subject: limit.of, id: Arc::clone(id), host: None, stopped: false, since };
                 changes.push(Change::Reached(limit.rule, one, now));
             }
         }

@@ -147,7 +147,12 @@ fn update(document: &mut Document<'_>) -> Option<Duration> {
 }
 
 /// A length of time that must be there, within bounds.
-fn length(document: &mut Document<'_>, key: &'static str, least: Duration, most: Duration) -> Option<Duration> {
+fn length(
+    document: &mut Document<'_>,
+    key: &'static str,
+    least: Duration,
+    most: Duration,
+) -> Option<Duration> {
     let text = document.required(key)?;
     let length = duration(document, key, &text)?;
     if length < least || length > most {

@@ -63,7 +63,11 @@ impl fmt::Display for Explanation {
         writeln!(f, "  kind        {}, reads {}", rule.condition.kind(), reads.join(", then "))?;
         if let Some(suppress) = &rule.suppress {
             let (by, period) = (suppress.by.join(", "), humantime::format_duration(suppress.period));
-            writeln!(f, "  told        once in {period} for each agent{}{by}", if by.is_empty() { "" } else { ", " })?;
+            writeln!(
+                f,
+                "  told        once in {period} for each agent{}{by}",
+                if by.is_empty() { "" } else { ", " }
+            )?;
         }
         if let Some(attack) = &rule.attack {
             writeln!(f, "  ATT&CK      {} (version {})", attack.techniques.join(", "), attack.version)?;
@@ -77,7 +81,8 @@ impl fmt::Display for Explanation {
         writeln!(f, "  example     {}", self.example)?;
         section(f, "why it matters", &rule.description)?;
         for (step, (_, sql, plan)) in self.predicates.iter().enumerate() {
-            let of_step = if self.predicates.len() > 1 { format!(" of step {}", step + 1) } else { String::new() };
+            let of_step =
+                if self.predicates.len() > 1 { format!(" of step {}", step + 1) } else { String::new() };
             section(f, &format!("predicate{of_step}"), sql)?;
             section(f, &format!("plan{of_step}"), plan)?;
         }

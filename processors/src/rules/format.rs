@@ -215,12 +215,7 @@ pub(super) fn duration(document: &mut Document<'_>, key: &str, text: &str) -> Op
     }
 }
 
-pub(super) fn inner(
-    document: &mut Document<'_>,
-    key: &str,
-    mapping: &Mapping,
-    name: &str,
-) -> Option<Value> {
+pub(super) fn inner(document: &mut Document<'_>, key: &str, mapping: &Mapping, name: &str) -> Option<Value> {
     let value = mapping.get(name).cloned();
     if value.is_none() {
         document.problem(key, format!("`{key}` needs `{name}`"));
@@ -239,8 +234,9 @@ pub(super) fn inner_text(
 }
 
 fn check_predicate(document: &mut Document<'_>, rule: &Rule, functions: &Functions) {
-    for (step, (reads, sql)) in rule.sql().into_iter().enumerate() {
-        let Err(what) = compile::check(&rule.condition.predicates()[step], &sql, reads, functions) else {
+    let predicates = rule.condition.predicates();
+    for (step, ((reads, predicate), (_, sql))) in predicates.into_iter().zip(rule.sql()).enumerate() {
+        let Err(what) = compile::check(predicate, &sql, reads, functions) else {
             continue;
         };
         match rule.condition {

@@ -53,8 +53,10 @@ pub(super) struct InForce {
 
 impl Default for InForce {
     fn default() -> Self {
-        let schema =
-            state_schema([Field::new("part", DataType::Utf8, false), Field::new("text", DataType::Utf8, true)]);
+        let schema = state_schema([
+            Field::new("part", DataType::Utf8, false),
+            Field::new("text", DataType::Utf8, true),
+        ]);
         let (before, restoring) = (Vec::new(), BTreeMap::new());
         Self { held: None, before, written: 0, changed: false, restoring, schema }
     }
@@ -77,6 +79,15 @@ impl InForce {
         self.before.iter().chain(self.held()).cloned().collect()
     }
 
+    /// Makes the text one that no program reads.
+    #[cfg(test)]
+    pub(super) fn spoil(&mut self) {
+        if let Some((_, sources)) = &mut self.held {
+            *sources =
+                Arc::new(serde_json::from_str(r#"{"files":[["r.yaml","id: ["]],"lists":[]}"#).unwrap());
+        }
+    }
+
     /// Another set holds from this offset on.
     pub(super) fn take(&mut self, set: &RuleSet, version: i64, from_offset: i64) {
         let held = Held { rule_set: set.hash().to_string(), version, from_offset };
@@ -91,7 +102,8 @@ impl InForce {
         let Some((held, sources)) = &self.held else {
             return Ok(Vec::new());
         };
-        let malformed = |error: serde_json::Error| StateError::Malformed { operator: NAME, what: error.to_string() };
+        let malformed =
+            |error: serde_json::Error| StateError::Malformed { operator: NAME, what: error.to_string() };
         let text = serde_json::to_string(&**sources).map_err(malformed)?;
         let pieces = pieces(&text);
         let meta = Meta { held: held.clone(), before: self.before.clone(), pieces: pieces.len() };
@@ -99,7 +111,9 @@ impl InForce {
         let written = std::mem::replace(&mut self.written, pieces.len());
         let surplus = (pieces.len()..written).map(|number| (part(number), None));
         rows.extend(surplus);
-        rows.extend(pieces.into_iter().enumerate().map(|(number, text)| (part(number), Some(text.to_owned()))));
+        rows.extend(
+            pieces.into_iter().enumerate().map(|(number, text)| (part(number), Some(text.to_owned()))),
+        );
         Ok(rows)
     }
 

@@ -17,11 +17,11 @@ use schemas::family::Family;
 use schemas::record::RecordKind;
 
 use super::absence::{Limit, Tick};
+use super::keyed::{Key, joined};
 use super::nodes::Fact;
 use super::predicates::{Predicate, Predicates};
 use super::reads::Reads;
 use super::rule::{Condition, Rule};
-use super::keyed::{Key, joined};
 use super::sequence::{Shape, Waiting};
 use super::state::RuleState;
 use super::suppress::Asks;
@@ -114,7 +114,8 @@ impl Judge {
         let families = Family::ALL.map(|family| Predicates::new(&rules, Reads::Family(family), &functions));
         let mut features = Vec::new();
         for reads in Reads::windows().filter_map(Reads::of_window) {
-            if let (Reads::Features(kind), Some(planned)) = (reads, Predicates::new(&rules, reads, &functions)?)
+            if let (Reads::Features(kind), Some(planned)) =
+                (reads, Predicates::new(&rules, reads, &functions)?)
             {
                 features.push((kind, planned));
             }
@@ -152,6 +153,11 @@ impl Judge {
         &self.rule_set
     }
 
+    /// Forgets rows that were taken and not judged: the batch that they came with failed.
+    pub(super) fn begin(&mut self) {
+        self.round = Round::default();
+    }
+
     /// Takes normalised rows of one family; `place` knows where each stands. Alerts come with [`settle`](Self::settle).
     pub fn rows(
         &mut self,
@@ -181,18 +187,15 @@ impl Judge {
         seen: &Seen,
     ) -> Result<Vec<Alert>, RuleError> {
         let mut round = std::mem::take(&mut self.round);
-        let facts = facts_in_order(&mut round, state, tracker, seen).map_err(wrong(Family::AgentStatus.name()))?;
+        let facts =
+            facts_in_order(&mut round, state, tracker, seen).map_err(wrong(Family::AgentStatus.name()))?;
         self.judge_facts(facts, &mut round)?;
         self.call_for(state, &mut round);
         self.hits(round, state)
     }
 
     /// Judges facts by themselves.
-    pub(super) fn facts(
-        &mut self,
-        facts: Vec<Fact>,
-        state: &mut RuleState,
-    ) -> Result<Vec<Alert>, RuleError> {
+    pub(super) fn facts(&mut self, facts: Vec<Fact>, state: &mut RuleState) -> Result<Vec<Alert>, RuleError> {
         let mut round = Round::default();
         let facts = facts.into_iter().enumerate().map(|(at, fact)| (at as u32, fact));
         self.judge_facts(facts.collect(), &mut round)?;
@@ -246,8 +249,7 @@ impl Judge {
         let batch = Fact::rows(&facts).map_err(|error| wrong(Reads::Facts.name())(error.into()))?;
         let times = rows::times(&batch, "event_time").map_err(wrong(Reads::Facts.name()))?.clone();
         // what is noticed has no watermark: nothing is forgotten on its account
-        let place =
-            |row: usize| Place { at: positions[row], time: times.value(row), watermark: i64::MIN };
+        let place = |row: usize| Place { at: positions[row], time: times.value(row), watermark: i64::MIN };
         gather(predicates, &batch, place, &self.waits, round)
     }
 
@@ -287,15 +289,15 @@ impl Judge {
         let Condition::Sequence { by, within, .. } = &rule.condition else {
             let agent = rows::texts(batch, "agent_id")?.value(hit.row);
             let by = suppress_key(rule, |column| rows::display(batch, column, hit.row));
-            let asks =
-                Asks { agent, by: &by, time: hit.time, watermark: hit.watermark, counts: true };
+            let asks = Asks { agent, by: &by, time: hit.time, watermark: hit.watermark, counts: true };
             let Some(carried) = state.suppressions.admit(rule, asks) else {
                 return Ok(None);
             };
             return Alert::of_row(rule, &self.rule_set, batch, hit.row, carried).map(Some);
         };
         let shape = Shape { waits: &self.waits[hit.rule], within: within.as_micros() as i64 };
-        let values: Option<Vec<String>> = by.iter().map(|column| rows::display(batch, column, hit.row)).collect();
+        let values: Option<Vec<String>> =
+            by.iter().map(|column| rows::display(batch, column, hit.row)).collect();
         // null agrees with nothing
         let Some(by) = values.map(|values| joined(values.into_iter().map(Some))) else {
             return Ok(None);

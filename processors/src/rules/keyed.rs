@@ -204,7 +204,8 @@ impl<V: Serialize + DeserializeOwned + Send> Operator for Keyed<V> {
             if Op::of(*op) == Some(Op::Delete) {
                 self.unset(agents.value(row), &key);
             } else {
-                let state = serde_json::from_str(states.value(row)).map_err(|error| self.malformed(&error))?;
+                let state =
+                    serde_json::from_str(states.value(row)).map_err(|error| self.malformed(&error))?;
                 self.set(agents.value(row), key, state);
             }
         }
@@ -235,7 +236,8 @@ mod tests {
 
     fn rows(keyed: &Keyed<Vec<i64>>) -> Vec<(Arc<str>, Key, Vec<i64>)> {
         let keys = keyed.keys().into_iter();
-        keys.map(|(agent, key)| (agent.clone(), key.clone(), keyed.get(&agent, &key).unwrap().clone())).collect()
+        keys.map(|(agent, key)| (agent.clone(), key.clone(), keyed.get(&agent, &key).unwrap().clone()))
+            .collect()
     }
 
     #[test]

@@ -163,11 +163,7 @@ impl Predicates {
 }
 
 impl Group {
-    fn judge(
-        &mut self,
-        batch: &RecordBatch,
-        each: &mut impl FnMut(Verdict<'_>),
-    ) -> Result<(), PlanError> {
+    fn judge(&mut self, batch: &RecordBatch, each: &mut impl FnMut(Verdict<'_>)) -> Result<(), PlanError> {
         let rows = match &self.event_type {
             None => None,
             Some(event_type) => match rows_of_type(batch, event_type) {

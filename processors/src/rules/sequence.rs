@@ -224,10 +224,7 @@ fn supersede(waiting: &mut Vec<Waiting>, shape: Shape<'_>, watermark: i64) {
         let row = &waiting[index];
         let stands_for = |(other, later): (usize, &Waiting)| {
             let is_later = later.time > row.time || (later.time == row.time && other > index);
-            later.step == row.step
-                && is_later
-                && later.time <= watermark
-                && !is_needed(row, later, waiting)
+            later.step == row.step && is_later && later.time <= watermark && !is_needed(row, later, waiting)
         };
         if row.step < shape.last() && waiting.iter().enumerate().any(stands_for) {
             waiting.remove(index);

@@ -32,7 +32,11 @@ fn one_after_the_other_within_the_time_is_told_once() {
     assert!(told(TWO, &[(0, 10), (1, 71)], 2).is_empty(), "too late");
     assert!(told(TWO, &[(1, 10), (0, 11)], 2).is_empty(), "the wrong way round");
     assert_eq!(told(TWO, &[(0, 10), (1, 20), (1, 21), (0, 30), (1, 31)], 2), [[10, 20], [30, 31]]);
-    assert_eq!(told(TWO, &[(0, 10), (0, 15), (1, 20), (1, 21)], 2), [[15, 20]], "what waited is gone with it");
+    assert_eq!(
+        told(TWO, &[(0, 10), (0, 15), (1, 20), (1, 21)], 2),
+        [[15, 20]],
+        "what waited is gone with it"
+    );
 }
 
 #[test]

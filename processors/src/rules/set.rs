@@ -162,7 +162,11 @@ fn hash(rules: &[Rule], lists: &Lists) -> String {
     hex(&Sha256::digest(canonical))
 }
 
-pub(super) fn read_all(directory: &Path, extension: &str, problems: &mut Vec<RuleProblem>) -> Vec<(String, String)> {
+pub(super) fn read_all(
+    directory: &Path,
+    extension: &str,
+    problems: &mut Vec<RuleProblem>,
+) -> Vec<(String, String)> {
     let mut problem = |path: &Path, error: std::io::Error| {
         problems.push(RuleProblem { file: path.display().to_string(), line: 1, what: error.to_string() });
     };

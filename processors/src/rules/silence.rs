@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow::record_batch::RecordBatch;
 
+use super::RuleError;
 use super::absence::{Absences, Change, Open, Silent};
 use super::judge::{Judge, Seen, wrong};
 use super::keyed::Key;
@@ -14,7 +15,6 @@ use super::sequence::Shape;
 use super::state::RuleState;
 use super::suppress::Asks;
 use super::threshold::suppress_key;
-use super::RuleError;
 use crate::alerts::{Alert, AlertError, Lasting, rows};
 use crate::event_time::Tracker;
 

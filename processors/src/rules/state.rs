@@ -70,9 +70,8 @@ impl RuleState {
     /// was told of it is closed at `now` (µs of the log's clock). `before` is `None` if nobody knows the rules before.
     pub(super) fn change_rules(&mut self, before: Option<&Judge>, after: &Judge, now: i64) -> Vec<Alert> {
         let mut alerts = Vec::new();
-        let stays = |rule: &&Arc<Rule>| {
-            before.is_some_and(|before| before.rules.iter().any(|other| other == *rule))
-        };
+        let stays =
+            |rule: &&Arc<Rule>| before.is_some_and(|before| before.rules.iter().any(|other| other == *rule));
         let staying: BTreeSet<&str> = after.rules.iter().filter(stays).map(|rule| rule.id.as_str()).collect();
         let is_gone = |rule: &str| !staying.contains(rule);
         let rules = |id: &str| before.unwrap_or(after).known(id);

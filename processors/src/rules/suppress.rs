@@ -36,7 +36,7 @@ pub(crate) struct Period {
 }
 
 /// What an alert stands for beside itself.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Carried {
     /// Findings held back since the alert before.
     pub(crate) count: i64,
@@ -93,7 +93,8 @@ impl Suppressions {
                 period.held += 1;
                 period.first = period.first.min(asks.time);
                 period.last = period.last.max(asks.time);
-                metrics::counter!("varta_processors_suppressed_total", "rule" => rule.id.clone()).increment(1);
+                metrics::counter!("varta_processors_suppressed_total", "rule" => rule.id.clone())
+                    .increment(1);
                 self.rows.put(asks.agent, key, periods);
             }
             return None;
@@ -103,7 +104,9 @@ impl Suppressions {
         if let Some(before) = before.max_by_key(|period| period.began)
             && before.held > 0
         {
-            carried = Carried { count: before.held, first_seen: Some(before.first) };
+            // a condition that goes on was counted itself when it began
+            let others = before.held - i64::from(!asks.counts);
+            carried = Carried { count: others, first_seen: Some(before.first) };
             before.held = 0;
         }
         let (first, last) = (i64::MAX, i64::MIN);
@@ -207,7 +210,8 @@ mod tests {
     fn repetitions_are_counted_and_carried_by_the_next_alert() {
         let mut state = Suppressions::default();
         let seconds = [0, 1, 9, 10, 12, 30];
-        let told: Vec<_> = seconds.into_iter().map(|second| ask(&mut state, "x", second, second - 2)).collect();
+        let told: Vec<_> =
+            seconds.into_iter().map(|second| ask(&mut state, "x", second, second - 2)).collect();
         assert_eq!(told, [Some(0), None, None, Some(2), None, Some(1)]);
         assert_eq!(ask(&mut state, "y", 30, 28), Some(0), "another key");
     }

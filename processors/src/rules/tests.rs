@@ -203,7 +203,10 @@ fn other_problems_of_single_keys() {
             "kind: threshold\nwindow: 5s\nhaving: cpu_mean > 1\nfor: 0\ngroup_by: [host]\nupdate: 1s",
             &["no windows of `5s`", "at least 1", "by agent_id only", "`update` must be between"],
         ),
-        ("kind: absence\nof: dog\nfor: 2s", &["`dog` cannot be silent", "`for` must be between 1m and 7days"]),
+        (
+            "kind: absence\nof: dog\nfor: 2s",
+            &["`dog` cannot be silent", "`for` must be between 1m and 7days"],
+        ),
         ("kind: absence\nof: agent\nfor: 2m\nwhere: silence > 1", &["`where`: ", "No field named silence"]),
         (
             "kind: sequence\nby: [nosuch]\nwithin: 8d\nsteps:\n  - { family: nosuch, where: 'true' }\n  \
@@ -224,7 +227,8 @@ const SEQUENCE: &str = "kind: sequence\nby: [pid]\nwithin: 1m\nsteps:\n\
                         - { family: network_event, where: remote_port = 1, waits: false }";
 
 fn sequence(from: &str, to: &str, message: &str) -> Vec<String> {
-    let text = GOOD.replace("kind: match\nfamily: process_event\nwhere: name = 'x'", &SEQUENCE.replace(from, to));
+    let text =
+        GOOD.replace("kind: match\nfamily: process_event\nwhere: name = 'x'", &SEQUENCE.replace(from, to));
     problems(&text.replace("'{name}'", message))
 }
 
@@ -310,7 +314,8 @@ fn exceptions_take_nulls_for_no_exception() {
 #[test]
 fn alerts_come_in_the_order_of_rows_however_they_are_cut() {
     let second = GOOD.replace("id: one", "id: another").replace("name = 'x'", "pid > 0");
-    let third = GOOD.replace("id: one", "id: typed").replace("name = 'x'", "event_type IN ('a', 'b') AND pid > 0");
+    let third =
+        GOOD.replace("id: one", "id: typed").replace("name = 'x'", "event_type IN ('a', 'b') AND pid > 0");
     let text = format!("{GOOD}---{second}---{third}");
     let set = RuleSet::parse([("r.yaml", text.as_str())], []).unwrap();
     let row = |seq: i64| {
@@ -325,19 +330,29 @@ fn alerts_come_in_the_order_of_rows_however_they_are_cut() {
     let of = |rule: &str| whole.iter().filter(|(_, id)| id == rule).map(|(seq, _)| *seq).collect::<Vec<_>>();
     assert_eq!((of("one").len(), of("another"), of("typed")), (6, vec![1, 3, 5], vec![1, 3]));
     assert_eq!(whole, told(&[1, 1, 0, 3, 1]));
-    assert_eq!(whole[1..4].iter().map(|(_, id)| id.as_str()).collect::<Vec<_>>(), ["another", "one", "typed"]);
+    assert_eq!(
+        whole[1..4].iter().map(|(_, id)| id.as_str()).collect::<Vec<_>>(),
+        ["another", "one", "typed"]
+    );
 }
 
 #[test]
 fn predicates_are_asked_of_their_event_types_and_columns_only() {
     let functions = Functions::new();
     let needs = |sql: &str| compile::needs(sql, Reads::Family(Family::ProcessEvent), &functions).unwrap();
-    let types = |sql: &str| needs(sql).event_types.map(|types| types.into_iter().collect::<Vec<_>>().join(" "));
+    let types =
+        |sql: &str| needs(sql).event_types.map(|types| types.into_iter().collect::<Vec<_>>().join(" "));
     assert_eq!(types("event_type = 'a' AND pid > 1").as_deref(), Some("a"));
     assert_eq!(types("pid > 1 AND ('a' = event_type OR event_type = 'b')").as_deref(), Some("a b"));
     assert_eq!(types("event_type IN ('a', 'b') AND event_type <> 'c'").as_deref(), Some("a b"));
     assert_eq!(types("event_type = 'a' AND event_type = 'b'").as_deref(), Some(""));
-    for any in ["pid > 1", "event_type = 'a' OR pid > 1", "event_type NOT IN ('a')", "NOT event_type = 'a'", "event_type = name"] {
+    for any in [
+        "pid > 1",
+        "event_type = 'a' OR pid > 1",
+        "event_type NOT IN ('a')",
+        "NOT event_type = 'a'",
+        "event_type = name",
+    ] {
         assert_eq!(types(any), None, "{any}");
     }
     let columns: Vec<_> = needs("event_type = 'a' AND name = path").columns.into_iter().collect();

@@ -72,10 +72,8 @@ impl Runs {
         if !holds && !self.rows.has_agent(agent) {
             return Ok(());
         }
-        let (start, end) = (
-            rows::times(batch, "window_start")?.value(row),
-            rows::times(batch, "window_end")?.value(row),
-        );
+        let (start, end) =
+            (rows::times(batch, "window_start")?.value(row), rows::times(batch, "window_end")?.value(row));
         let key = Key::new(&of.rule.id, "");
         let before = self.rows.get(agent, &key).cloned();
         if before.as_ref().is_some_and(|run| start < run.last_end) {

@@ -78,7 +78,13 @@ fn traces(folder: &Path) -> Traces {
 
 /// Looks at the folder every so often until shutdown, and offers changed rules. Bad ones are refused with file and line
 /// in the log, and those before stay on offer. `now` is the wall clock in µs.
-pub(crate) async fn watch(mut folder: Folder, every: Duration, offer: Offer, now: fn() -> i64, shutdown: Shutdown) {
+pub(crate) async fn watch(
+    mut folder: Folder,
+    every: Duration,
+    offer: Offer,
+    now: fn() -> i64,
+    shutdown: Shutdown,
+) {
     let refused = metrics::gauge!("varta_processors_rules_refused");
     refused.set(0.0);
     loop {
@@ -153,7 +159,10 @@ mod tests {
         std::fs::write(dir.path().join("notes.md"), "nothing to do with rules").unwrap();
         assert!(settled(&mut folder).is_none());
         std::fs::remove_dir_all(dir.path()).unwrap();
-        assert!(matches!(settled(&mut folder), Some(Look::Refused(_))), "a folder that vanished ends no rules");
+        assert!(
+            matches!(settled(&mut folder), Some(Look::Refused(_))),
+            "a folder that vanished ends no rules"
+        );
     }
 
     #[tokio::test]

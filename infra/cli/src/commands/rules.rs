@@ -85,8 +85,12 @@ fn test(set: &RuleSet, tests: &TestFiles) -> Exit {
     for failure in &report.failures {
         eprintln!("{failure}");
     }
-    let untested: Vec<_> =
-        set.rules().iter().map(|rule| rule.id.as_str()).filter(|id| !report.fired.contains_key(*id)).collect();
+    let untested: Vec<_> = set
+        .rules()
+        .iter()
+        .map(|rule| rule.id.as_str())
+        .filter(|id| !report.fired.contains_key(*id))
+        .collect();
     if !untested.is_empty() {
         eprintln!("no test expects an alert of {}", untested.join(", "));
     }

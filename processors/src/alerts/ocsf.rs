@@ -65,7 +65,8 @@ fn metadata(alert: &Alert) -> Value {
 
 fn finding_info(alert: &Alert) -> Value {
     let rule = &alert.rule;
-    let data_sources: BTreeSet<_> = rule.condition.predicates().iter().map(|(reads, _)| reads.name()).collect();
+    let data_sources: BTreeSet<_> =
+        rule.condition.predicates().iter().map(|(reads, _)| reads.name()).collect();
     json!({
         "uid": alert.finding_uid,
         "title": rule.title,

@@ -43,6 +43,10 @@ impl Job for Shared {
     ) -> Result<(), JobError> {
         self.0.lock().process(state, records, output)
     }
+
+    fn settle(&mut self, state: &mut CoreState, output: &mut Output<'_>) -> Result<(), JobError> {
+        self.0.lock().settle(state, output)
+    }
 }
 
 fn shared() -> (Shared, SchemaIds) {
@@ -196,7 +200,9 @@ type Outputs = BTreeMap<(String, Bytes, Bytes, String), usize>;
 fn outputs(log: &MemoryLog) -> Outputs {
     let topics = Topics::default();
     let mut names: Vec<Arc<str>> = Family::ALL.iter().map(|family| topics.events(*family)).collect();
-    names.extend([topics.features("1m"), topics.alerts(), topics.alerts_ocsf(), topics.late(), topics.dlq()]);
+    names.extend(FEATURE_SIZES.map(|size| topics.features(size)));
+    names.extend(FEATURE_SIZES.map(|size| topics.user_features(size)));
+    names.extend([topics.alerts(), topics.alerts_ocsf(), topics.late(), topics.dlq()]);
     let mut found = Outputs::new();
     for topic in names {
         for record in log.records(&topic) {

@@ -28,7 +28,9 @@ use super::{Summary, take, typed};
 const SCALE: f64 = 1e6;
 /// Values beyond ±1.2e18 count as that in sums, so that no sum can overflow.
 const LARGEST: i128 = 1 << 80;
-const BYTES: usize = 8 * 3 + 16 + 32 + 8 * 2 + 8 * 3;
+const MANY: usize = 8 * 3 + 16 + 32 + 8 * 2 + 8 * 3;
+/// Most partial rows of many agents saw one value only; those are written short.
+const ONE: usize = 8 * 3 + 1;
 
 /// Everything that `gauge` answers from.
 #[derive(Clone, Debug)]
@@ -80,6 +82,19 @@ impl Default for Gauge {
 }
 
 impl Gauge {
+    fn note(&mut self, value: Last, over: Option<bool>) {
+        self.samples += 1;
+        self.judged += u64::from(over.is_some());
+        self.over += u64::from(over == Some(true));
+        let fixed = ((value.value * SCALE).round() as i128).clamp(-LARGEST, LARGEST);
+        self.sum += fixed;
+        let wide = i256::from_i128(fixed);
+        self.squares = self.squares.wrapping_add(wide.wrapping_mul(wide));
+        self.min = self.min.min(value.value);
+        self.max = self.max.max(value.value);
+        self.last = self.last.later(value);
+    }
+
     fn mean(&self) -> f64 {
         self.sum as f64 / (self.samples as f64 * SCALE)
     }
@@ -150,24 +165,12 @@ impl Summary for Gauge {
 
     fn add(&mut self, columns: &Columns<'_>, row: usize) {
         let value = columns.value.value(row);
-        if !value.is_finite() {
-            return;
+        if value.is_finite() {
+            // Zero has two signs; one is enough.
+            let last =
+                Last { time: columns.time.value(row), seq: columns.seq.value(row), value: value + 0.0 };
+            self.note(last, columns.over.is_valid(row).then(|| columns.over.value(row)));
         }
-        self.samples += 1;
-        if columns.over.is_valid(row) {
-            self.judged += 1;
-            self.over += u64::from(columns.over.value(row));
-        }
-        let fixed = ((value * SCALE).round() as i128).clamp(-LARGEST, LARGEST);
-        self.sum += fixed;
-        let wide = i256::from_i128(fixed);
-        self.squares = self.squares.wrapping_add(wide.wrapping_mul(wide));
-        // Zero has two signs; one is enough.
-        let value = value + 0.0;
-        self.min = self.min.min(value);
-        self.max = self.max.max(value);
-        let last = Last { time: columns.time.value(row), seq: columns.seq.value(row), value };
-        self.last = self.last.later(last);
     }
 
     fn is_empty(&self) -> bool {
@@ -175,6 +178,13 @@ impl Summary for Gauge {
     }
 
     fn write(&self, out: &mut Vec<u8>) {
+        if self.samples == 1 {
+            out.extend_from_slice(&self.last.time.to_le_bytes());
+            out.extend_from_slice(&self.last.seq.to_le_bytes());
+            out.extend_from_slice(&self.last.value.to_le_bytes());
+            out.push(self.judged as u8 | (self.over as u8) << 1);
+            return;
+        }
         for count in [self.samples, self.judged, self.over] {
             out.extend_from_slice(&count.to_le_bytes());
         }
@@ -189,10 +199,18 @@ impl Summary for Gauge {
     }
 
     fn merge(&mut self, bytes: &[u8]) -> Option<()> {
-        if bytes.len() != BYTES {
+        let mut rest = bytes;
+        if bytes.len() == ONE {
+            let time = i64::from_le_bytes(take(&mut rest)?);
+            let seq = i64::from_le_bytes(take(&mut rest)?);
+            let value = f64::from_le_bytes(take(&mut rest)?);
+            let [flags] = take(&mut rest)?;
+            self.note(Last { time, seq, value }, (flags & 1 != 0).then_some(flags & 2 != 0));
+            return Some(());
+        }
+        if bytes.len() != MANY {
             return None;
         }
-        let mut rest = bytes;
         self.samples += u64::from_le_bytes(take(&mut rest)?);
         self.judged += u64::from_le_bytes(take(&mut rest)?);
         self.over += u64::from_le_bytes(take(&mut rest)?);

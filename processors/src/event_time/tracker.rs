@@ -108,6 +108,18 @@ pub struct Status {
     pub shed: Option<(i64, Lane, i64, i64)>,
 }
 
+/// Numbers of one agent that were given up: holes that stayed open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// Number of the agent.
+    pub agent: u32,
+    /// How many numbers.
+    pub count: i64,
+    /// The agent's watermark while it still waited for them; if it had none, the one that it has since; `i64::MIN` if
+    /// it has none either.
+    pub watermark: i64,
+}
+
 /// How long windows wait for what is out of order, µs.
 #[derive(Clone, Copy, Debug)]
 pub struct Lateness(pub i64);
@@ -121,7 +133,7 @@ pub struct Tracker {
     lateness: i64,
     advanced: Vec<(u32, i64)>,
     clones: Vec<Clone>,
-    lost: i64,
+    lost: Vec<Lost>,
 }
 
 impl Tracker {
@@ -134,7 +146,7 @@ impl Tracker {
             lateness: lateness.0,
             advanced: Vec::new(),
             clones: Vec::new(),
-            lost: 0,
+            lost: Vec::new(),
         }
     }
 
@@ -182,7 +194,7 @@ impl Tracker {
     }
 
     /// Numbers given up since the last call: holes that stayed open.
-    pub fn take_lost(&mut self) -> i64 {
+    pub fn take_lost(&mut self) -> Vec<Lost> {
         std::mem::take(&mut self.lost)
     }
 
@@ -328,11 +340,16 @@ impl Tracker {
                 self.agents.change(number).silent = true;
                 silent.push(number);
             }
-            if releases {
-                self.lost = self.lost.saturating_add(release(self.agents.change(number), quiet));
-            }
+            let waited_at = self.agents.get(number).watermark;
+            let count = if releases { release(self.agents.change(number), quiet) } else { 0 };
             if releases || idle {
                 self.advance(number);
+            }
+            if count > 0 {
+                // An agent that had no time yet lost them before the time that it has now.
+                let now = self.agents.get(number).watermark;
+                let watermark = if waited_at == i64::MIN { now } else { waited_at };
+                self.lost.push(Lost { agent: number, count, watermark });
             }
         }
         silent

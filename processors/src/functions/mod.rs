@@ -14,7 +14,16 @@
 //! A directory is a literal in any spelling that a path may have, or `'@list'` for all entries of a list; what cannot
 //! be read, and a list that does not exist, is refused at planning. Null in, null out. All take `Utf8`, `LargeUtf8`
 //! and `Utf8View`.
+//!
+//! Aggregates, for windows:
+//!
+//! | function | result |
+//! |---|---|
+//! | `gauge(value, is_over, event_time, seq)` | samples, sum, mean, min, max, standard deviation, last, share over a limit |
+//! | `shares(key, weight)` | distinct keys, entropy of their shares, the largest share |
+//! | `quantile(value, q)` | a percentile within one percent |
 
+mod aggregates;
 mod directories;
 mod lists;
 mod membership;
@@ -64,6 +73,9 @@ impl Functions {
     pub(crate) fn register(&self, context: &SessionContext) {
         for function in &self.functions {
             context.register_udf(function.as_ref().clone());
+        }
+        for aggregate in aggregates::all() {
+            context.register_udaf(aggregate);
         }
     }
 }

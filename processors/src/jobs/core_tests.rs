@@ -43,6 +43,10 @@ impl Job for Shared {
     ) -> Result<(), JobError> {
         self.0.lock().process(state, records, output)
     }
+
+    fn settle(&mut self, state: &mut CoreState, output: &mut Output<'_>) -> Result<(), JobError> {
+        self.0.lock().settle(state, output)
+    }
 }
 
 fn shared() -> (Shared, SchemaIds) {
@@ -125,7 +129,8 @@ impl Script {
     }
 }
 
-/// Several agents over nine minutes: duplicates, disorder, holes, poison, an agent that falls silent and returns.
+/// Several agents over nine minutes: duplicates, disorder, holes that are explained and holes that are not, poison, an
+/// agent that falls silent and returns, two users, changing reporting intervals.
 fn script(seed: u64, ids: SchemaIds) -> Vec<(i64, Option<i32>, String, Bytes)> {
     let mut script = Script::new(ids);
     let mut chance = Chance::new(seed);
@@ -140,6 +145,10 @@ fn script(seed: u64, ids: SchemaIds) -> Vec<(i64, Option<i32>, String, Bytes)> {
                 script.rejected(time + SECOND, &agent, seq);
                 continue;
             }
+            if number == 4 && chance.one_in(12) {
+                // Lost for good, and nobody says so.
+                continue;
+            }
             let mut arrives = time + chance.below(4_000) as i64 * 1_000;
             if number == 3 && (150..400).contains(&at) {
                 // Its network was gone; the outbox drains afterwards.
@@ -147,18 +156,35 @@ fn script(seed: u64, ids: SchemaIds) -> Vec<(i64, Option<i32>, String, Bytes)> {
             }
             let busy = number == 1;
             let cpu = if busy { 95.0 } else { chance.below(160) as f64 / 2.0 };
-            let message = match chance.below(6) {
+            let user = if chance.one_in(2) { "eve" } else { "adam" };
+            let (event_type, payload) = match chance.below(9) {
                 0 => {
-                    json!({"agent_id": agent, "session": START, "lane": "normal", "seq": seq, "event_time": time,
-                    "event_type": "process_started", "source": "process/poll", "host": "pc", "user": "eve",
-                    "payload": {"pid": seq, "name": "x.exe", "path": "C:\\Users\\eve\\AppData\\Local\\Temp\\x.exe"}})
+                    let path = "C:\\Users\\eve\\AppData\\Local\\Temp\\x.exe";
+                    (
+                        "process_started",
+                        json!({"pid": seq, "name": format!("x{}.exe", seq % 5), "path": path}),
+                    )
                 }
-                _ => {
-                    json!({"agent_id": agent, "session": START, "lane": "normal", "seq": seq, "event_time": time,
-                    "event_type": "cpu_usage", "source": "system/procfs", "host": "pc",
-                    "payload": {"cpu_percent": cpu, "mem_used_bytes": 1024 * seq}})
+                1 => (
+                    "process_sample",
+                    json!({"pid": seq, "name": format!("x{}.exe", seq % 3), "cpu_percent": cpu}),
+                ),
+                2 => {
+                    let mouse = chance.one_in(2);
+                    let active = if mouse { 10.0 } else { 0.0 };
+                    (
+                        "user_activity",
+                        json!({"mouse": mouse, "keyboard": false, "mouse_events": seq,
+                        "keyboard_events": 0, "active_s": active, "idle_s": 10.0 - active}),
+                    )
                 }
+                3 => {
+                    ("agent_health", json!({"interval_s": 5 + 5 * chance.below(4), "lanes": "[\"normal\"]"}))
+                }
+                _ => ("cpu_usage", json!({"cpu_percent": cpu, "mem_used_bytes": 1024 * seq})),
             };
+            let message = json!({"agent_id": agent, "session": START, "lane": "normal", "seq": seq, "event_time": time,
+                "event_type": event_type, "source": "test", "host": "pc", "user": user, "payload": payload});
             let value = script.event(arrives, &message);
             if chance.one_in(4) {
                 script.put(arrives + chance.below(20_000) as i64 * 1_000, None, &agent, value.clone());
@@ -196,7 +222,9 @@ type Outputs = BTreeMap<(String, Bytes, Bytes, String), usize>;
 fn outputs(log: &MemoryLog) -> Outputs {
     let topics = Topics::default();
     let mut names: Vec<Arc<str>> = Family::ALL.iter().map(|family| topics.events(*family)).collect();
-    names.extend([topics.features("1m"), topics.alerts(), topics.alerts_ocsf(), topics.late(), topics.dlq()]);
+    names.extend(FEATURE_SIZES.map(|size| topics.features(size)));
+    names.extend(FEATURE_SIZES.map(|size| topics.user_features(size)));
+    names.extend([topics.alerts(), topics.alerts_ocsf(), topics.late(), topics.dlq()]);
     let mut found = Outputs::new();
     for topic in names {
         for record in log.records(&topic) {
@@ -294,7 +322,7 @@ fn outputs_do_not_depend_on_how_the_log_is_cut() {
     let expected = run(&rows, &CALM);
     let topics = Topics::default();
     assert!(expected.values().all(|count| *count == 1), "an output came twice");
-    assert!(count(&expected, "varta.features.1m") >= 40, "{}", count(&expected, "varta.features.1m"));
+    tells_of_features(&expected);
     assert!(count(&expected, &topics.alerts()) > 3);
     assert_eq!(count(&expected, &topics.alerts()), count(&expected, &topics.alerts_ocsf()));
     assert!(count(&expected, &topics.dlq()) > 3);
@@ -303,6 +331,53 @@ fn outputs_do_not_depend_on_how_the_log_is_cut() {
     for (batch, commit_ms) in [(1, 50), (7, 20), (4_000, 500)] {
         let found = run(&rows, &Run { batch, commit_ms, ..CALM });
         compare(&found, &expected, &format!("batches of {batch}"));
+    }
+}
+
+/// The values of a topic as rows.
+fn rows(outputs: &Outputs, topic: &str, kind: RecordKind) -> RecordBatch {
+    let (job, _) = shared();
+    let of_topic = outputs.keys().filter(|(name, ..)| name == topic);
+    let records: Vec<Record> = of_topic
+        .map(|(_, key, value, _)| Record {
+            topic: Arc::from(topic),
+            partition: 0,
+            offset: 0,
+            timestamp: 0,
+            key: Some(key.clone()),
+            value: Some(value.clone()),
+            headers: Vec::new(),
+        })
+        .collect();
+    let mut decoded = job.0.lock().decoder.decode(&records).unwrap();
+    assert!(decoded.poison.is_empty());
+    assert_eq!((decoded.groups.len(), decoded.groups[0].kind), (1, kind), "{topic}");
+    decoded.groups.remove(0).batch
+}
+
+fn sum(rows: &RecordBatch, column: &str) -> i64 {
+    use arrow::array::AsArray;
+    let column = rows.column_by_name(column).unwrap().as_primitive::<arrow::datatypes::Int64Type>();
+    arrow::compute::sum(column).unwrap_or(0)
+}
+
+/// The script is rich enough to say something about every part of the features.
+fn tells_of_features(outputs: &Outputs) {
+    use arrow::array::AsArray;
+    let topics = Topics::default();
+    for (size, least) in FEATURE_SIZES.into_iter().zip([40, 5, 1]) {
+        let (machines, users) = (topics.features(size), topics.user_features(size));
+        assert!(count(outputs, &machines) >= least, "{machines}: {}", count(outputs, &machines));
+        assert!(count(outputs, &users) > count(outputs, &machines), "{users}: {}", count(outputs, &users));
+    }
+    let minutes = rows(outputs, &topics.features("1m"), RecordKind::Feature1m);
+    for column in ["lost", "events", "starts", "process_samples", "idle_runs", "reports_received"] {
+        assert!(sum(&minutes, column) > 0, "{column}");
+    }
+    assert!(minutes.column_by_name("is_partial").unwrap().as_boolean().has_true());
+    for (kind, size) in RecordKind::FEATURES.into_iter().zip(FEATURE_SIZES) {
+        let partial = rows(outputs, &topics.features(size), kind);
+        assert!(partial.column_by_name("is_partial").unwrap().as_boolean().has_true(), "{size}");
     }
 }
 

@@ -13,8 +13,10 @@ use schemas::identity::Lane;
 use schemas::record::RecordKind;
 use std::sync::Arc;
 
+use super::features::Heard;
 use super::status::StatusColumns;
 use crate::event_time::{Row, Tracker, Verdict};
+use crate::windows::Timed;
 
 /// Flag of events that may be repeats.
 const UNCERTAIN: &str = "dedup_uncertain";
@@ -25,7 +27,9 @@ pub(super) struct Picked {
     /// Rows of the group, ascending.
     pub(super) rows: Vec<u32>,
     /// Event time to judge each by, and the agent's watermark before it.
-    pub(super) times: Vec<(i64, i64)>,
+    pub(super) times: Vec<Timed>,
+    /// Whose each is.
+    pub(super) heard: Vec<Heard>,
     /// Positions in `rows` of events that may be repeats.
     uncertain: Vec<u32>,
 }
@@ -149,7 +153,8 @@ impl<'a> Scan<'a> {
                         picked.uncertain.push(picked.rows.len() as u32);
                     }
                     picked.rows.push(row);
-                    picked.times.push((decision.time, decision.watermark));
+                    picked.times.push(Timed { time: decision.time, watermark: decision.watermark });
+                    picked.heard.push(Heard { agent, interval: tracker.agent(agent).interval });
                 }
                 Columns::Clock { bridge, connected, goodbye } => {
                     let appended = self.records[at].timestamp.saturating_mul(1_000);
@@ -200,7 +205,7 @@ impl<'a> Columns<'a> {
                 goodbye: flag(batch, "goodbye")?,
             },
             RecordKind::Rejected => Self::Rejected(identity(batch)?),
-            RecordKind::Alert | RecordKind::Feature1m => Self::Other,
+            _ => Self::Other,
         })
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! decode ─▶ scan (dedup, event time; row by row) ─▶ normalise ─┬─▶ events.<family>
-//!   └▶ dlq                                                     ├─ match rules ───────────────────┐
-//!                                                              └─ windows ─▶ features.<size>     ├─▶ alerts
-//!                                                                   └▶ late   └ thresholds on 1m ┘
+//!   └▶ dlq    └─ silence ─▶ rules                              ├─ rules on rows and sequences ─────┐
+//!                                                              └─ windows ─▶ features.<size>       ├─▶ alerts
+//!                                                                   └▶ late   └ thresholds on 1m ──┘
 //! ```
 //!
 //! Windows are closed once a commit ([`Job::settle`]): whether a row is late was decided when it came, so it does not
@@ -25,15 +25,15 @@ use schemas::headers::late as headers;
 use schemas::record::RecordKind;
 use schemas::topics::{FEATURE_SIZES, Topics};
 
-use super::features::{Consecutive, Emission, FeaturePlans, FeatureWindows, Heard};
-use super::findings::EngineRules;
+use super::features::{Emission, FeaturePlans, FeatureWindows, Heard};
 use super::scan::{Picked, Scan, text};
 use crate::alerts::{Alert, to_batch, to_ocsf};
 use crate::engine::operator::Operator;
 use crate::engine::{Job, JobError, Output, PartitionState};
 use crate::event_time::{Lateness, Tracker};
+use crate::functions::Functions;
 use crate::normalise::Normaliser;
-use crate::rules::{MatchRules, RuleSet, ThresholdRules};
+use crate::rules::{Offer, Place, RuleState, Rulebook};
 use crate::windows::{Closing, Late, Timed};
 
 /// What late rows name as the operator that was past them.
@@ -48,8 +48,8 @@ pub struct CoreSetup {
     pub ids: SchemaIds,
     /// Names of the topics.
     pub topics: Topics,
-    /// The rules in force.
-    pub rules: RuleSet,
+    /// The rules that are to be in force.
+    pub rules: Offer,
     /// How long windows wait for what is out of order.
     pub lateness: Lateness,
 }
@@ -60,9 +60,7 @@ pub struct CoreJob {
     decoder: BatchDecoder,
     encoders: BTreeMap<RecordKind, BatchEncoder>,
     normaliser: Normaliser,
-    matches: MatchRules,
-    thresholds: ThresholdRules,
-    engine_rules: EngineRules,
+    rules: Rulebook,
     features: FeaturePlans,
     names: Names,
 }
@@ -82,14 +80,14 @@ struct Names {
 pub struct CoreState {
     tracker: Tracker,
     windows: FeatureWindows,
-    consecutive: Consecutive,
+    rules: RuleState,
 }
 
 impl PartitionState for CoreState {
     fn operators(&mut self) -> Vec<&mut dyn Operator> {
         let mut operators: Vec<&mut dyn Operator> = self.tracker.operators().into();
         operators.extend(self.windows.operators());
-        operators.push(&mut self.consecutive);
+        operators.extend(self.rules.operators());
         operators
     }
 }
@@ -101,7 +99,6 @@ fn fatal(error: impl std::fmt::Display) -> JobError {
 impl CoreJob {
     /// Plans everything once.
     pub fn new(setup: CoreSetup) -> Result<Self, JobError> {
-        let functions = setup.rules.functions();
         let topics = &setup.topics;
         let names = Names {
             events: Family::ALL.iter().map(|family| topics.events(*family)).collect(),
@@ -115,11 +112,9 @@ impl CoreJob {
         Ok(Self {
             decoder: BatchDecoder::new(Arc::clone(&setup.registry)),
             encoders: BTreeMap::new(),
-            normaliser: Normaliser::new(&functions).map_err(fatal)?,
-            matches: MatchRules::new(&setup.rules).map_err(fatal)?,
-            thresholds: ThresholdRules::new(&setup.rules).map_err(fatal)?,
-            engine_rules: EngineRules::new().map_err(|problems| fatal(format!("{problems:?}")))?,
-            features: FeaturePlans::new(&functions).map_err(fatal)?,
+            normaliser: Normaliser::new(&Functions::new()).map_err(fatal)?,
+            rules: Rulebook::new(setup.rules.clone()).map_err(fatal)?,
+            features: FeaturePlans::new(&Functions::new()).map_err(fatal)?,
             names,
             setup,
         })
@@ -140,7 +135,7 @@ impl CoreJob {
         picked: &Picked,
         records: &[Record],
         output: &mut Output<'_>,
-    ) -> Result<Vec<Alert>, JobError> {
+    ) -> Result<(), JobError> {
         let batch = picked.batch(&group.batch).map_err(fatal)?;
         let normalised = self.normaliser.apply(family, batch).map_err(fatal)?;
         for (rule, rows) in &normalised.dropped {
@@ -150,12 +145,10 @@ impl CoreJob {
         let rows = normalised.batch.num_rows();
         metrics::counter!("varta_processors_events_total", "family" => family.name()).increment(rows as u64);
         if rows == 0 {
-            return Ok(Vec::new());
+            return Ok(());
         }
-        let record_of = |row: usize| {
-            let of_group = picked.rows[normalised.kept[row] as usize];
-            &records[group.rows[of_group as usize] as usize]
-        };
+        let index_of = |row: usize| group.rows[picked.rows[normalised.kept[row] as usize] as usize];
+        let record_of = |row: usize| &records[index_of(row) as usize];
         let values = self.encode(RecordKind::Family(family), &normalised.batch)?;
         let topic = &self.names.events[family as usize];
         for (row, value) in values.into_iter().enumerate() {
@@ -167,14 +160,18 @@ impl CoreJob {
                 headers: Vec::new(),
             })?;
         }
-        let alerts = self.matches.evaluate(family, &normalised.batch).map_err(fatal)?;
+        let place = |row: usize| {
+            let Timed { time, watermark } = picked.times[normalised.kept[row] as usize];
+            Place { at: index_of(row), time, watermark }
+        };
+        self.rules.judge().rows(family, &normalised.batch, place).map_err(fatal)?;
         let (times, heard) = of_kept(picked, &normalised.kept);
         let agent = |number| Arc::clone(&state.tracker.agent(number).id);
         let late = state.windows.add(family, &normalised.batch, &times, &heard, agent).map_err(fatal)?;
         for late in late {
             self.late(record_of(late.row), late, times[late.row].watermark, output)?;
         }
-        Ok(alerts)
+        Ok(())
     }
 
     fn late(
@@ -215,8 +212,9 @@ impl CoreJob {
         let mut alerts = Vec::new();
         for emission in state.windows.close(&mut self.features, &closings).map_err(fatal)? {
             if emission.kind == RecordKind::Feature1m {
-                let judged = self.thresholds.evaluate_features(&emission.rows, &mut state.consecutive.state);
-                alerts.extend(judged.map_err(fatal)?);
+                let judge = self.rules.judge();
+                alerts
+                    .extend(judge.features(emission.kind, &emission.rows, &mut state.rules).map_err(fatal)?);
             }
             self.send_features(emission, output)?;
         }
@@ -241,6 +239,29 @@ impl CoreJob {
             self.send_features(emission, output)?;
         }
         Ok(())
+    }
+
+    /// Settles which rules hold for these records; answers what ends with rules that are gone.
+    fn rules_in_force(
+        &mut self,
+        state: &mut CoreState,
+        records: &[Record],
+        output: &mut Output<'_>,
+    ) -> Result<Vec<Alert>, JobError> {
+        let Some(first) = records.first() else {
+            return Ok(Vec::new());
+        };
+        if self.rules.is_change_due(&state.rules) {
+            // Windows that ended before are judged by the rules that held then.
+            self.settle(state, output)?;
+        }
+        let change = self.rules.open(&mut state.rules, first.offset, state.tracker.now()).map_err(fatal)?;
+        let Some(change) = change else {
+            return Ok(Vec::new());
+        };
+        let (partition, offset) = (first.partition, first.offset);
+        tracing::info!(rule_set = change.held.rule_set, partition, offset, "rules taken over");
+        Ok(change.alerts)
     }
 
     fn send_features(&mut self, emission: Emission, output: &mut Output<'_>) -> Result<(), JobError> {
@@ -297,11 +318,11 @@ impl CoreJob {
 impl Job for CoreJob {
     type State = CoreState;
 
-    fn open(&mut self, _: i32) -> Result<CoreState, JobError> {
+    fn open(&mut self, partition: i32) -> Result<CoreState, JobError> {
         Ok(CoreState {
             tracker: Tracker::new(self.setup.lateness),
             windows: FeatureWindows::new(&self.features),
-            consecutive: Consecutive::default(),
+            rules: RuleState::new(partition),
         })
     }
 
@@ -314,33 +335,39 @@ impl Job for CoreJob {
         let decoded = self.decoder.decode(records).map_err(|error| registry_trouble(&error))?;
         self.dead_letters(decoded.poison, records, output)?;
         let scan = Scan::new(records, &decoded.groups).map_err(fatal)?;
+        let mut alerts = self.rules_in_force(state, records, output)?;
         let mut from = 0;
         while from < records.len() {
-            let segment = scan.segment(&mut state.tracker, from);
+            let segment = scan.segment(&mut state.tracker, from, state.rules.wants_ticks());
             from = segment.end;
             metrics::counter!("varta_processors_duplicates_total").increment(segment.duplicates);
-            let mut alerts = Vec::new();
             for (group, picked) in decoded.groups.iter().zip(&segment.picked) {
                 if let RecordKind::Family(family) = group.kind
                     && !picked.rows.is_empty()
                 {
-                    alerts.extend(self.segment(state, group, family, picked, records, output)?);
+                    self.segment(state, group, family, picked, records, output)?;
                 }
             }
-            alerts.extend(state.tracker.take_clones().iter().map(|found| self.engine_rules.cloned(found)));
-            self.send_alerts(&alerts, output)?;
+            let (judge, seen) = (self.rules.judge(), &segment.seen);
+            alerts.extend(judge.settle(&mut state.rules, &state.tracker, seen).map_err(fatal)?);
             note_lost(state);
-            if !segment.silent.is_empty() {
+            if !seen.silent.is_empty() {
                 self.close(state, output)?;
-                self.peek(state, &segment.silent, output)?;
+                self.peek(state, &seen.silent, output)?;
             }
+            let judge = self.rules.judge();
+            alerts.extend(judge.clock(&mut state.rules, &state.tracker, seen).map_err(fatal)?);
+            self.send_alerts(&std::mem::take(&mut alerts), output)?;
         }
         metrics::gauge!("varta_processors_agents").set(state.tracker.agents() as f64);
         Ok(())
     }
 
     fn settle(&mut self, state: &mut CoreState, output: &mut Output<'_>) -> Result<(), JobError> {
-        self.close(state, output)
+        if self.rules.hold(&state.rules).map_err(fatal)? {
+            self.close(state, output)?;
+        }
+        Ok(())
     }
 }
 

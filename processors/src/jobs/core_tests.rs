@@ -19,6 +19,7 @@ use serde_json::json;
 use super::*;
 use crate::engine::WorkerSettings;
 use crate::engine::simulation::{Chance, Fleet, settings};
+use crate::rules::RuleSet;
 
 const SECOND: i64 = 1_000_000;
 const START: i64 = 1_700_000_040 * SECOND;
@@ -49,22 +50,27 @@ impl Job for Shared {
     }
 }
 
-fn shared() -> (Shared, SchemaIds) {
-    static SHARED: OnceLock<(Shared, SchemaIds)> = OnceLock::new();
-    SHARED
-        .get_or_init(|| {
-            let registry = Arc::new(MemoryRegistry::new());
-            let ids = register_all(&*registry).unwrap();
-            let setup = CoreSetup {
-                registry,
-                ids: ids.clone(),
-                topics: Topics::default(),
-                rules: RuleSet::shipped().unwrap(),
-                lateness: Lateness(2 * SECOND),
-            };
-            (Shared(Arc::new(Mutex::new(CoreJob::new(setup).unwrap()))), ids)
-        })
-        .clone()
+fn registry() -> (Arc<MemoryRegistry>, SchemaIds) {
+    static REGISTRY: OnceLock<(Arc<MemoryRegistry>, SchemaIds)> = OnceLock::new();
+    let made = || {
+        let registry = Arc::new(MemoryRegistry::new());
+        let ids = register_all(&*registry).unwrap();
+        (registry, ids)
+    };
+    REGISTRY.get_or_init(made).clone()
+}
+
+/// A job with these rules on offer.
+fn job(rules: Offer) -> Shared {
+    let (registry, ids) = registry();
+    let lateness = Lateness(2 * SECOND);
+    let setup = CoreSetup { registry, ids, topics: Topics::default(), rules, lateness };
+    Shared(Arc::new(Mutex::new(CoreJob::new(setup).unwrap())))
+}
+
+fn shared() -> Shared {
+    static SHARED: OnceLock<Shared> = OnceLock::new();
+    SHARED.get_or_init(|| job(Offer::new(RuleSet::shipped().unwrap(), 1))).clone()
 }
 
 /// A raw log being written: (arrival µs, order, partition or key's, key, value).
@@ -107,9 +113,9 @@ impl Script {
         value
     }
 
-    fn clock(&mut self, at: i64) {
+    fn clock(&mut self, bridge: &str, at: i64) {
         let clock = Clock {
-            bridge_id: "b".into(),
+            bridge_id: bridge.into(),
             bridge_time: at,
             sequence: at,
             mqtt_connected: true,
@@ -119,6 +125,12 @@ impl Script {
         for partition in 0..PARTITIONS {
             self.put(at, Some(partition), "", value.clone());
         }
+    }
+
+    /// The rows in the order of their arrival.
+    fn into_rows(mut self) -> Vec<(i64, Option<i32>, String, Bytes)> {
+        self.rows.sort_by_key(|row| (row.0, row.1));
+        self.rows.into_iter().map(|(at, _, partition, key, value)| (at, partition, key, value)).collect()
     }
 
     fn rejected(&mut self, at: i64, agent: &str, seq: i64) {
@@ -200,10 +212,9 @@ fn script(seed: u64, ids: SchemaIds) -> Vec<(i64, Option<i32>, String, Bytes)> {
     script.event(START + SECOND, &foreign);
     script.event(START + 30 * SECOND, &foreign);
     for at in (0..640).step_by(5) {
-        script.clock(START + at * SECOND);
+        script.clock("b", START + at * SECOND);
     }
-    script.rows.sort_by_key(|row| (row.0, row.1));
-    script.rows.into_iter().map(|(at, _, partition, key, value)| (at, partition, key, value)).collect()
+    script.into_rows()
 }
 
 fn worker_settings(batch: usize, commit_ms: u64) -> WorkerSettings {
@@ -248,8 +259,15 @@ struct Run {
     chaos: Option<u64>,
 }
 
-fn run(rows: &[(i64, Option<i32>, String, Bytes)], run: &Run) -> Outputs {
-    let (job, _) = shared();
+type Rows = [(i64, Option<i32>, String, Bytes)];
+
+fn run(rows: &Rows, run: &Run) -> Outputs {
+    let job = shared();
+    outputs(&run_jobs(rows, run, Box::new(move || job.clone())))
+}
+
+/// Runs workers with jobs that `make` makes until all is committed.
+fn run_jobs(rows: &Rows, run: &Run, make: Box<dyn Fn() -> Shared>) -> MemoryLog {
     let topics = Topics::default();
     let log = MemoryLog::new();
     for spec in topics.all() {
@@ -258,7 +276,6 @@ fn run(rows: &[(i64, Option<i32>, String, Bytes)], run: &Run) -> Outputs {
     let writer = log.handle().appender(Box::new(|_, _| {})).unwrap();
     let mut rows = rows.iter();
     let (batch, commit_ms) = (run.batch, run.commit_ms);
-    let make = Box::new(move || job.clone());
     let settings = Box::new(move |slot| WorkerSettings {
         transactional_id: format!("core-{slot}"),
         ..worker_settings(batch, commit_ms)
@@ -288,7 +305,7 @@ fn run(rows: &[(i64, Option<i32>, String, Bytes)], run: &Run) -> Outputs {
         }
         calm = if !left && fleet.is_done() { calm + 1 } else { 0 };
         if calm > 5 {
-            return outputs(&fleet.log);
+            return fleet.log.clone();
         }
     }
     panic!("the workers did not finish");
@@ -317,8 +334,7 @@ const CALM: Run = Run { workers: 1, batch: 4_000, commit_ms: 50, chaos: None };
 
 #[test]
 fn outputs_do_not_depend_on_how_the_log_is_cut() {
-    let (_, ids) = shared();
-    let rows = script(1, ids);
+    let rows = script(1, registry().1);
     let expected = run(&rows, &CALM);
     let topics = Topics::default();
     assert!(expected.values().all(|count| *count == 1), "an output came twice");
@@ -336,7 +352,7 @@ fn outputs_do_not_depend_on_how_the_log_is_cut() {
 
 /// The values of a topic as rows.
 fn rows(outputs: &Outputs, topic: &str, kind: RecordKind) -> RecordBatch {
-    let (job, _) = shared();
+    let job = shared();
     let of_topic = outputs.keys().filter(|(name, ..)| name == topic);
     let records: Vec<Record> = of_topic
         .map(|(_, key, value, _)| Record {
@@ -383,11 +399,13 @@ fn tells_of_features(outputs: &Outputs) {
 
 #[test]
 fn disturbances_change_nothing() {
-    let (_, ids) = shared();
     for seed in 0..4 {
-        let rows = script(seed, ids.clone());
+        let rows = script(seed, registry().1);
         let expected = run(&rows, &CALM);
         let chaos = Run { workers: 2, batch: 40, commit_ms: 30, chaos: Some(seed) };
         compare(&run(&rows, &chaos), &expected, &format!("seed {seed}"));
     }
 }
+
+#[path = "core_rules_tests.rs"]
+mod rules;

@@ -13,7 +13,6 @@
 //! partial rows. The rows of a window are joined when it closes. A machine's row is the total over its users, known or
 //! not, from the same partial rows. What nobody measured is null; what was looked for and not there is zero.
 
-mod consecutive;
 mod layout;
 mod ledger;
 
@@ -32,8 +31,6 @@ use crate::engine::operator::Operator;
 use crate::functions::Functions;
 use crate::plan::PlanError;
 use crate::windows::{Aggregate, Closed, Closing, Late, Timed, Tumbling, Windows};
-
-pub(super) use self::consecutive::Consecutive;
 
 /// One minute, µs.
 pub(super) const MINUTE: i64 = 60_000_000;

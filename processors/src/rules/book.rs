@@ -89,6 +89,7 @@ impl Rulebook {
         offset: i64,
         now: i64,
     ) -> Result<Option<Change>, RuleError> {
+        self.planned.iter_mut().for_each(Judge::begin);
         let offered = self.offer.get();
         let Some(held) = state.in_force.held().cloned() else {
             self.plan(&offered.set)?;

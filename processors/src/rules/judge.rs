@@ -153,6 +153,11 @@ impl Judge {
         &self.rule_set
     }
 
+    /// Forgets what was taken and not settled: the micro-batch that brought it failed half-way and comes again.
+    pub(super) fn begin(&mut self) {
+        self.round = Round::default();
+    }
+
     /// Takes normalised rows of one family; `place` knows where each stands. Alerts come with [`settle`](Self::settle).
     pub fn rows(
         &mut self,

@@ -11,8 +11,8 @@ use std::{
 };
 
 use eventlog::{
-    Consumer, Log, LogError, Polled, Position, Record, StartAt, TopicPartition, batches::BatchDecoder,
-    registry::SchemaRegistry,
+    Consumer, Log, LogError, LogErrorKind, Polled, Position, Record, StartAt, TopicPartition,
+    batches::BatchDecoder, registry::SchemaRegistry,
 };
 use runtime::{backoff::Backoff, fate::Fate, health::Component};
 use tokio::sync::{mpsc, oneshot};
@@ -129,6 +129,19 @@ impl Reader {
                         self.component.ready();
                     }
                     self.take(polled, &mut consumer, &mut decoder)?;
+                }
+                // Another process took this place in the group, or the broker takes our own earlier attempt to join for
+                // one, as it may when a session has run out. Rows go by the store's offsets, so joining anew is safe.
+                Err(error) if error.kind == LogErrorKind::Fenced => {
+                    let owned: Vec<TopicPartition> = self.owned.iter().cloned().collect();
+                    self.give_back(owned, true, &mut consumer);
+                    self.back_off(
+                        &mut backoff,
+                        "keep the place in the group (is `instance` used twice?)",
+                        &error,
+                    );
+                    let Some(anew) = self.join_group(log)? else { return Ok(()) };
+                    consumer = anew;
                 }
                 Err(error) if error.fate() == Fate::Fatal => return Err(error.into()),
                 Err(error) => self.back_off(&mut backoff, "read the log", &error),

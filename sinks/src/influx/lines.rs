@@ -71,9 +71,13 @@ fn series(kind: RecordKind) -> Option<(&'static str, &'static str, &'static [&'s
         RecordKind::Feature1m => Some(("features_1m", "window_start", &["agent_id", "host"])),
         RecordKind::Feature5m => Some(("features_5m", "window_start", &["agent_id", "host"])),
         RecordKind::Feature1h => Some(("features_1h", "window_start", &["agent_id", "host"])),
+        RecordKind::Clock
+        | RecordKind::Rejected
+        | RecordKind::Alert
         // Users would have to be a tag, and whoever sends may name any number of them.
-        RecordKind::UserFeature1m | RecordKind::UserFeature5m | RecordKind::UserFeature1h => None,
-        RecordKind::Clock | RecordKind::Rejected | RecordKind::Alert => None,
+        | RecordKind::UserFeature1m
+        | RecordKind::UserFeature5m
+        | RecordKind::UserFeature1h => None,
     }
 }
 

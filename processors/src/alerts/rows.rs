@@ -150,7 +150,10 @@ pub(crate) fn shortened(mut text: String, most: usize) -> String {
         let whole = text.len();
         let end = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
         text.truncate(end);
-        text.push_str(&format!("… ({whole} bytes)"));
+        text.push('…');
+        text.push_str(" (");
+        text.push_str(&whole.to_string());
+        text.push_str(" bytes)");
     }
     text
 }

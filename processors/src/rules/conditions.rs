@@ -23,7 +23,7 @@ pub(super) fn condition(document: &mut Document<'_>) -> Option<Condition> {
         "match" => {
             let reads = reads(document);
             let predicate = document.required("where");
-            Some(Condition::Match { reads: reads?, predicate: trimmed(predicate?) })
+            Some(Condition::Match { reads: reads?, predicate: trimmed(&predicate?) })
         }
         "threshold" => {
             let reads = window(document);
@@ -31,7 +31,7 @@ pub(super) fn condition(document: &mut Document<'_>) -> Option<Condition> {
             let having = document.required("having");
             let consecutive = consecutive(document);
             let update = update(document);
-            let having = trimmed(having?);
+            let having = trimmed(&having?);
             Some(Condition::Threshold { reads: reads?, group_by, having, consecutive: consecutive?, update })
         }
         "absence" => {
@@ -39,7 +39,7 @@ pub(super) fn condition(document: &mut Document<'_>) -> Option<Condition> {
             let predicate = document.value("where").and_then(|value| document.as_text("where", &value));
             let silence = silence(document);
             let update = update(document);
-            let predicate = predicate.map_or_else(|| "true".to_owned(), trimmed);
+            let predicate = predicate.map_or_else(|| "true".to_owned(), |predicate| trimmed(&predicate));
             Some(Condition::Absence { of: of?, predicate, silence: silence?, update })
         }
         "sequence" => {
@@ -83,7 +83,7 @@ fn others(mut columns: Vec<String>) -> Vec<String> {
     columns
 }
 
-fn trimmed(text: String) -> String {
+fn trimmed(text: &str) -> String {
     text.trim().to_owned()
 }
 
@@ -191,7 +191,7 @@ fn step(document: &mut Document<'_>, index: usize, entry: &Value) -> Option<Step
         document.problem("steps", format!("step {}: `{name}` is no family of events", index + 1));
         return None;
     };
-    let step = Step { reads, predicate: trimmed(predicate?), waits: waits? };
+    let step = Step { reads, predicate: trimmed(&predicate?), waits: waits? };
     if inner(document, "steps", &mapping, "where").is_some() && step.predicate.is_empty() {
         document.problem("steps", format!("step {}: `where` is empty", index + 1));
         return None;

@@ -41,7 +41,7 @@ pub fn explain(set: &RuleSet, id: &str, example: Option<String>) -> Result<Optio
         predicates.push((reads, sql, planned.map_or_else(String::new, |planned| planned.text())));
     }
     let size = |name: String| {
-        let entries = set.lists().get(&name).map_or(0, |list| list.len());
+        let entries = set.lists().get(&name).map_or(0, crate::functions::List::len);
         (name, entries)
     };
     Ok(Some(Explanation {

@@ -215,7 +215,9 @@ mod tests {
 
     fn restored(batches: &[RecordBatch]) -> InForce {
         let mut state = InForce::default();
-        batches.iter().for_each(|batch| state.restore(batch).unwrap());
+        for batch in batches {
+            state.restore(batch).unwrap();
+        }
         state.restored().unwrap();
         state
     }

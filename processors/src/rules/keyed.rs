@@ -1,6 +1,7 @@
 //! What rules remember: rows by agent, rule and key, kept in the changelog as JSON.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use ahash::AHashMap;
@@ -41,7 +42,10 @@ pub(super) fn joined(values: impl Iterator<Item = Option<String>>) -> String {
 
 /// Bytes as hexadecimal digits.
 pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// Keyed rows of one partition. What is removed while something is remembered about it is the caller's to decide; it

@@ -217,7 +217,9 @@ impl Fact {
     pub(super) fn rows(facts: &[Self]) -> Result<RecordBatch, ArrowError> {
         let text = |of: &dyn Fn(&Self) -> Option<String>| -> ArrayRef {
             let mut texts = StringBuilder::new();
-            facts.iter().for_each(|fact| texts.append_option(of(fact)));
+            for fact in facts {
+                texts.append_option(of(fact));
+            }
             Arc::new(texts.finish())
         };
         let long = |of: &dyn Fn(&Self) -> Option<i64>| -> ArrayRef {

@@ -60,6 +60,9 @@ impl Verdict<'_> {
     }
 }
 
+/// What is asked of rows of one event type, or of all: predicates, their SQL, the columns that they need.
+type Wanted<'a> = (Vec<Predicate>, Vec<&'a str>, BTreeSet<String>);
+
 impl Predicates {
     /// Plans the predicates of these rules that are about rows of this kind; `None` if there are none.
     pub(super) fn new(
@@ -92,8 +95,7 @@ impl Predicates {
         reads: Reads,
         functions: &Functions,
     ) -> Result<Option<Self>, RuleError> {
-        let mut groups: BTreeMap<Option<String>, (Vec<Predicate>, Vec<&str>, BTreeSet<String>)> =
-            BTreeMap::new();
+        let mut groups: BTreeMap<Option<String>, Wanted<'_>> = BTreeMap::new();
         for (predicate, _, sql) in wanted {
             // the rule was checked when it was read
             let needs = compile::needs(sql, reads, functions).unwrap_or_default();

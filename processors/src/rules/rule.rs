@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -306,3 +307,6 @@ impl PartialEq for Rule {
         self.id == other.id && meaning(self) == meaning(other)
     }
 }
+
+/// Finds a rule and the hash of its set by id.
+pub(super) type RuleOf<'a> = dyn Fn(&str) -> Option<(Arc<Rule>, Arc<str>)> + 'a;

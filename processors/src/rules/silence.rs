@@ -10,7 +10,7 @@ use super::judge::{Judge, Seen, wrong};
 use super::keyed::Key;
 use super::predicates::Predicate;
 use super::reads::Reads;
-use super::rule::{Condition, Rule, Subject};
+use super::rule::{Condition, Rule, RuleOf, Subject};
 use super::sequence::Shape;
 use super::state::RuleState;
 use super::suppress::Asks;
@@ -208,7 +208,7 @@ impl Absences {
         &mut self,
         keys: Vec<(Arc<str>, Key)>,
         why: impl Fn(&str, &str) -> Option<&'static str>,
-        rules: &dyn Fn(&str) -> Option<(Arc<Rule>, Arc<str>)>,
+        rules: &RuleOf<'_>,
         now: i64,
         alerts: &mut Vec<Alert>,
     ) {

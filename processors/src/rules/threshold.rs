@@ -8,7 +8,7 @@ use arrow::record_batch::RecordBatch;
 use serde::{Deserialize, Serialize};
 
 use super::keyed::{Key, Keyed, joined};
-use super::rule::{Condition, Rule, Subject};
+use super::rule::{Condition, Rule, RuleOf, Subject};
 use super::suppress::{Asks, Suppressions};
 use crate::alerts::{Alert, AlertError, Lasting, Told, rows};
 use crate::engine::operator::Operator;
@@ -129,7 +129,7 @@ impl Runs {
     pub(super) fn end(
         &mut self,
         why: impl Fn(&str, &str) -> Option<&'static str>,
-        rules: &dyn Fn(&str) -> Option<(Arc<Rule>, Arc<str>)>,
+        rules: &RuleOf<'_>,
         now: i64,
         alerts: &mut Vec<Alert>,
     ) {

@@ -95,16 +95,13 @@ impl Partials {
         let agents = rows.column(0).as_string::<i32>();
         for (row, start) in starts(&rows).iter().enumerate() {
             let (id, place) = (agents.value(row), Place { chunk, row: row as u32 });
-            let is_crowded = match self.agents.get_mut(id) {
-                Some(windows) => put(windows, *start, place),
-                None => {
-                    let mut windows = Vec::with_capacity(2);
-                    put(&mut windows, *start, place);
-                    self.agents.insert(Arc::from(id), windows);
-                    false
-                }
+            let Some(windows) = self.agents.get_mut(id) else {
+                let mut windows = Vec::with_capacity(2);
+                put(&mut windows, *start, place);
+                self.agents.insert(Arc::from(id), windows);
+                continue;
             };
-            if is_crowded {
+            if put(windows, *start, place) {
                 self.crowded.push((Arc::from(id), *start));
             }
         }

@@ -145,7 +145,7 @@ impl Sessions {
             self.store.wait(&rows, numbers, &[])?;
         }
         self.joined.clear();
-        let Some(partial) = self.store.settle(aggregate, reduce)? else {
+        let Some(partial) = self.store.settle(aggregate, |aggregate, rows| reduce(aggregate, &rows))? else {
             return Ok(());
         };
         let rows = with_spans(&partial, &spans, self.store.state())?;
@@ -158,7 +158,7 @@ impl Sessions {
         if self.waiting.is_empty() && self.ended.is_empty() {
             return Ok(());
         }
-        Err(self.store.malformed("windows were not closed before the commit"))
+        Err(self.store.malformed(&"windows were not closed before the commit"))
     }
 
     /// Takes a session's rows out of the store.
@@ -246,15 +246,15 @@ fn with_spans(
 }
 
 /// Reduces rows that bear spans.
-fn reduce(aggregate: &mut Aggregate, rows: RecordBatch) -> Result<RecordBatch, PlanError> {
+fn reduce(aggregate: &mut Aggregate, rows: &RecordBatch) -> Result<RecordBatch, PlanError> {
     let mut whole: AHashMap<i64, (i64, i64)> = AHashMap::new();
-    let [firsts, lasts] = spans(&rows);
-    for (row, number) in starts(&rows).iter().enumerate() {
+    let [firsts, lasts] = spans(rows);
+    for (row, number) in starts(rows).iter().enumerate() {
         let (first, last) = (firsts.value(row), lasts.value(row));
         let span = whole.entry(*number).or_insert((first, last));
         *span = (span.0.min(first), span.1.max(last));
     }
-    let reduced = aggregate.reduce(without_spans(&rows, aggregate)?)?;
+    let reduced = aggregate.reduce(without_spans(rows, aggregate)?)?;
     with_spans(&reduced, &whole, &rows.schema())
 }
 
@@ -347,7 +347,7 @@ impl Operator for Sessions {
     }
 
     fn restored(&mut self) -> Result<(), StateError> {
-        self.rebuild().map_err(|error| self.store.malformed(error))
+        self.rebuild().map_err(|error| self.store.malformed(&error))
     }
 
     fn drain_changes(&mut self) -> Result<Option<RecordBatch>, StateError> {

@@ -166,7 +166,7 @@ impl Store {
         RecordBatch::try_new(Arc::clone(&self.schema), columns).map_err(arrow_error(self.name))
     }
 
-    pub(super) fn malformed(&self, what: impl ToString) -> StateError {
+    pub(super) fn malformed(&self, what: &dyn ToString) -> StateError {
         StateError::Malformed { operator: self.name, what: what.to_string() }
     }
 }
@@ -186,7 +186,7 @@ impl Operator for Store {
 
     fn restore(&mut self, rows: &RecordBatch) -> Result<(), StateError> {
         if rows.schema_ref().fields().len() != self.schema.fields().len() {
-            return Err(self.malformed("other columns"));
+            return Err(self.malformed(&"other columns"));
         }
         let ops = ops(self.name, rows)?;
         let levels = rows.column(1).as_primitive::<UInt8Type>();
@@ -202,14 +202,14 @@ impl Operator for Store {
         let agents = partial.column(0).as_string::<i32>();
         let starts = starts(&partial);
         let mut merges: AHashMap<u8, Vec<u32>> = AHashMap::new();
-        for row in 0..rows.num_rows() {
+        for (row, start) in starts.iter().enumerate() {
             let level = levels.value(row);
             if usize::from(level) >= self.levels.len() {
-                return Err(self.malformed("a level that there is not"));
+                return Err(self.malformed(&"a level that there is not"));
             }
             if Op::of(ops.value(row)) == Some(Op::Delete) {
                 let of = &mut self.levels[usize::from(level)];
-                if let Some(window) = of.take_one(agents.value(row), starts[row]) {
+                if let Some(window) = of.take_one(agents.value(row), *start) {
                     of.release(&window.places);
                 }
             } else {
@@ -228,14 +228,14 @@ impl Operator for Store {
 
     fn drain_changes(&mut self) -> Result<Option<RecordBatch>, StateError> {
         if !self.waiting.is_empty() {
-            return Err(self.malformed("rows wait that were not made partial rows before the commit"));
+            return Err(self.malformed(&"rows wait that were not made partial rows before the commit"));
         }
         let mut rows = Vec::new();
         if !self.gone.is_empty() {
             rows.push(self.deletions()?);
         }
         for level in 0..self.levels.len() {
-            let fresh = self.levels[level].take_fresh().map_err(|error| self.malformed(error))?;
+            let fresh = self.levels[level].take_fresh().map_err(|error| self.malformed(&error))?;
             for fresh in fresh {
                 rows.push(self.merges(level as u8, &fresh)?);
             }
@@ -248,12 +248,12 @@ impl Operator for Store {
 
     fn snapshot(&mut self) -> Result<RecordBatch, StateError> {
         if !self.waiting.is_empty() {
-            return Err(self.malformed("rows wait that were not made partial rows before the snapshot"));
+            return Err(self.malformed(&"rows wait that were not made partial rows before the snapshot"));
         }
         self.gone.clear();
         let mut rows = Vec::new();
         for level in 0..self.levels.len() {
-            let all = self.levels[level].all().map_err(|error| self.malformed(error))?;
+            let all = self.levels[level].all().map_err(|error| self.malformed(&error))?;
             rows.push(self.merges(level as u8, &all)?);
         }
         concat_batches(&self.schema, &rows).map_err(arrow_error(self.name))

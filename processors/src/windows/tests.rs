@@ -51,6 +51,9 @@ struct Script {
     watermarks: Vec<Vec<i64>>,
 }
 
+/// When it arrives, order of equals, and agent, number and event time; a clock record without them.
+type Arrival = (i64, usize, Option<(usize, i64, i64)>);
+
 const AGENTS: usize = 3;
 const NAMES: [Option<&str>; 5] = [Some("a"), Some("b"), Some("c"), Some("d"), None];
 
@@ -62,7 +65,7 @@ fn agent(number: usize) -> String {
 /// gone for a while, and a time in which the bridge itself is away.
 fn script(seed: u64) -> Script {
     let mut chance = Chance::new(seed);
-    let mut arrivals: Vec<(i64, usize, Option<(usize, i64, i64)>)> = Vec::new();
+    let mut arrivals: Vec<Arrival> = Vec::new();
     let outage = START + (60 + chance.below(60) as i64) * SECOND;
     for agent in 0..AGENTS {
         let mut time = START;
@@ -312,10 +315,13 @@ impl Plain for PlainSessions {
     }
 }
 
+/// Makes empty windows.
+type Make = dyn Fn(&Aggregate) -> Box<dyn Windows>;
+
 /// Windows under test with their changelog.
 struct Rig {
     windows: Box<dyn Windows>,
-    make: Box<dyn Fn(&Aggregate) -> Box<dyn Windows>>,
+    make: Box<Make>,
     log: Vec<RecordBatch>,
     closed_at: Vec<i64>,
 }

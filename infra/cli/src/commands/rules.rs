@@ -49,7 +49,9 @@ fn run(what: &What, configured: Option<PathBuf>) -> anyhow::Result<Exit> {
     let (set, tests) = match read(dir.clone().or(configured)) {
         Ok(read) => read,
         Err(problems) => {
-            problems.iter().for_each(|problem| eprintln!("{problem}"));
+            for problem in problems {
+                eprintln!("{problem}");
+            }
             return Ok(Exit::WrongConfiguration);
         }
     };

@@ -210,10 +210,10 @@ impl<S: Summary> GroupsAccumulator for Groups<S> {
 
 /// Column `at` as the array type that the signature promises.
 fn typed<T: 'static>(values: &[ArrayRef], at: usize) -> Result<&T> {
-    match values.get(at).and_then(|array| array.as_any().downcast_ref::<T>()) {
-        Some(array) => Ok(array),
-        None => exec_err!("argument {} is missing or has another type", at + 1),
-    }
+    let Some(array) = values.get(at).and_then(|array| array.as_any().downcast_ref::<T>()) else {
+        return exec_err!("argument {} is missing or has another type", at + 1);
+    };
+    Ok(array)
 }
 
 /// Takes the first `N` bytes.

@@ -227,9 +227,9 @@ impl Joined<'_> {
                     return Ok(found);
                 }
                 let counts = found.as_primitive::<Int64Type>();
-                let filled = (0..counts.len()).map(|row| match counts.is_valid(row) {
-                    true => Some(counts.value(row)),
-                    false => is_zero(row).then_some(0),
+                let filled = counts.iter().enumerate().map(|(row, count)| {
+                    let absent = is_zero(row).then_some(0);
+                    count.or(absent)
                 });
                 Arc::new(filled.collect::<Int64Array>())
             }

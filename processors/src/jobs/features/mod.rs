@@ -179,7 +179,8 @@ impl FeatureWindows {
             }
             current.events += 1;
             current.interval = current.interval.max(heard.interval);
-            current.seconds |= 1 << (timed.time - start).clamp(0, MINUTE - 1) / 1_000_000;
+            let second = (timed.time - start).clamp(0, MINUTE - 1) / 1_000_000;
+            current.seconds |= 1 << second;
             if let Some(hosts) = hosts
                 && hosts.is_valid(row)
                 && current.host.is_none_or(|known| known < hosts.value(row))
@@ -212,7 +213,7 @@ impl FeatureWindows {
         for (windows, aggregate) in self.families.iter_mut().zip(&mut plans.aggregates) {
             closed.push(windows.close(aggregate, closings)?);
         }
-        emissions(plans, self.ledger.close(closings), closed, false)
+        emissions(plans, &self.ledger.close(closings), closed, false)
     }
 
     /// The open windows of some agents as they stand; they stay open.
@@ -225,14 +226,14 @@ impl FeatureWindows {
         for (windows, aggregate) in self.families.iter_mut().zip(&mut plans.aggregates) {
             open.push(windows.peek(aggregate, agents)?);
         }
-        emissions(plans, self.ledger.peek(agents), open, true)
+        emissions(plans, &self.ledger.peek(agents), open, true)
     }
 }
 
 /// Joins what the families found to what the ledger says. `found` is by family.
 fn emissions(
     plans: &mut FeaturePlans,
-    standings: [Vec<Standing>; LEVELS],
+    standings: &[Vec<Standing>; LEVELS],
     found: Vec<Vec<Closed>>,
     is_partial: bool,
 ) -> Result<Vec<Emission>, PlanError> {

@@ -48,6 +48,9 @@ pub struct ProcessConfig {
     pub lateness: Duration,
     /// Folder of rule files; the rules that ship with the program if not given.
     pub rules: Option<PathBuf>,
+    /// How often that folder is looked at for changes.
+    #[serde(with = "humantime_serde")]
+    pub rules_interval: Duration,
 }
 
 impl Default for ProcessConfig {
@@ -68,6 +71,7 @@ impl Default for ProcessConfig {
             on_state_mismatch: OnMismatch::Refuse,
             lateness: Duration::from_secs(2),
             rules: None,
+            rules_interval: Duration::from_secs(2),
         }
     }
 }
@@ -106,6 +110,7 @@ impl Check for ProcessConfig {
             "alert_commit_interval",
             "must not be longer than commit_interval",
         );
+        require(!self.rules_interval.is_zero(), "rules_interval", "must be longer than nothing");
         if let Some(rules) = &self.rules {
             require(rules.is_dir(), "rules", "is not a folder");
         }

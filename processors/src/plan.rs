@@ -24,7 +24,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
-use datafusion::physical_plan::{ExecutionPlan, collect};
+use datafusion::physical_plan::{ExecutionPlan, collect, displayable};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use parking_lot::Mutex;
 use tokio::runtime::Runtime;
@@ -173,6 +173,11 @@ impl CachedPlan {
     /// The physical plan, to take parts out of it.
     pub fn physical(&self) -> &Arc<dyn ExecutionPlan> {
         &self.plan
+    }
+
+    /// The physical plan as text, an operator a line, for people.
+    pub fn text(&self) -> String {
+        displayable(self.plan.as_ref()).indent(false).to_string()
     }
 
     /// The slot that the plan reads.

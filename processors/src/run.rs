@@ -16,13 +16,14 @@ use crate::config::ProcessConfig;
 use crate::engine::{JobError, Monotonic, Worker, WorkerError, WorkerSettings};
 use crate::event_time::Lateness;
 use crate::jobs::{CoreJob, CoreSetup};
-use crate::rules::{RuleProblem, RuleSet};
+use crate::rules::watch::{Folder, watch};
+use crate::rules::{Offer, RuleProblem, RuleSet, listed};
 
 /// Why the jobs stopped.
 #[derive(Debug, Error)]
 pub enum ProcessError {
     /// The rules cannot be used; nothing was started.
-    #[error("rules: {}", list(.0))]
+    #[error("rules: {}", listed(.0))]
     Rules(Vec<RuleProblem>),
     /// The registry refuses our schemas.
     #[error(transparent)]
@@ -52,13 +53,9 @@ fn thread_died(slot: usize) -> impl Fn(tokio::task::JoinError) -> ProcessError {
     move |error| ProcessError::Thread { slot, what: error.to_string() }
 }
 
-fn list(problems: &[RuleProblem]) -> String {
-    let lines = problems.iter().map(|problem| format!("{}:{}: {}", problem.file, problem.line, problem.what));
-    lines.collect::<Vec<_>>().join("; ")
-}
-
 /// Runs the job `core` until shutdown is requested or a worker stops for good; then all workers commit what
-/// they have and leave. Waits for the registry as long as it takes.
+/// they have and leave. Waits for the registry as long as it takes. `now` is the wall clock in µs; it tells nothing but
+/// which of two sets of rules was loaded later.
 pub async fn run<L: Log>(
     config: ProcessConfig,
     log: L,
@@ -66,19 +63,24 @@ pub async fn run<L: Log>(
     topics: Topics,
     health: Health,
     shutdown: Shutdown,
+    now: fn() -> i64,
 ) -> Result<(), ProcessError> {
     // Planning runs a small runtime of its own, which must not happen on a thread of this one.
-    let folder = config.rules.clone();
-    let loaded = tokio::task::spawn_blocking(move || match &folder {
-        Some(folder) => RuleSet::load(folder),
-        None => RuleSet::shipped(),
+    let path = config.rules.clone();
+    let loaded = tokio::task::spawn_blocking(move || match &path {
+        Some(path) => {
+            let folder = Folder::new(path);
+            RuleSet::load(path).map(|set| (set, Some(folder)))
+        }
+        None => RuleSet::shipped().map(|set| (set, None)),
     });
-    let rules = loaded.await.map_err(thread_died(0))?.map_err(ProcessError::Rules)?;
+    let (set, folder) = loaded.await.map_err(thread_died(0))?.map_err(ProcessError::Rules)?;
+    let rules = Offer::new(set, now());
     let Some(ids) = ids(&registry, &health, &shutdown).await? else {
         return Ok(());
     };
     let lateness = Lateness(config.lateness.as_micros() as i64);
-    let setup = CoreSetup { registry, ids, topics: topics.clone(), rules, lateness };
+    let setup = CoreSetup { registry, ids, topics: topics.clone(), rules: rules.clone(), lateness };
     tracing::info!(
         job = %config.job,
         name = %config.name,
@@ -108,6 +110,8 @@ pub async fn run<L: Log>(
         });
         threads.push(spawned.map_err(|error| ProcessError::Thread { slot, what: error.to_string() })?);
     }
+    let watching =
+        folder.map(|folder| tokio::spawn(watch(folder, config.rules_interval, rules, now, shutdown.clone())));
     // A worker that stops for good takes the others with it.
     let failed = async {
         loop {
@@ -120,6 +124,9 @@ pub async fn run<L: Log>(
     tokio::select! {
         () = shutdown.wait() => {}
         () = failed => shutdown.request(),
+    }
+    if let Some(watching) = watching {
+        watching.await.map_err(thread_died(0))?;
     }
     let mut result = Ok(());
     for (slot, thread) in threads.into_iter().enumerate() {

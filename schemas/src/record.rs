@@ -15,11 +15,21 @@ pub enum RecordKind {
     Alert,
     /// What one machine did in one minute.
     Feature1m,
+    /// In five minutes.
+    Feature5m,
+    /// In one hour.
+    Feature1h,
+    /// What one user did on one machine in one minute.
+    UserFeature1m,
+    /// In five minutes.
+    UserFeature5m,
+    /// In one hour.
+    UserFeature1h,
 }
 
 impl RecordKind {
     /// All kinds, families first.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 19] = [
         Self::Family(Family::HostMetrics),
         Self::Family(Family::ProcessSample),
         Self::Family(Family::ProcessEvent),
@@ -34,7 +44,18 @@ impl RecordKind {
         Self::Rejected,
         Self::Alert,
         Self::Feature1m,
+        Self::Feature5m,
+        Self::Feature1h,
+        Self::UserFeature1m,
+        Self::UserFeature5m,
+        Self::UserFeature1h,
     ];
+
+    /// Rows of feature windows by machine, in the order of [`FEATURE_SIZES`](crate::topics::FEATURE_SIZES).
+    pub const FEATURES: [Self; 3] = [Self::Feature1m, Self::Feature5m, Self::Feature1h];
+
+    /// Rows of feature windows by machine and user, in the same order.
+    pub const USER_FEATURES: [Self; 3] = [Self::UserFeature1m, Self::UserFeature5m, Self::UserFeature1h];
 
     /// Name in files and tables, e.g. `host_metrics`, `clock`, `feature_1m`.
     pub const fn name(self) -> &'static str {
@@ -44,6 +65,11 @@ impl RecordKind {
             Self::Rejected => "rejected",
             Self::Alert => "alert",
             Self::Feature1m => "feature_1m",
+            Self::Feature5m => "feature_5m",
+            Self::Feature1h => "feature_1h",
+            Self::UserFeature1m => "user_feature_1m",
+            Self::UserFeature5m => "user_feature_5m",
+            Self::UserFeature1h => "user_feature_1h",
         }
     }
 
@@ -64,6 +90,11 @@ impl RecordKind {
             Self::Rejected => "varta.Rejected",
             Self::Alert => "varta.Alert",
             Self::Feature1m => "varta.Feature1m",
+            Self::Feature5m => "varta.Feature5m",
+            Self::Feature1h => "varta.Feature1h",
+            Self::UserFeature1m => "varta.UserFeature1m",
+            Self::UserFeature5m => "varta.UserFeature5m",
+            Self::UserFeature1h => "varta.UserFeature1h",
         }
     }
 
@@ -75,6 +106,11 @@ impl RecordKind {
             Self::Rejected => include_str!("../avro/rejected.avsc"),
             Self::Alert => include_str!("../avro/alert.avsc"),
             Self::Feature1m => include_str!("../avro/feature_1m.avsc"),
+            Self::Feature5m => include_str!("../avro/feature_5m.avsc"),
+            Self::Feature1h => include_str!("../avro/feature_1h.avsc"),
+            Self::UserFeature1m => include_str!("../avro/user_feature_1m.avsc"),
+            Self::UserFeature5m => include_str!("../avro/user_feature_5m.avsc"),
+            Self::UserFeature1h => include_str!("../avro/user_feature_1h.avsc"),
         }
     }
 
@@ -117,6 +153,20 @@ mod tests {
             let kind = RecordKind::ALL[family as usize];
             assert_eq!(kind, RecordKind::from(family));
             assert_eq!(kind.full_name(), format!("varta.{}", family.record()));
+        }
+    }
+
+    #[test]
+    fn features_of_all_sizes_have_the_same_columns() {
+        let fields = |kind: RecordKind| {
+            let schema: serde_json::Value = serde_json::from_str(kind.avsc()).unwrap();
+            schema["fields"].clone()
+        };
+        for kinds in [RecordKind::FEATURES, RecordKind::USER_FEATURES] {
+            for (kind, size) in kinds.into_iter().zip(crate::topics::FEATURE_SIZES) {
+                assert!(kind.name().ends_with(&format!("_{size}")), "{}", kind.name());
+                assert_eq!(fields(kind), fields(kinds[0]), "{}", kind.name());
+            }
         }
     }
 

@@ -17,7 +17,7 @@ const DEAD_LETTER_MAX: u32 = 4 * MIB;
 const ALERT_MAX: u32 = 2 * MIB;
 
 /// Sizes of windows whose features have a topic.
-pub const FEATURE_SIZES: [&str; 1] = ["1m"];
+pub const FEATURE_SIZES: [&str; 3] = ["1m", "5m", "1h"];
 /// Jobs that have a state topic.
 pub const JOBS: [&str; 1] = ["core"];
 
@@ -108,9 +108,15 @@ impl Topics {
         self.named(&format!("events.{}", family.name()))
     }
 
-    /// Features of windows of a size, e.g. `1m`.
+    /// Features of machines over windows of a size, e.g. `1m`.
     pub fn features(&self, size: &str) -> Arc<str> {
         self.named(&format!("features.{size}"))
+    }
+
+    /// Features of users on machines over windows of a size. A topic of their own: whoever sums up features of
+    /// machines must not count each user's part a second time.
+    pub fn user_features(&self, size: &str) -> Arc<str> {
+        self.named(&format!("user_features.{size}"))
     }
 
     /// Alerts in Avro.
@@ -168,6 +174,7 @@ impl Topics {
         let mut specs = vec![TopicSpec { append_time: true, ..kept(self.raw(), 7, MIB) }];
         specs.extend(Family::ALL.map(|family| kept(self.events(family), 7, MIB)));
         specs.extend(FEATURE_SIZES.map(|size| kept(self.features(size), 7, MIB)));
+        specs.extend(FEATURE_SIZES.map(|size| kept(self.user_features(size), 7, MIB)));
         specs.push(kept(self.alerts(), 30, ALERT_MAX));
         specs.push(kept(self.alerts_ocsf(), 30, ALERT_MAX));
         specs.push(kept(self.late(), 30, ALERT_MAX));
@@ -212,9 +219,17 @@ mod tests {
         for family in Family::ALL {
             assert!(names.contains(&*format!("t.events.{family}")));
         }
-        for name in
-            ["t.raw", "t.features.1m", "t.alerts.ocsf", "t.late", "t.state.core", "t.clean", "t.responses"]
-        {
+        for name in [
+            "t.raw",
+            "t.features.1m",
+            "t.features.1h",
+            "t.user_features.5m",
+            "t.alerts.ocsf",
+            "t.late",
+            "t.state.core",
+            "t.clean",
+            "t.responses",
+        ] {
             assert!(names.contains(name), "{name}");
         }
     }

@@ -1,7 +1,7 @@
 //! `varta`, the server binary: thin over bridge, processors and sinks, so that one process can run
 //! everything (`varta up`) or each part runs alone and scales out.
 //!
-//! Exit codes: 0 done; 1 something failed while running; 2 the configuration or the call is wrong,
+//! Exit codes: 0 done; 1 something failed while running, a test of rules among it; 2 the configuration, a rule or the call is wrong,
 //! nothing was started; 3 a check was made and did not hold.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line talks on its terminal")]
@@ -19,7 +19,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{check, replay as replay_command, run, tap, topics, watch};
+use crate::commands::{check, replay as replay_command, rules, run, tap, topics, watch};
 use crate::exit::Exit;
 
 #[global_allocator]
@@ -56,6 +56,8 @@ enum Command {
     Topics(topics::Args),
     /// Print decoded records of a topic as JSON lines.
     Tap(tap::Args),
+    /// Check rules, run their tests, explain one; no server is asked.
+    Rules(rules::Args),
     /// Send recorded Windows events through MQTT as an agent of each recorded host would.
     Replay(replay_command::Args),
     /// Show what flows: events by family, the last rows in the stores, alerts as they come.
@@ -88,6 +90,7 @@ fn main() -> ExitCode {
             Command::Check(args) => check::check(&config, &args).await,
             Command::Topics(args) => topics::topics(&config, &args),
             Command::Tap(args) => tap::tap(&config, &args),
+            Command::Rules(args) => rules::rules(&config, &args).await,
             Command::Replay(args) => replay_command::replay(&config, &args).await,
             Command::Watch(args) => watch::watch(&config, &args).await,
         }

@@ -2,11 +2,15 @@ use std::sync::Arc;
 
 use arrow::record_batch::RecordBatch;
 use schemas::identity::{FOREIGN_SEQ, FOREIGN_SESSION, Lane};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::{AlertError, rows};
-use crate::rules::{Rule, Run};
+use crate::rules::{Carried, Rule, Subject, Waiting};
+
+/// No sentence is longer, in bytes.
+const MESSAGE: usize = 4096;
 
 /// What happened to the finding, with the numbers of OCSF.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,20 +69,24 @@ impl Status {
     }
 }
 
-/// One finding of a rule. Times are in µs since 1970-01-01 UTC.
+/// One message about a finding of a rule. Times are in µs since 1970-01-01 UTC.
 #[derive(Debug, Clone)]
 pub struct Alert {
     /// Shaped as a UUID; the same for the same finding, however often the log is read.
     pub finding_uid: String,
+    /// Number of the message in the life of the finding, from 0.
+    pub revision: i32,
     /// The rule that found it.
     pub rule: Arc<Rule>,
     /// Hash of the rule set in force.
     pub rule_set: Arc<str>,
     /// What happened to the finding.
     pub activity: Activity,
-    /// How far people are with it.
-    pub status: Status,
-    /// The agent it is about.
+    /// Why it is told, where that does not go without saying: what ended it.
+    pub status_detail: Option<String>,
+    /// What it is about.
+    pub subject: Subject,
+    /// The agent it is about, or the bridge.
     pub agent_id: String,
     /// Session of the event that completed it; 0 where there is none.
     pub session: i64,
@@ -92,104 +100,231 @@ pub struct Alert {
     pub host: Option<String>,
     /// The account.
     pub user: Option<String>,
-    /// When it was complete.
+    /// When what is told was complete.
     pub event_time: i64,
+    /// When the finding was first told.
+    pub created_at: i64,
     /// Event time of the first evidence.
     pub first_seen: i64,
     /// Event time of the last evidence.
     pub last_seen: i64,
-    /// How many rows it stands for.
+    /// How many rows it stands for, those held back among them.
     pub count: i64,
+    /// How many findings were held back since the alert before.
+    pub suppressed: i64,
     /// Start of the window, inclusive, and its end, exclusive.
     pub window: Option<(i64, i64)>,
     /// One sentence for a person.
     pub message: String,
-    /// The rows that led to it.
+    /// The rows that led to it, or that ended it.
     pub evidence: Vec<Map<String, Value>>,
 }
 
+/// What is remembered of a finding that lasts, so that it can be told again. Times are in µs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Told {
+    /// When it was first told.
+    pub(crate) created_at: i64,
+    /// When it was last told.
+    pub(crate) at: i64,
+    /// Number of the last message.
+    pub(crate) revision: i32,
+    /// The first sentence.
+    pub(crate) message: String,
+}
+
+/// What all messages of a lasting finding say alike.
+#[derive(Debug)]
+pub(crate) struct Lasting<'a> {
+    pub(crate) rule: &'a Arc<Rule>,
+    pub(crate) rule_set: &'a Arc<str>,
+    pub(crate) subject: Subject,
+    pub(crate) agent_id: &'a str,
+    pub(crate) host: Option<String>,
+    /// When it began.
+    pub(crate) first_seen: i64,
+    /// When it was last seen to hold, or seen to be over.
+    pub(crate) last_seen: i64,
+    /// How many rows it stands for.
+    pub(crate) count: i64,
+    pub(crate) window: Option<(i64, i64)>,
+    pub(crate) evidence: Vec<Map<String, Value>>,
+}
+
 impl Alert {
-    /// What a match rule found in one event.
-    pub(crate) fn of_event(
+    /// What a match rule found in one row.
+    pub(crate) fn of_row(
         rule: &Arc<Rule>,
         rule_set: &Arc<str>,
         batch: &RecordBatch,
         row: usize,
+        carried: Carried,
     ) -> Result<Self, AlertError> {
-        let agent_id = rows::texts(batch, "agent_id")?.value(row).to_owned();
-        let session = rows::longs(batch, "session")?.value(row);
-        let lane = rows::texts(batch, "lane")?.value(row).to_owned();
-        let seq = rows::longs(batch, "seq")?.value(row);
-        let event_id = rows::text(batch, "event_id", row);
         let event_time = rows::times(batch, "event_time")?.value(row);
-        let finding_uid = finding_uid(&[
-            "event",
-            &rule.id,
-            &agent_id,
-            &session.to_string(),
-            &lane,
-            &seq.to_string(),
-            event_id.as_deref().unwrap_or_default(),
-        ]);
-        Ok(Self {
-            finding_uid,
-            rule: Arc::clone(rule),
-            rule_set: Arc::clone(rule_set),
-            activity: Activity::Create,
-            status: Status::New,
-            agent_id,
-            session,
-            lane,
-            seq,
-            event_id,
-            host: rows::text(batch, "host", row),
-            user: rows::text(batch, "user", row),
-            event_time,
-            first_seen: event_time,
-            last_seen: event_time,
-            count: 1,
-            window: None,
-            message: rule.message.fill(batch, row),
-            evidence: vec![rows::json(batch, row)?],
-        })
+        let identity = Identity::of(batch, row)?;
+        let seq = identity.seq.to_string();
+        let session = identity.session.to_string();
+        let event_id = identity.event_id.as_deref().unwrap_or_default();
+        let parts = ["event", &rule.id, &identity.agent_id, &session, &identity.lane, &seq, event_id];
+        let uid = finding_uid(&parts);
+        let message = rule.message.fill(|_, column| rows::display(batch, column, row));
+        let evidence = vec![rows::evidence(batch, row)?];
+        let base = Self::about(rule, rule_set, uid, identity, (event_time, event_time), message, evidence);
+        Ok(base.carrying(carried))
     }
 
-    /// What a threshold rule found in windows in a row, the last of which is the row given.
-    pub(crate) fn of_windows(
+    /// What a sequence rule found: the rows of its steps, in their order. `completing` is the row that arrived last.
+    pub(crate) fn of_chain(
         rule: &Arc<Rule>,
         rule_set: &Arc<str>,
-        batch: &RecordBatch,
-        row: usize,
-        run: &Run,
+        by: &str,
+        chain: Vec<Waiting>,
+        completing: (&RecordBatch, usize),
+        carried: Carried,
     ) -> Result<Self, AlertError> {
-        let agent_id = rows::texts(batch, "agent_id")?.value(row).to_owned();
-        let finding_uid = finding_uid(&["windows", &rule.id, &agent_id, &run.first_start.to_string()]);
-        Ok(Self {
-            finding_uid,
-            rule: Arc::clone(rule),
-            rule_set: Arc::clone(rule_set),
-            activity: Activity::Create,
-            status: Status::New,
-            agent_id,
+        let identity = Identity::of(completing.0, completing.1)?;
+        let mut parts = vec!["sequence", &rule.id, &identity.agent_id, by];
+        parts.extend(chain.iter().map(|row| row.id.as_str()));
+        let uid = finding_uid(&parts);
+        let times = (chain.first().map_or(0, |row| row.time), chain.last().map_or(0, |row| row.time));
+        let message = rule.message.fill(|step, column| {
+            let at = step.map_or(chain.len(), |step| step).checked_sub(1)?;
+            rows::display_value(chain.get(at)?.row.get(column)?)
+        });
+        let evidence: Vec<_> = chain.into_iter().map(|row| row.row).collect();
+        let count = evidence.len() as i64;
+        let mut alert = Self::about(rule, rule_set, uid, identity, times, message, evidence);
+        alert.count = count;
+        Ok(alert.carrying(carried))
+    }
+
+    /// The first message about a finding that lasts.
+    pub(crate) fn create(of: Lasting<'_>, message: String, carried: Carried, at: i64) -> (Self, Told) {
+        let told = Told { created_at: at, at, revision: 0, message: message.clone() };
+        (Self::lasting(of, Activity::Create, &told, message).carrying(carried), told)
+    }
+
+    /// It goes on.
+    pub(crate) fn update(of: Lasting<'_>, message: String, told: &mut Told, at: i64) -> Self {
+        told.revision += 1;
+        told.at = at;
+        Self::lasting(of, Activity::Update, told, message)
+    }
+
+    /// It is over, for the reason given.
+    pub(crate) fn close(of: Lasting<'_>, mut told: Told, at: i64, why: &str) -> Self {
+        told.revision += 1;
+        told.at = at;
+        let message = format!("Over: {}", told.message);
+        let mut alert = Self::lasting(of, Activity::Close, &told, message);
+        alert.status_detail = Some(why.to_owned());
+        alert
+    }
+
+    fn lasting(of: Lasting<'_>, activity: Activity, told: &Told, message: String) -> Self {
+        let kind = if of.window.is_some() { "windows" } else { of.subject.name() };
+        let uid = finding_uid(&[kind, &of.rule.id, of.agent_id, &of.first_seen.to_string()]);
+        let identity = Identity {
+            agent_id: of.agent_id.to_owned(),
             session: FOREIGN_SESSION,
             lane: Lane::Foreign.as_str().to_owned(),
             seq: FOREIGN_SEQ,
             event_id: None,
-            host: rows::text(batch, "host", row),
-            user: rows::text(batch, "user", row),
-            event_time: run.last_end,
-            first_seen: run.first_start,
-            last_seen: run.last_end,
-            count: i64::from(run.count),
-            window: Some((run.first_start, run.last_end)),
-            message: rule.message.fill(batch, row),
-            evidence: vec![rows::json(batch, row)?],
-        })
+            host: of.host,
+            user: None,
+        };
+        let times = (of.first_seen, of.last_seen);
+        Self {
+            activity,
+            revision: told.revision,
+            subject: of.subject,
+            event_time: told.at,
+            created_at: told.created_at,
+            count: of.count,
+            window: of.window,
+            ..Self::about(of.rule, of.rule_set, uid, identity, times, message, of.evidence)
+        }
+    }
+
+    fn about(
+        rule: &Arc<Rule>,
+        rule_set: &Arc<str>,
+        finding_uid: String,
+        identity: Identity,
+        (first_seen, last_seen): (i64, i64),
+        message: String,
+        evidence: Vec<Map<String, Value>>,
+    ) -> Self {
+        Self {
+            finding_uid,
+            revision: 0,
+            rule: Arc::clone(rule),
+            rule_set: Arc::clone(rule_set),
+            activity: Activity::Create,
+            status_detail: None,
+            subject: Subject::Agent,
+            agent_id: identity.agent_id,
+            session: identity.session,
+            lane: identity.lane,
+            seq: identity.seq,
+            event_id: identity.event_id,
+            host: identity.host,
+            user: identity.user,
+            event_time: last_seen,
+            created_at: last_seen,
+            first_seen,
+            last_seen,
+            count: 1,
+            suppressed: 0,
+            window: None,
+            message: rows::shortened(message, MESSAGE),
+            evidence,
+        }
+    }
+
+    fn carrying(mut self, carried: Carried) -> Self {
+        self.count += carried.count;
+        self.suppressed = carried.count;
+        self.first_seen = self.first_seen.min(carried.first_seen.unwrap_or(i64::MAX));
+        self
+    }
+
+    /// How far people can be with it: what has ended needs nobody any more.
+    pub const fn status(&self) -> Status {
+        match self.activity {
+            Activity::Create | Activity::Update => Status::New,
+            Activity::Close => Status::Resolved,
+        }
     }
 
     /// `type_uid` of OCSF.
     pub fn type_uid(&self) -> i64 {
         i64::from(super::CLASS_UID) * 100 + i64::from(self.activity.id())
+    }
+}
+
+/// Who and which event a row is.
+struct Identity {
+    agent_id: String,
+    session: i64,
+    lane: String,
+    seq: i64,
+    event_id: Option<String>,
+    host: Option<String>,
+    user: Option<String>,
+}
+
+impl Identity {
+    fn of(batch: &RecordBatch, row: usize) -> Result<Self, AlertError> {
+        Ok(Self {
+            agent_id: rows::texts(batch, "agent_id")?.value(row).to_owned(),
+            session: rows::longs(batch, "session")?.value(row),
+            lane: rows::texts(batch, "lane")?.value(row).to_owned(),
+            seq: rows::longs(batch, "seq")?.value(row),
+            event_id: rows::text(batch, "event_id", row),
+            host: rows::text(batch, "host", row),
+            user: rows::text(batch, "user", row),
+        })
     }
 }
 

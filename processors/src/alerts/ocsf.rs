@@ -6,9 +6,9 @@ use std::net::IpAddr;
 
 use serde_json::{Map, Value, json};
 
-use super::{Alert, CLASS_UID};
+use super::{Activity, Alert, CLASS_UID};
 use crate::paths;
-use crate::rules::Attack;
+use crate::rules::{Attack, Subject};
 
 const OCSF_VERSION: &str = "1.5.0";
 const PRODUCT: &str = "Varta";
@@ -27,9 +27,10 @@ pub fn to_ocsf(alert: &Alert) -> Value {
         "type_name": format!("Detection Finding: {}", alert.activity.caption()),
         "severity_id": rule.severity.id(),
         "severity": rule.severity.caption(),
-        "status_id": alert.status.id(),
-        "status": alert.status.caption(),
-        "is_alert": true,
+        "status_id": alert.status().id(),
+        "status": alert.status().caption(),
+        "status_detail": alert.status_detail,
+        "is_alert": alert.activity != Activity::Close,
         "time": millis(alert.event_time),
         "start_time": millis(alert.first_seen),
         "end_time": millis(alert.last_seen),
@@ -39,7 +40,7 @@ pub fn to_ocsf(alert: &Alert) -> Value {
         "finding_info": finding_info(alert),
         "evidences": alert.evidence.iter().map(evidence).collect::<Vec<_>>(),
         "resources": [resource(alert)],
-        "device": { "type_id": 0, "type": "Unknown", "uid": alert.agent_id, "hostname": alert.host },
+        "device": device(alert),
     });
     remove_nulls(&mut finding);
     finding
@@ -55,7 +56,7 @@ fn metadata(alert: &Alert) -> Value {
         "version": OCSF_VERSION,
         "product": { "name": PRODUCT, "vendor_name": PRODUCT, "version": env!("CARGO_PKG_VERSION") },
         "profiles": ["host"],
-        "uid": format!("{}/{}", alert.finding_uid, alert.activity.id()),
+        "uid": format!("{}/{}", alert.finding_uid, alert.revision),
         "event_code": alert.rule.id,
         "labels": if labels.is_empty() { Value::Null } else { json!(labels) },
     })
@@ -72,7 +73,8 @@ fn finding_info(alert: &Alert) -> Value {
         "src_url": rule.references.first(),
         "first_seen_time": millis(alert.first_seen),
         "last_seen_time": millis(alert.last_seen),
-        "created_time": millis(alert.event_time),
+        "created_time": millis(alert.created_at),
+        "modified_time": (alert.revision > 0).then(|| millis(alert.event_time)),
         "analytic": {
             "uid": rule.id,
             "name": rule.title,
@@ -97,7 +99,17 @@ fn attacks(attack: &Attack) -> Value {
 }
 
 fn resource(alert: &Alert) -> Value {
-    json!({ "uid": alert.agent_id, "type": "Host", "name": alert.host, "hostname": alert.host })
+    let kind = match alert.subject {
+        Subject::Agent => "Host",
+        Subject::Bridge => "Bridge",
+        Subject::Broker => "MQTT broker",
+    };
+    json!({ "uid": alert.agent_id, "type": kind, "name": alert.host, "hostname": alert.host })
+}
+
+fn device(alert: &Alert) -> Option<Value> {
+    let device = json!({ "type_id": 0, "type": "Unknown", "uid": alert.agent_id, "hostname": alert.host });
+    (alert.subject == Subject::Agent).then_some(device)
 }
 
 /// One row: as it is under `data`, and what OCSF has objects for.

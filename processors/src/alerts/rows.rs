@@ -1,11 +1,13 @@
 //! Reading single values of a batch by column name.
 
-use arrow::array::{Array, AsArray, BooleanArray, Int64Array, StringArray, TimestampMicrosecondArray};
-use arrow::datatypes::{DataType, Float64Type, Int64Type, TimeUnit, TimestampMicrosecondType};
-use arrow::json::ArrayWriter;
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Int64Array, StringArray, TimestampMicrosecondArray,
+};
+use arrow::datatypes::{DataType, Float64Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use serde_json::{Map, Value};
+use chrono::{DateTime, SecondsFormat};
+use serde_json::{Map, Number, Value};
 
 use super::AlertError;
 
@@ -45,8 +47,13 @@ pub(crate) fn booleans<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a Boo
 
 /// One text; `None` if it is null or there is no such column.
 pub(crate) fn text(batch: &RecordBatch, name: &str, row: usize) -> Option<String> {
+    maybe(batch, name, row).map(str::to_owned)
+}
+
+/// One text without a copy; `None` if it is null or there is no such column.
+pub(crate) fn maybe<'a>(batch: &'a RecordBatch, name: &str, row: usize) -> Option<&'a str> {
     let column = texts(batch, name).ok()?;
-    column.is_valid(row).then(|| column.value(row).to_owned())
+    column.is_valid(row).then(|| column.value(row))
 }
 
 /// One value for people; `None` if it is null or there is no such column. Fractions have one digit.
@@ -62,12 +69,114 @@ pub(crate) fn display(batch: &RecordBatch, name: &str, row: usize) -> Option<Str
     ArrayFormatter::try_new(column.as_ref(), &options).ok()?.value(row).try_to_string().ok()
 }
 
-/// One row as a JSON object without its nulls; times as RFC 3339.
-pub(crate) fn json(batch: &RecordBatch, row: usize) -> Result<Map<String, Value>, AlertError> {
-    let mut text = Vec::new();
-    let mut writer = ArrayWriter::new(&mut text);
-    writer.write(&batch.slice(row, 1))?;
-    writer.finish()?;
-    let rows: Vec<Map<String, Value>> = serde_json::from_slice(&text)?;
-    Ok(rows.into_iter().next().unwrap_or_default())
+/// One value of a row in JSON for people, as [`display`] has it; `None` if it is null.
+pub(crate) fn display_value(value: &Value) -> Option<String> {
+    match value {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) if number.is_f64() => number.as_f64().map(|number| format!("{number:.1}")),
+        other => Some(other.to_string()),
+    }
+}
+
+/// Longest text in evidence, in bytes, and what all of one row may come to.
+const TEXT: usize = 4096;
+const EVIDENCE: usize = 16 * 1024;
+
+/// One row as a JSON object without its nulls; times as RFC 3339. Whoever sends a megabyte in a field does not get it
+/// into every alert: long texts are cut, and of a row that is too long for all that, the longest texts are left out.
+pub(crate) fn evidence(batch: &RecordBatch, row: usize) -> Result<Map<String, Value>, AlertError> {
+    let mut evidence = Map::new();
+    let mut size = 0;
+    for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
+        if column.is_valid(row)
+            && let Some(value) = json(column, row)?
+        {
+            size += value.as_str().map_or(16, str::len);
+            evidence.insert(field.name().clone(), value);
+        }
+    }
+    if size > TEXT {
+        bound(&mut evidence);
+    }
+    Ok(evidence)
+}
+
+/// A value that is not null; `None` for a number that JSON does not know.
+fn json(column: &ArrayRef, row: usize) -> Result<Option<Value>, AlertError> {
+    Ok(match column.data_type() {
+        DataType::Utf8 => Some(Value::from(column.as_string::<i32>().value(row))),
+        DataType::Boolean => Some(Value::from(column.as_boolean().value(row))),
+        DataType::Int32 => Some(Value::from(column.as_primitive::<Int32Type>().value(row))),
+        DataType::Int64 => Some(Value::from(column.as_primitive::<Int64Type>().value(row))),
+        DataType::Float64 => {
+            Number::from_f64(column.as_primitive::<Float64Type>().value(row)).map(Value::Number)
+        }
+        DataType::Timestamp(TimeUnit::Microsecond, _) => {
+            let micros = column.as_primitive::<TimestampMicrosecondType>().value(row);
+            let time = DateTime::from_timestamp_micros(micros);
+            Some(time.map_or(Value::from(micros), |time| {
+                Value::from(time.to_rfc3339_opts(SecondsFormat::AutoSi, true))
+            }))
+        }
+        _ => {
+            let options = FormatOptions::default();
+            let text = ArrayFormatter::try_new(column.as_ref(), &options)?.value(row).try_to_string()?;
+            Some(Value::from(text))
+        }
+    })
+}
+
+fn bound(row: &mut Map<String, Value>) {
+    let size = |value: &Value| value.to_string().len();
+    for value in row.values_mut() {
+        if let Value::String(text) = value {
+            *text = shortened(std::mem::take(text), TEXT);
+        }
+    }
+    let mut total: usize = row.iter().map(|(name, value)| name.len() + size(value)).sum();
+    while total > EVIDENCE {
+        let Some(longest) = row.iter().max_by_key(|(_, value)| size(value)).map(|(name, _)| name.clone())
+        else {
+            return;
+        };
+        total -= row.remove(&longest).map_or(total, |value| longest.len() + size(&value));
+    }
+}
+
+/// The text, cut to so many bytes if it is longer; then it says so.
+pub(crate) fn shortened(mut text: String, most: usize) -> String {
+    if text.len() > most {
+        let whole = text.len();
+        let end = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+        text.push_str(" (");
+        text.push_str(&whole.to_string());
+        text.push_str(" bytes)");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        assert_eq!(shortened("short".to_owned(), 5), "short");
+        assert_eq!(shortened("яяя".to_owned(), 3), "я… (6 bytes)");
+    }
+
+    #[test]
+    fn a_row_is_bounded_whatever_is_in_it() {
+        let mut row = Map::new();
+        for name in ["a", "b", "c", "d", "e", "f"] {
+            row.insert(name.to_owned(), Value::String("\u{1}".repeat(100_000)));
+        }
+        row.insert("pid".to_owned(), Value::from(7));
+        bound(&mut row);
+        assert!(Value::Object(row.clone()).to_string().len() < EVIDENCE + 1024);
+        assert_eq!(row["pid"], 7, "the short ones stay");
+    }
 }

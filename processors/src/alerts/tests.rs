@@ -5,8 +5,9 @@ use schemas::record::RecordKind;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::event_time::{Lateness, Tracker};
 use crate::rules::testing::rows_of;
-use crate::rules::{ConsecutiveState, MatchRules, RuleSet, ThresholdRules};
+use crate::rules::{Judge, Place, RuleSet, RuleState, Seen};
 
 const RULES: &str = r#"
 id: any-start
@@ -38,6 +39,7 @@ kind: threshold
 window: 1m
 having: cpu_mean >= 90
 for: 2
+update: 1m
 message: "{host} at {cpu_mean} percent"
 "#;
 
@@ -47,7 +49,10 @@ fn set() -> RuleSet {
 
 fn found(family: Family, rows: &[Value]) -> Vec<Alert> {
     let batch = rows_of(RecordKind::Family(family), rows).unwrap();
-    MatchRules::new(&set()).unwrap().evaluate(family, &batch).unwrap()
+    let (mut judge, tracker) = (Judge::new(&set()).unwrap(), Tracker::new(Lateness(0)));
+    let place = |row: usize| Place { at: row as u32, time: 0, watermark: 0 };
+    judge.rows(family, &batch, place).unwrap();
+    judge.settle(&mut RuleState::new(0), &tracker, &Seen::default()).unwrap()
 }
 
 fn started() -> Vec<Alert> {
@@ -61,17 +66,14 @@ fn started() -> Vec<Alert> {
     )
 }
 
+/// Four minutes: busy, busy (told), busy (told again), idle (over).
 fn busy() -> Vec<Alert> {
-    let rows = [json!({"cpu_mean": 95.25}), json!({"cpu_mean": 91.0, "window_start": 60_000_000})];
-    let rows = rows.map(|mut row| {
-        let start = row.get("window_start").and_then(Value::as_i64).unwrap_or_default();
-        row["window_start"] = json!(start);
-        row["window_end"] = json!(start + 60_000_000);
-        row
+    let rows = [95.25, 91.0, 92.0, 5.0].into_iter().enumerate().map(|(minute, cpu_mean)| {
+        let start = minute as i64 * 60_000_000;
+        json!({"cpu_mean": cpu_mean, "window_start": start, "window_end": start + 60_000_000})
     });
-    let batch = rows_of(RecordKind::Feature1m, &rows).unwrap();
-    let mut rules = ThresholdRules::new(&set()).unwrap();
-    rules.evaluate_features(&batch, &mut ConsecutiveState::new()).unwrap()
+    let batch = rows_of(RecordKind::Feature1m, &rows.collect::<Vec<_>>()).unwrap();
+    Judge::new(&set()).unwrap().features(RecordKind::Feature1m, &batch, &mut RuleState::new(0)).unwrap()
 }
 
 fn all() -> Vec<Alert> {
@@ -81,7 +83,7 @@ fn all() -> Vec<Alert> {
         json!({"event_type": "connection", "remote_address": "10.1.2.3", "remote_port": 443, "local_address": "pc1",
                "pid": 9, "process_name": "curl", "path": "/usr/bin/curl"}),
     ]));
-    assert_eq!(alerts.len(), 4);
+    assert_eq!(alerts.len(), 6);
     alerts
 }
 
@@ -104,15 +106,18 @@ fn a_finding_has_one_id_and_another_finding_another() {
         assert_eq!(a.finding_uid, b.finding_uid);
         assert!(uuid::Uuid::parse_str(&a.finding_uid).is_ok());
     }
+    let told: std::collections::BTreeSet<_> =
+        first.iter().map(|alert| (&alert.finding_uid, alert.revision)).collect();
+    assert_eq!(told.len(), first.len());
     let ids: std::collections::BTreeSet<_> = first.iter().map(|alert| &alert.finding_uid).collect();
-    assert_eq!(ids.len(), first.len());
+    assert_eq!(ids.len(), first.len() - 2, "one finding was created, updated and closed");
 }
 
 #[test]
 fn windows_make_one_finding() {
     let alerts = busy();
     let alert = &alerts[0];
-    assert_eq!((alerts.len(), alert.count), (1, 2));
+    assert_eq!((alerts.len(), alert.count), (3, 2));
     assert_eq!(alert.window, Some((0, 120_000_000)));
     assert_eq!((alert.first_seen, alert.last_seen, alert.event_time), (0, 120_000_000, 120_000_000));
     assert_eq!(alert.message, "host-1 at 91.0 percent");
@@ -120,10 +125,36 @@ fn windows_make_one_finding() {
 }
 
 #[test]
+fn a_finding_that_lasts_is_told_created_updated_and_closed() {
+    let alerts = busy();
+    let uids: Vec<_> = alerts.iter().map(|alert| &alert.finding_uid).collect();
+    assert!(uids.iter().all(|uid| *uid == uids[0]));
+    let minute = 60_000_000;
+    let told: Vec<_> =
+        alerts.iter().map(|a| (a.activity.id(), a.revision, a.count, a.last_seen / minute)).collect();
+    assert_eq!(told, [(1, 0, 2, 2), (2, 1, 3, 3), (3, 2, 3, 4)]);
+    assert!(alerts.iter().all(|alert| alert.created_at == 2 * minute && alert.first_seen == 0));
+    assert_eq!(alerts.iter().map(|alert| alert.status().id()).collect::<Vec<_>>(), [1, 1, 4]);
+    assert_eq!(alerts[2].message, "Over: host-1 at 91.0 percent");
+    assert_eq!(alerts[2].status_detail.as_deref(), Some("the condition no longer holds"));
+    assert_eq!(alerts[2].window, Some((0, 3 * minute)));
+
+    let findings: Vec<_> = alerts.iter().map(to_ocsf).collect();
+    let of = |pointer: &str| findings.iter().map(|f| f.pointer(pointer).cloned()).collect::<Vec<_>>();
+    assert_eq!(of("/type_uid"), [Some(json!(200_401)), Some(json!(200_402)), Some(json!(200_403))]);
+    assert_eq!(of("/is_alert"), [Some(json!(true)), Some(json!(true)), Some(json!(false))]);
+    assert_eq!(of("/finding_info/created_time"), vec![Some(json!(120_000)); 3]);
+    assert_eq!(of("/finding_info/modified_time"), [None, Some(json!(180_000)), Some(json!(240_000))]);
+    let names: std::collections::BTreeSet<_> =
+        of("/metadata/uid").into_iter().flatten().map(|v| v.to_string()).collect();
+    assert_eq!(names.len(), 3, "each message has a name of its own");
+}
+
+#[test]
 fn alerts_become_rows_of_the_record() {
     let batch = to_batch(&all()).unwrap();
     assert_eq!(batch.schema(), arrow_schema(RecordKind::Alert));
-    assert_eq!(batch.num_rows(), 4);
+    assert_eq!(batch.num_rows(), 6);
     let text = |name: &str, row: usize| {
         let column = batch.column_by_name(name).unwrap().as_string::<i32>();
         column.is_valid(row).then(|| column.value(row).to_owned())
@@ -177,7 +208,10 @@ fn the_schema_refuses_what_is_no_finding() {
     let validator = validator();
     let good = to_ocsf(&started()[0]);
     assert!(validator.is_valid(&good));
-    let spoil: [(&str, Value); 8] = [
+    let spoil: [(&str, Value); 11] = [
+        ("/activity_name", json!("Close")),
+        ("/status", json!("Resolved")),
+        ("/severity", json!("Low")),
         ("/class_uid", json!(2001)),
         ("/type_uid", json!(200_499)),
         ("/severity_id", json!(7)),

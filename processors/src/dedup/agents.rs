@@ -253,6 +253,11 @@ impl Agents {
         number
     }
 
+    /// The agent of this name, if it is known.
+    pub fn find(&self, id: &str) -> Option<&Agent> {
+        self.index.get(id).map(|number| self.get(*number))
+    }
+
     /// An agent, to read.
     pub fn get(&self, number: u32) -> &Agent {
         &self.list[number as usize]

@@ -84,4 +84,10 @@ pub trait Job: Send {
         records: &[Record],
         output: &mut Output<'_>,
     ) -> Result<(), JobError>;
+
+    /// Finishes what was put off so as to be done once a commit: called before each one, for each partition that it
+    /// covers, and before its state is written. [`JobError::Unavailable`] is no answer here.
+    fn settle(&mut self, _: &mut Self::State, _: &mut Output<'_>) -> Result<(), JobError> {
+        Ok(())
+    }
 }

@@ -4,4 +4,4 @@ mod clock;
 mod tracker;
 
 pub use clock::Clock;
-pub use tracker::{Clone, Decision, Lateness, Row, Status, Tracker, Verdict};
+pub use tracker::{Clone, Decision, Lateness, Lost, Noticed, Row, Status, Tracker, Verdict};

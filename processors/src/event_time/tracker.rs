@@ -91,6 +91,29 @@ pub struct Clone {
     pub event_time: i64,
 }
 
+/// Something about an agent that rules may ask about, in the order of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Noticed {
+    /// One id, two machines.
+    Clone(Clone),
+    /// Numbers that were given up: holes that stayed open.
+    Gap {
+        /// Number of the agent.
+        agent: u32,
+        /// How many.
+        missing: i64,
+        /// The log's clock, µs.
+        now: i64,
+    },
+    /// An agent that was silent is heard again.
+    Back {
+        /// Number of the agent.
+        agent: u32,
+        /// The log's clock, µs.
+        now: i64,
+    },
+}
+
 /// What an `agent_status` event says about sequences and time.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Status {
@@ -108,6 +131,18 @@ pub struct Status {
     pub shed: Option<(i64, Lane, i64, i64)>,
 }
 
+/// Numbers of one agent that were given up: holes that stayed open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// Number of the agent.
+    pub agent: u32,
+    /// How many numbers.
+    pub count: i64,
+    /// The agent's watermark while it still waited for them; if it had none, the one that it has since; `i64::MIN` if
+    /// it has none either.
+    pub watermark: i64,
+}
+
 /// How long windows wait for what is out of order, µs.
 #[derive(Clone, Copy, Debug)]
 pub struct Lateness(pub i64);
@@ -120,8 +155,8 @@ pub struct Tracker {
     clock: Clock,
     lateness: i64,
     advanced: Vec<(u32, i64)>,
-    clones: Vec<Clone>,
-    lost: i64,
+    noticed: Vec<Noticed>,
+    lost: Vec<Lost>,
 }
 
 impl Tracker {
@@ -133,8 +168,8 @@ impl Tracker {
             clock: Clock::default(),
             lateness: lateness.0,
             advanced: Vec::new(),
-            clones: Vec::new(),
-            lost: 0,
+            noticed: Vec::new(),
+            lost: Vec::new(),
         }
     }
 
@@ -158,9 +193,19 @@ impl Tracker {
         self.agents.change(number)
     }
 
+    /// The agent of this name, if it is known.
+    pub fn find(&self, id: &str) -> Option<&Agent> {
+        self.agents.find(id)
+    }
+
     /// The log's clock, µs.
     pub fn now(&self) -> i64 {
         self.clock.now()
+    }
+
+    /// The clock that silence is measured by, µs.
+    pub fn quiet(&self) -> i64 {
+        self.clock.quiet()
     }
 
     /// How many agents are known.
@@ -176,13 +221,14 @@ impl Tracker {
         advanced
     }
 
-    /// Clones noticed since the last call.
-    pub fn take_clones(&mut self) -> Vec<Clone> {
-        std::mem::take(&mut self.clones)
+    /// What was noticed since the last call.
+    pub fn take_noticed(&mut self) -> Vec<Noticed> {
+        // called for every record, and there is nearly always nothing
+        if self.noticed.is_empty() { Vec::new() } else { std::mem::take(&mut self.noticed) }
     }
 
     /// Numbers given up since the last call: holes that stayed open.
-    pub fn take_lost(&mut self) -> i64 {
+    pub fn take_lost(&mut self) -> Vec<Lost> {
         std::mem::take(&mut self.lost)
     }
 
@@ -195,7 +241,9 @@ impl Tracker {
         let decided = |verdict| Decision { verdict, time, in_future, watermark };
         let agent = self.agents.change(row.agent);
         agent.heard = quiet;
-        agent.silent = false;
+        if std::mem::take(&mut agent.silent) {
+            self.noticed.push(Noticed::Back { agent: row.agent, now: self.clock.now() });
+        }
         let Some(lane) = lane_index(row.lane) else {
             let fresh = row
                 .event_id
@@ -328,11 +376,19 @@ impl Tracker {
                 self.agents.change(number).silent = true;
                 silent.push(number);
             }
-            if releases {
-                self.lost = self.lost.saturating_add(release(self.agents.change(number), quiet));
+            let waited_at = self.agents.get(number).watermark;
+            let count = if releases { release(self.agents.change(number), quiet) } else { 0 };
+            if count > 0 {
+                self.noticed.push(Noticed::Gap { agent: number, missing: count, now: self.clock.now() });
             }
             if releases || idle {
                 self.advance(number);
+            }
+            if count > 0 {
+                // An agent that had no time yet lost them before the time that it has now.
+                let now = self.agents.get(number).watermark;
+                let watermark = if waited_at == i64::MIN { now } else { waited_at };
+                self.lost.push(Lost { agent: number, count, watermark });
             }
         }
         silent
@@ -379,7 +435,7 @@ impl Tracker {
                 seq: row.seq,
                 event_time: time,
             };
-            self.clones.push(found);
+            self.noticed.push(Noticed::Clone(found));
         }
     }
 }

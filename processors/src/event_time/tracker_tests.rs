@@ -60,7 +60,8 @@ fn a_hole_holds_the_watermark_for_thirty_quiet_seconds() {
     assert_eq!(log.watermark("a"), Some(8));
     log.clock(5);
     assert_eq!(log.watermark("a"), Some(28));
-    assert_eq!(log.tracker.take_lost(), 1);
+    let lost: Vec<_> = log.tracker.take_lost().iter().map(|lost| (lost.count, lost.watermark)).collect();
+    assert_eq!(lost, [(1, START + 8 * SECOND)]);
     assert_eq!(log.row("a", 0, Lane::Normal, 2, 20).verdict, Verdict::Fresh);
     assert_eq!(log.watermark("a"), Some(28));
 }
@@ -165,14 +166,32 @@ fn two_living_sessions_are_a_clone_and_a_drained_outbox_is_not() {
         log.row("a", 100, Lane::Normal, seq, 100 + seq);
         log.row("a", 0, Lane::Normal, seq, seq);
     }
-    assert!(log.tracker.take_clones().is_empty());
+    assert!(log.tracker.take_noticed().is_empty());
     for seq in 10..20 {
         log.row("a", 100, Lane::Normal, seq, 110 + seq);
         log.row("a", 0, Lane::Normal, seq, 110 + seq);
     }
-    let clones = log.tracker.take_clones();
-    assert_eq!(clones.len(), 1);
-    assert_eq!((clones[0].older, clones[0].newer), (START, START + 100 * SECOND));
+    let noticed = log.tracker.take_noticed();
+    let [Noticed::Clone(clone)] = noticed.as_slice() else { panic!("{noticed:?}") };
+    assert_eq!((clone.older, clone.newer), (START, START + 100 * SECOND));
+}
+
+#[test]
+fn gaps_and_returns_are_noticed_once() {
+    let mut log = Log::new();
+    log.row("a", 0, Lane::Normal, 1, 10);
+    log.row("a", 0, Lane::Normal, 4, 40);
+    for _ in 0..7 {
+        log.clock(5);
+    }
+    let now = log.clock;
+    assert_eq!(log.tracker.take_noticed(), [Noticed::Gap { agent: 0, missing: 2, now: now - 5 * SECOND }]);
+    let silent: Vec<_> = (0..7).flat_map(|_| log.clock(5)).collect();
+    assert_eq!(silent, ["a"]);
+    assert!(log.tracker.take_noticed().is_empty());
+    log.row("a", 0, Lane::Normal, 5, 70);
+    log.row("a", 0, Lane::Normal, 6, 71);
+    assert_eq!(log.tracker.take_noticed(), [Noticed::Back { agent: 0, now: log.clock }]);
 }
 
 #[test]
@@ -218,7 +237,7 @@ fn absurd_numbers_end_nothing_and_leave_the_others_alone() {
     for _ in 0..20 {
         log.clock(5);
     }
-    assert_eq!(log.tracker.take_lost(), 0);
+    assert!(log.tracker.take_lost().is_empty());
     assert_eq!(log.row("a", 0, Lane::Normal, 2, 30).verdict, Verdict::Fresh);
     assert_eq!(log.watermark("a"), Some(28));
 }

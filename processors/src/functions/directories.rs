@@ -57,20 +57,16 @@ impl InDirectory {
     }
 
     /// The directories that a literal stands for.
-    fn directories(&self, literal: &str) -> std::result::Result<Vec<Directory>, String> {
+    fn directories(&self, literal: &str) -> std::result::Result<Arc<[Directory]>, String> {
         let Some(name) = literal.strip_prefix('@') else {
             let directory = Directory::parse(literal);
             return directory
-                .map(|one| vec![one])
+                .map(|one| Arc::from([one]))
                 .ok_or_else(|| format!("'{literal}' is not an absolute directory"));
         };
         let list = self.lists.get(name).ok_or_else(|| format!("there is no list '{name}'"))?;
-        list.entries()
-            .map(|entry| {
-                Directory::parse(entry)
-                    .ok_or_else(|| format!("'{entry}' in the list '{name}' is not an absolute directory"))
-            })
-            .collect()
+        list.directories()
+            .map_err(|entry| format!("'{entry}' in the list '{name}' is not an absolute directory"))
     }
 }
 
@@ -115,13 +111,13 @@ impl ScalarUDFImpl for InDirectory {
                 return exec_err!("{} needs its directories as literals", self.name());
             };
             match self.directories(text) {
-                Ok(some) => directories.extend(some),
+                Ok(some) => directories.push(some),
                 Err(problem) => return exec_err!("{}: {problem}", self.name()),
             }
         }
         let matches = |path: &str| {
             let path = Path::parse(path);
-            directories.iter().any(|directory| match self.reach {
+            directories.iter().flat_map(|some| some.iter()).any(|directory| match self.reach {
                 Reach::Below => directory.contains(&path),
                 Reach::Directly => directory.holds(&path),
             })

@@ -1,10 +1,34 @@
 use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, OnceLock};
 
-/// One named list of a rule set: program names, directories, agents.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+use ahash::AHashSet;
+
+use super::hours::Hours;
+use crate::paths::Directory;
+
+/// One named list of a rule set: program names, directories, agents. What a rule asks of it is compiled once.
+#[derive(Debug, Clone, Default)]
 pub struct List {
-    /// The entry in lower case, and as it is written: directories of POSIX keep their case.
-    entries: BTreeMap<String, String>,
+    /// As written, sorted without regard to case: directories of POSIX keep their case.
+    entries: Vec<String>,
+    lower: AHashSet<String>,
+    directories: OnceLock<Result<Arc<[Directory]>, String>>,
+    hours: OnceLock<Result<Arc<Hours>, String>>,
+}
+
+impl PartialEq for List {
+    fn eq(&self, other: &Self) -> bool {
+        self.entries == other.entries
+    }
+}
+
+impl Eq for List {}
+
+impl Hash for List {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.entries.hash(state);
+    }
 }
 
 impl List {
@@ -12,21 +36,48 @@ impl List {
     /// start of a line or after a blank do not count. Entries are compared without regard to case.
     pub fn parse(text: &str) -> Self {
         let entries = text.lines().map(without_comment).filter(|entry| !entry.is_empty());
-        Self { entries: entries.map(|entry| (entry.to_lowercase(), entry.to_owned())).collect() }
+        let by_lower: BTreeMap<String, String> =
+            entries.map(|entry| (entry.to_lowercase(), entry.to_owned())).collect();
+        let lower = by_lower.keys().cloned().collect();
+        Self { entries: by_lower.into_values().collect(), lower, ..Self::default() }
     }
 
     /// Whether the list has this entry.
     pub fn has(&self, text: &str) -> bool {
         let text = text.trim();
         if text.bytes().all(|b| b.is_ascii() && !b.is_ascii_uppercase()) {
-            return self.entries.contains_key(text);
+            return self.lower.contains(text);
         }
-        self.entries.contains_key(&text.to_lowercase())
+        self.lower.contains(&text.to_lowercase())
     }
 
     /// The entries as they are written, sorted without regard to case.
     pub fn entries(&self) -> impl Iterator<Item = &str> {
-        self.entries.values().map(String::as_str)
+        self.entries.iter().map(String::as_str)
+    }
+
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The entries as directories; the error is the first entry that is none.
+    pub(super) fn directories(&self) -> Result<Arc<[Directory]>, String> {
+        let parse = || {
+            let directory = |entry: &String| Directory::parse(entry).ok_or_else(|| entry.clone());
+            self.entries.iter().map(directory).collect()
+        };
+        self.directories.get_or_init(parse).clone()
+    }
+
+    /// The entries as hours of the week; the error is the first entry that is none.
+    pub(super) fn hours(&self) -> Result<Arc<Hours>, String> {
+        self.hours.get_or_init(|| Hours::parse(self.entries())).clone()
     }
 }
 

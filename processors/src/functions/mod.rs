@@ -10,12 +10,23 @@
 //! | `clean(text)` | the text without blanks around it; null if nothing is left |
 //! | `entropy(text)` | Shannon entropy of the characters, in bits per character |
 //! | `in_list(text, 'list')` | whether the list has this entry, without regard to case |
+//! | `in_hours(time, 'list')` | whether the time falls into the hours of the list, such as `Mon-Fri 20:00-07:00` |
 //!
 //! A directory is a literal in any spelling that a path may have, or `'@list'` for all entries of a list; what cannot
 //! be read, and a list that does not exist, is refused at planning. Null in, null out. All take `Utf8`, `LargeUtf8`
 //! and `Utf8View`.
+//!
+//! Aggregates, for windows:
+//!
+//! | function | result |
+//! |---|---|
+//! | `gauge(value, is_over, event_time, seq)` | samples, sum, mean, min, max, standard deviation, last, share over a limit |
+//! | `shares(key, weight)` | distinct keys, entropy of their shares, the largest share |
+//! | `quantile(value, q)` | a percentile within one percent |
 
+mod aggregates;
 mod directories;
+mod hours;
 mod lists;
 mod membership;
 mod text;
@@ -56,6 +67,7 @@ impl Functions {
             ScalarUDF::from(directories::InDirectory::below(Arc::clone(lists))),
             ScalarUDF::from(directories::InDirectory::directly(Arc::clone(lists))),
             ScalarUDF::from(membership::InList::new(Arc::clone(lists))),
+            ScalarUDF::from(hours::InHours::new(Arc::clone(lists))),
         ];
         Self { functions: functions.into_iter().map(Arc::new).collect() }
     }
@@ -64,6 +76,9 @@ impl Functions {
     pub(crate) fn register(&self, context: &SessionContext) {
         for function in &self.functions {
             context.register_udf(function.as_ref().clone());
+        }
+        for aggregate in aggregates::all() {
+            context.register_udaf(aggregate);
         }
     }
 }

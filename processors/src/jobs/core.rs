@@ -2,44 +2,42 @@
 //!
 //! ```text
 //! decode ─▶ scan (dedup, event time; row by row) ─▶ normalise ─┬─▶ events.<family>
-//!   └▶ dlq                                                     ├─ match rules ─────────────┐
-//!                                                              └─ windows ─▶ features.1m   ├─▶ alerts
-//!                                                                   └▶ late   └ thresholds ┘
+//!   └▶ dlq    └─ silence ─▶ rules                              ├─ rules on rows and sequences ─────┐
+//!                                                              └─ windows ─▶ features.<size>       ├─▶ alerts
+//!                                                                   └▶ late   └ thresholds on 1m ──┘
 //! ```
+//!
+//! Windows are closed once a commit ([`Job::settle`]): whether a row is late was decided when it came, so it does not
+//! matter when anybody looks.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ahash::AHashSet;
-use arrow::array::{BooleanArray, RecordBatch};
-use arrow::compute::filter_record_batch;
-use arrow::datatypes::SchemaRef;
+use arrow::array::RecordBatch;
 use bytes::Bytes;
 use eventlog::batches::{BatchDecoder, BatchEncoder, Group};
 use eventlog::dead_letter::DeadLetter;
 use eventlog::registry::{RegistryError, SchemaIds, SchemaRegistry};
 use eventlog::{NewRecord, Record};
 use runtime::fate::Fate;
-use schemas::columns::arrow_schema;
 use schemas::family::Family;
-use schemas::headers::late;
+use schemas::headers::late as headers;
 use schemas::record::RecordKind;
-use schemas::topics::Topics;
+use schemas::topics::{FEATURE_SIZES, Topics};
 
-use super::features::{self, Consecutive, MINUTE};
-use super::findings::EngineRules;
+use super::features::{Emission, FeaturePlans, FeatureWindows, Heard};
 use super::scan::{Picked, Scan, text};
 use crate::alerts::{Alert, to_batch, to_ocsf};
 use crate::engine::operator::Operator;
 use crate::engine::{Job, JobError, Output, PartitionState};
 use crate::event_time::{Lateness, Tracker};
+use crate::functions::Functions;
 use crate::normalise::Normaliser;
-use crate::rules::{MatchRules, RuleSet, ThresholdRules};
-use crate::windows::{Closing, Tumbling};
+use crate::rules::{Offer, Place, RuleState, Rulebook};
+use crate::windows::{Closing, Late, Timed};
 
-/// The family whose rows the one-minute features are made of.
-const MEASURED: Family = Family::HostMetrics;
-const FEATURES: &str = "features_1m";
+/// What late rows name as the operator that was past them.
+const FEATURES: &str = "features";
 
 /// What every worker's job is made from.
 #[derive(Clone)]
@@ -50,8 +48,8 @@ pub struct CoreSetup {
     pub ids: SchemaIds,
     /// Names of the topics.
     pub topics: Topics,
-    /// The rules in force.
-    pub rules: RuleSet,
+    /// The rules that are to be in force.
+    pub rules: Offer,
     /// How long windows wait for what is out of order.
     pub lateness: Lateness,
 }
@@ -62,16 +60,16 @@ pub struct CoreJob {
     decoder: BatchDecoder,
     encoders: BTreeMap<RecordKind, BatchEncoder>,
     normaliser: Normaliser,
-    matches: MatchRules,
-    thresholds: ThresholdRules,
-    engine_rules: EngineRules,
-    feature_schema: SchemaRef,
+    rules: Rulebook,
+    features: FeaturePlans,
     names: Names,
 }
 
 struct Names {
     events: Vec<Arc<str>>,
-    features: Arc<str>,
+    /// By size.
+    features: [Arc<str>; FEATURE_SIZES.len()],
+    user_features: [Arc<str>; FEATURE_SIZES.len()],
     alerts: Arc<str>,
     ocsf: Arc<str>,
     late: Arc<str>,
@@ -81,15 +79,15 @@ struct Names {
 /// State of one partition.
 pub struct CoreState {
     tracker: Tracker,
-    windows: Tumbling,
-    consecutive: Consecutive,
+    windows: FeatureWindows,
+    rules: RuleState,
 }
 
 impl PartitionState for CoreState {
     fn operators(&mut self) -> Vec<&mut dyn Operator> {
         let mut operators: Vec<&mut dyn Operator> = self.tracker.operators().into();
-        operators.push(&mut self.windows);
-        operators.push(&mut self.consecutive);
+        operators.extend(self.windows.operators());
+        operators.extend(self.rules.operators());
         operators
     }
 }
@@ -101,11 +99,11 @@ fn fatal(error: impl std::fmt::Display) -> JobError {
 impl CoreJob {
     /// Plans everything once.
     pub fn new(setup: CoreSetup) -> Result<Self, JobError> {
-        let functions = setup.rules.functions();
         let topics = &setup.topics;
         let names = Names {
             events: Family::ALL.iter().map(|family| topics.events(*family)).collect(),
-            features: topics.features("1m"),
+            features: FEATURE_SIZES.map(|size| topics.features(size)),
+            user_features: FEATURE_SIZES.map(|size| topics.user_features(size)),
             alerts: topics.alerts(),
             ocsf: topics.alerts_ocsf(),
             late: topics.late(),
@@ -114,11 +112,9 @@ impl CoreJob {
         Ok(Self {
             decoder: BatchDecoder::new(Arc::clone(&setup.registry)),
             encoders: BTreeMap::new(),
-            normaliser: Normaliser::new(&functions).map_err(fatal)?,
-            matches: MatchRules::new(&setup.rules).map_err(fatal)?,
-            thresholds: ThresholdRules::new(&setup.rules).map_err(fatal)?,
-            engine_rules: EngineRules::new().map_err(|problems| fatal(format!("{problems:?}")))?,
-            feature_schema: arrow_schema(RecordKind::Feature1m),
+            normaliser: Normaliser::new(&Functions::new()).map_err(fatal)?,
+            rules: Rulebook::new(setup.rules.clone()).map_err(fatal)?,
+            features: FeaturePlans::new(&Functions::new()).map_err(fatal)?,
             names,
             setup,
         })
@@ -139,7 +135,7 @@ impl CoreJob {
         picked: &Picked,
         records: &[Record],
         output: &mut Output<'_>,
-    ) -> Result<Vec<Alert>, JobError> {
+    ) -> Result<(), JobError> {
         let batch = picked.batch(&group.batch).map_err(fatal)?;
         let normalised = self.normaliser.apply(family, batch).map_err(fatal)?;
         for (rule, rows) in &normalised.dropped {
@@ -149,12 +145,10 @@ impl CoreJob {
         let rows = normalised.batch.num_rows();
         metrics::counter!("varta_processors_events_total", "family" => family.name()).increment(rows as u64);
         if rows == 0 {
-            return Ok(Vec::new());
+            return Ok(());
         }
-        let record_of = |row: usize| {
-            let of_group = picked.rows[normalised.kept[row] as usize];
-            &records[group.rows[of_group as usize] as usize]
-        };
+        let index_of = |row: usize| group.rows[picked.rows[normalised.kept[row] as usize] as usize];
+        let record_of = |row: usize| &records[index_of(row) as usize];
         let values = self.encode(RecordKind::Family(family), &normalised.batch)?;
         let topic = &self.names.events[family as usize];
         for (row, value) in values.into_iter().enumerate() {
@@ -166,40 +160,29 @@ impl CoreJob {
                 headers: Vec::new(),
             })?;
         }
-        let alerts = self.matches.evaluate(family, &normalised.batch).map_err(fatal)?;
-        if family == MEASURED {
-            let mut starts = Vec::with_capacity(rows);
-            let mut in_time = Vec::with_capacity(rows);
-            for row in 0..rows {
-                let (time, watermark) = picked.times[normalised.kept[row] as usize];
-                let is_late = state.windows.is_late(time, watermark);
-                in_time.push(!is_late);
-                let start = state.windows.start_of(time);
-                if is_late {
-                    self.late(record_of(row), start, watermark, output)?;
-                } else {
-                    starts.push(start);
-                }
-            }
-            if starts.len() == rows {
-                state.windows.add(&normalised.batch, starts).map_err(fatal)?;
-            } else if !starts.is_empty() {
-                let mask = BooleanArray::from(in_time);
-                let kept = filter_record_batch(&normalised.batch, &mask).map_err(|error| fatal(&error))?;
-                state.windows.add(&kept, starts).map_err(fatal)?;
-            }
+        let place = |row: usize| {
+            let Timed { time, watermark } = picked.times[normalised.kept[row] as usize];
+            Place { at: index_of(row), time, watermark }
+        };
+        self.rules.judge().rows(family, &normalised.batch, place).map_err(fatal)?;
+        let (times, heard) = of_kept(picked, &normalised.kept);
+        let agent = |number| Arc::clone(&state.tracker.agent(number).id);
+        let late = state.windows.add(family, &normalised.batch, &times, &heard, agent).map_err(fatal)?;
+        for late in late {
+            self.late(record_of(late.row), late, times[late.row].watermark, output)?;
         }
-        Ok(alerts)
+        Ok(())
     }
 
     fn late(
         &self,
         record: &Record,
-        start: i64,
+        late: Late,
         watermark: i64,
         output: &mut Output<'_>,
     ) -> Result<(), JobError> {
         metrics::counter!("varta_processors_late_rows_total").increment(1);
+        let Late { start, end, .. } = late;
         let header = |name: &str, value: i64| (name.to_owned(), Bytes::from(value.to_string()));
         output.send(NewRecord {
             topic: Arc::clone(&self.names.late),
@@ -207,60 +190,92 @@ impl CoreJob {
             key: record.key.clone(),
             value: record.value.clone(),
             headers: vec![
-                (late::OPERATOR.to_owned(), Bytes::from_static(FEATURES.as_bytes())),
-                header(late::WINDOW_START, start),
-                header(late::WINDOW_END, start + MINUTE),
-                header(late::WATERMARK, watermark),
+                (headers::OPERATOR.to_owned(), Bytes::from_static(FEATURES.as_bytes())),
+                header(headers::WINDOW_START, start),
+                header(headers::WINDOW_END, end),
+                header(headers::WATERMARK, watermark),
             ],
         })?;
         Ok(())
     }
 
-    /// Closes what the watermarks have passed, then emits the windows of agents that fell silent as they stand.
-    fn windows(
-        &mut self,
-        state: &mut CoreState,
-        silent: &[u32],
-        alerts: &mut Vec<Alert>,
-        output: &mut Output<'_>,
-    ) -> Result<(), JobError> {
+    /// Closes what the watermarks have passed, and judges it.
+    fn close(&mut self, state: &mut CoreState, output: &mut Output<'_>) -> Result<(), JobError> {
         let mut closings = Vec::new();
         for (number, before) in state.tracker.take_advanced() {
             let agent = state.tracker.agent(number);
-            if state.windows.closes(before, agent.watermark) {
-                closings.push(Closing { agent: Arc::clone(&agent.id), watermark: agent.watermark });
+            if FeatureWindows::closes(before, agent.watermark) {
+                let (agent, watermark) = (Arc::clone(&agent.id), agent.watermark);
+                closings.push(Closing { agent, before, watermark });
             }
         }
-        if !closings.is_empty()
-            && let Some(results) = state.windows.close(&closings).map_err(fatal)?
-        {
-            let rows =
-                features::rows(&results, &self.feature_schema, &mut state.tracker, false).map_err(fatal)?;
-            self.send_features(&rows, output)?;
-            alerts.extend(
-                self.thresholds.evaluate_features(&rows, &mut state.consecutive.state).map_err(fatal)?,
-            );
+        let mut alerts = Vec::new();
+        for emission in state.windows.close(&mut self.features, &closings).map_err(fatal)? {
+            if emission.kind == RecordKind::Feature1m {
+                let judge = self.rules.judge();
+                alerts
+                    .extend(judge.features(emission.kind, &emission.rows, &mut state.rules).map_err(fatal)?);
+            }
+            self.send_features(emission, output)?;
         }
-        if silent.is_empty() {
-            return Ok(());
-        }
-        let agents: AHashSet<Arc<str>> =
-            silent.iter().map(|number| Arc::clone(&state.tracker.agent(*number).id)).collect();
-        if let Some(results) = state.windows.peek(&agents).map_err(fatal)? {
-            let rows =
-                features::rows(&results, &self.feature_schema, &mut state.tracker, true).map_err(fatal)?;
-            self.send_features(&rows, output)?;
+        self.send_alerts(&alerts, output)
+    }
+
+    /// Emits the windows of agents that fell silent as they stand; they stay open.
+    fn peek(
+        &mut self,
+        state: &mut CoreState,
+        silent: &[u32],
+        output: &mut Output<'_>,
+    ) -> Result<(), JobError> {
+        let agents: Vec<Closing> = silent
+            .iter()
+            .map(|number| {
+                let agent = state.tracker.agent(*number);
+                Closing { agent: Arc::clone(&agent.id), before: agent.watermark, watermark: agent.watermark }
+            })
+            .collect();
+        for emission in state.windows.peek(&mut self.features, &agents).map_err(fatal)? {
+            self.send_features(emission, output)?;
         }
         Ok(())
     }
 
-    fn send_features(&mut self, rows: &RecordBatch, output: &mut Output<'_>) -> Result<(), JobError> {
-        metrics::counter!("varta_processors_features_total", "size" => "1m")
+    /// Settles which rules hold for these records; answers what ends with rules that are gone.
+    fn rules_in_force(
+        &mut self,
+        state: &mut CoreState,
+        records: &[Record],
+        output: &mut Output<'_>,
+    ) -> Result<Vec<Alert>, JobError> {
+        let Some(first) = records.first() else {
+            return Ok(Vec::new());
+        };
+        if self.rules.is_change_due(&state.rules) {
+            // Windows that ended before are judged by the rules that held then.
+            self.settle(state, output)?;
+        }
+        let change = self.rules.open(&mut state.rules, first.offset, state.tracker.now()).map_err(fatal)?;
+        let Some(change) = change else {
+            return Ok(Vec::new());
+        };
+        let (partition, offset) = (first.partition, first.offset);
+        tracing::info!(rule_set = change.held.rule_set, partition, offset, "rules taken over");
+        Ok(change.alerts)
+    }
+
+    fn send_features(&mut self, emission: Emission, output: &mut Output<'_>) -> Result<(), JobError> {
+        let Emission { kind, level, rows, .. } = emission;
+        let size = FEATURE_SIZES[level];
+        metrics::counter!("varta_processors_features_total", "size" => size)
             .increment(rows.num_rows() as u64);
-        let agents = text(rows, "agent_id").map_err(fatal)?;
-        for (row, value) in self.encode(RecordKind::Feature1m, rows)?.into_iter().enumerate() {
+        let agents = text(&rows, "agent_id").map_err(fatal)?;
+        let by_user = kind == RecordKind::USER_FEATURES[level];
+        let names = if by_user { &self.names.user_features } else { &self.names.features };
+        let topic = Arc::clone(&names[level]);
+        for (row, value) in self.encode(kind, &rows)?.into_iter().enumerate() {
             let key = Bytes::copy_from_slice(agents.value(row).as_bytes());
-            output.send(NewRecord::keyed(Arc::clone(&self.names.features), key, value))?;
+            output.send(NewRecord::keyed(Arc::clone(&topic), key, value))?;
         }
         Ok(())
     }
@@ -303,19 +318,11 @@ impl CoreJob {
 impl Job for CoreJob {
     type State = CoreState;
 
-    fn open(&mut self, _: i32) -> Result<CoreState, JobError> {
-        let windows = Tumbling::new(
-            FEATURES,
-            MINUTE,
-            include_str!("../../sql/features_1m.sql"),
-            "events",
-            &arrow_schema(RecordKind::Family(MEASURED)),
-            &self.setup.rules.functions(),
-        );
+    fn open(&mut self, partition: i32) -> Result<CoreState, JobError> {
         Ok(CoreState {
             tracker: Tracker::new(self.setup.lateness),
-            windows: windows.map_err(fatal)?,
-            consecutive: Consecutive::default(),
+            windows: FeatureWindows::new(&self.features),
+            rules: RuleState::new(partition),
         })
     }
 
@@ -328,27 +335,57 @@ impl Job for CoreJob {
         let decoded = self.decoder.decode(records).map_err(|error| registry_trouble(&error))?;
         self.dead_letters(decoded.poison, records, output)?;
         let scan = Scan::new(records, &decoded.groups).map_err(fatal)?;
+        let mut alerts = self.rules_in_force(state, records, output)?;
         let mut from = 0;
         while from < records.len() {
-            let segment = scan.segment(&mut state.tracker, from);
+            let segment = scan.segment(&mut state.tracker, from, state.rules.wants_ticks());
             from = segment.end;
             metrics::counter!("varta_processors_duplicates_total").increment(segment.duplicates);
-            let mut alerts = Vec::new();
             for (group, picked) in decoded.groups.iter().zip(&segment.picked) {
                 if let RecordKind::Family(family) = group.kind
                     && !picked.rows.is_empty()
                 {
-                    alerts.extend(self.segment(state, group, family, picked, records, output)?);
+                    self.segment(state, group, family, picked, records, output)?;
                 }
             }
-            alerts.extend(state.tracker.take_clones().iter().map(|found| self.engine_rules.cloned(found)));
-            self.windows(state, &segment.silent, &mut alerts, output)?;
-            self.send_alerts(&alerts, output)?;
-            metrics::counter!("varta_processors_lost_total").increment(state.tracker.take_lost() as u64);
+            let (judge, seen) = (self.rules.judge(), &segment.seen);
+            alerts.extend(judge.settle(&mut state.rules, &state.tracker, seen).map_err(fatal)?);
+            note_lost(state);
+            if !seen.silent.is_empty() {
+                self.close(state, output)?;
+                self.peek(state, &seen.silent, output)?;
+            }
+            let judge = self.rules.judge();
+            alerts.extend(judge.clock(&mut state.rules, &state.tracker, seen).map_err(fatal)?);
+            self.send_alerts(&std::mem::take(&mut alerts), output)?;
         }
         metrics::gauge!("varta_processors_agents").set(state.tracker.agents() as f64);
         Ok(())
     }
+
+    fn settle(&mut self, state: &mut CoreState, output: &mut Output<'_>) -> Result<(), JobError> {
+        if self.rules.hold(&state.rules).map_err(fatal)? {
+            self.close(state, output)?;
+        }
+        Ok(())
+    }
+}
+
+/// Lost numbers are told with the window in which the agent's time stood while it waited for them.
+fn note_lost(state: &mut CoreState) {
+    for lost in state.tracker.take_lost() {
+        metrics::counter!("varta_processors_lost_total").increment(lost.count as u64);
+        if lost.watermark > i64::MIN {
+            let agent = &state.tracker.agent(lost.agent).id;
+            state.windows.lost(agent, lost.watermark, lost.count);
+        }
+    }
+}
+
+/// What the scan said of the rows that normalisation kept.
+fn of_kept(picked: &Picked, kept: &[u32]) -> (Vec<Timed>, Vec<Heard>) {
+    let of = |row: &u32| (picked.times[*row as usize], picked.heard[*row as usize]);
+    kept.iter().map(of).unzip()
 }
 
 fn registry_trouble(error: &RegistryError) -> JobError {

@@ -19,6 +19,7 @@ use serde_json::json;
 use super::*;
 use crate::engine::WorkerSettings;
 use crate::engine::simulation::{Chance, Fleet, settings};
+use crate::rules::RuleSet;
 
 const SECOND: i64 = 1_000_000;
 const START: i64 = 1_700_000_040 * SECOND;
@@ -43,24 +44,33 @@ impl Job for Shared {
     ) -> Result<(), JobError> {
         self.0.lock().process(state, records, output)
     }
+
+    fn settle(&mut self, state: &mut CoreState, output: &mut Output<'_>) -> Result<(), JobError> {
+        self.0.lock().settle(state, output)
+    }
 }
 
-fn shared() -> (Shared, SchemaIds) {
-    static SHARED: OnceLock<(Shared, SchemaIds)> = OnceLock::new();
-    SHARED
-        .get_or_init(|| {
-            let registry = Arc::new(MemoryRegistry::new());
-            let ids = register_all(&*registry).unwrap();
-            let setup = CoreSetup {
-                registry,
-                ids: ids.clone(),
-                topics: Topics::default(),
-                rules: RuleSet::shipped().unwrap(),
-                lateness: Lateness(2 * SECOND),
-            };
-            (Shared(Arc::new(Mutex::new(CoreJob::new(setup).unwrap()))), ids)
-        })
-        .clone()
+fn registry() -> (Arc<MemoryRegistry>, SchemaIds) {
+    static REGISTRY: OnceLock<(Arc<MemoryRegistry>, SchemaIds)> = OnceLock::new();
+    let made = || {
+        let registry = Arc::new(MemoryRegistry::new());
+        let ids = register_all(&*registry).unwrap();
+        (registry, ids)
+    };
+    REGISTRY.get_or_init(made).clone()
+}
+
+/// A job with these rules on offer.
+fn job(rules: Offer) -> Shared {
+    let (registry, ids) = registry();
+    let lateness = Lateness(2 * SECOND);
+    let setup = CoreSetup { registry, ids, topics: Topics::default(), rules, lateness };
+    Shared(Arc::new(Mutex::new(CoreJob::new(setup).unwrap())))
+}
+
+fn shared() -> Shared {
+    static SHARED: OnceLock<Shared> = OnceLock::new();
+    SHARED.get_or_init(|| job(Offer::new(RuleSet::shipped().unwrap(), 1))).clone()
 }
 
 /// A raw log being written: (arrival µs, order, partition or key's, key, value).
@@ -103,9 +113,9 @@ impl Script {
         value
     }
 
-    fn clock(&mut self, at: i64) {
+    fn clock(&mut self, bridge: &str, at: i64) {
         let clock = Clock {
-            bridge_id: "b".into(),
+            bridge_id: bridge.into(),
             bridge_time: at,
             sequence: at,
             mqtt_connected: true,
@@ -117,6 +127,12 @@ impl Script {
         }
     }
 
+    /// The rows in the order of their arrival.
+    fn into_rows(mut self) -> Vec<(i64, Option<i32>, String, Bytes)> {
+        self.rows.sort_by_key(|row| (row.0, row.1));
+        self.rows.into_iter().map(|(at, _, partition, key, value)| (at, partition, key, value)).collect()
+    }
+
     fn rejected(&mut self, at: i64, agent: &str, seq: i64) {
         let identity = Identity { agent_id: agent.into(), session: START, lane: Lane::Normal, seq };
         let rejected = Rejected { identity, reason: "broken".into(), received_at: at };
@@ -125,7 +141,8 @@ impl Script {
     }
 }
 
-/// Several agents over nine minutes: duplicates, disorder, holes, poison, an agent that falls silent and returns.
+/// Several agents over nine minutes: duplicates, disorder, holes that are explained and holes that are not, poison, an
+/// agent that falls silent and returns, two users, changing reporting intervals.
 fn script(seed: u64, ids: SchemaIds) -> Vec<(i64, Option<i32>, String, Bytes)> {
     let mut script = Script::new(ids);
     let mut chance = Chance::new(seed);
@@ -140,6 +157,10 @@ fn script(seed: u64, ids: SchemaIds) -> Vec<(i64, Option<i32>, String, Bytes)> {
                 script.rejected(time + SECOND, &agent, seq);
                 continue;
             }
+            if number == 4 && chance.one_in(12) {
+                // Lost for good, and nobody says so.
+                continue;
+            }
             let mut arrives = time + chance.below(4_000) as i64 * 1_000;
             if number == 3 && (150..400).contains(&at) {
                 // Its network was gone; the outbox drains afterwards.
@@ -147,18 +168,35 @@ fn script(seed: u64, ids: SchemaIds) -> Vec<(i64, Option<i32>, String, Bytes)> {
             }
             let busy = number == 1;
             let cpu = if busy { 95.0 } else { chance.below(160) as f64 / 2.0 };
-            let message = match chance.below(6) {
+            let user = if chance.one_in(2) { "eve" } else { "adam" };
+            let (event_type, payload) = match chance.below(9) {
                 0 => {
-                    json!({"agent_id": agent, "session": START, "lane": "normal", "seq": seq, "event_time": time,
-                    "event_type": "process_started", "source": "process/poll", "host": "pc", "user": "eve",
-                    "payload": {"pid": seq, "name": "x.exe", "path": "C:\\Users\\eve\\AppData\\Local\\Temp\\x.exe"}})
+                    let path = "C:\\Users\\eve\\AppData\\Local\\Temp\\x.exe";
+                    (
+                        "process_started",
+                        json!({"pid": seq, "name": format!("x{}.exe", seq % 5), "path": path}),
+                    )
                 }
-                _ => {
-                    json!({"agent_id": agent, "session": START, "lane": "normal", "seq": seq, "event_time": time,
-                    "event_type": "cpu_usage", "source": "system/procfs", "host": "pc",
-                    "payload": {"cpu_percent": cpu, "mem_used_bytes": 1024 * seq}})
+                1 => (
+                    "process_sample",
+                    json!({"pid": seq, "name": format!("x{}.exe", seq % 3), "cpu_percent": cpu}),
+                ),
+                2 => {
+                    let mouse = chance.one_in(2);
+                    let active = if mouse { 10.0 } else { 0.0 };
+                    (
+                        "user_activity",
+                        json!({"mouse": mouse, "keyboard": false, "mouse_events": seq,
+                        "keyboard_events": 0, "active_s": active, "idle_s": 10.0 - active}),
+                    )
                 }
+                3 => {
+                    ("agent_health", json!({"interval_s": 5 + 5 * chance.below(4), "lanes": "[\"normal\"]"}))
+                }
+                _ => ("cpu_usage", json!({"cpu_percent": cpu, "mem_used_bytes": 1024 * seq})),
             };
+            let message = json!({"agent_id": agent, "session": START, "lane": "normal", "seq": seq, "event_time": time,
+                "event_type": event_type, "source": "test", "host": "pc", "user": user, "payload": payload});
             let value = script.event(arrives, &message);
             if chance.one_in(4) {
                 script.put(arrives + chance.below(20_000) as i64 * 1_000, None, &agent, value.clone());
@@ -174,10 +212,9 @@ fn script(seed: u64, ids: SchemaIds) -> Vec<(i64, Option<i32>, String, Bytes)> {
     script.event(START + SECOND, &foreign);
     script.event(START + 30 * SECOND, &foreign);
     for at in (0..640).step_by(5) {
-        script.clock(START + at * SECOND);
+        script.clock("b", START + at * SECOND);
     }
-    script.rows.sort_by_key(|row| (row.0, row.1));
-    script.rows.into_iter().map(|(at, _, partition, key, value)| (at, partition, key, value)).collect()
+    script.into_rows()
 }
 
 fn worker_settings(batch: usize, commit_ms: u64) -> WorkerSettings {
@@ -196,7 +233,9 @@ type Outputs = BTreeMap<(String, Bytes, Bytes, String), usize>;
 fn outputs(log: &MemoryLog) -> Outputs {
     let topics = Topics::default();
     let mut names: Vec<Arc<str>> = Family::ALL.iter().map(|family| topics.events(*family)).collect();
-    names.extend([topics.features("1m"), topics.alerts(), topics.alerts_ocsf(), topics.late(), topics.dlq()]);
+    names.extend(FEATURE_SIZES.map(|size| topics.features(size)));
+    names.extend(FEATURE_SIZES.map(|size| topics.user_features(size)));
+    names.extend([topics.alerts(), topics.alerts_ocsf(), topics.late(), topics.dlq()]);
     let mut found = Outputs::new();
     for topic in names {
         for record in log.records(&topic) {
@@ -220,8 +259,15 @@ struct Run {
     chaos: Option<u64>,
 }
 
-fn run(rows: &[(i64, Option<i32>, String, Bytes)], run: &Run) -> Outputs {
-    let (job, _) = shared();
+type Rows = [(i64, Option<i32>, String, Bytes)];
+
+fn run(rows: &Rows, run: &Run) -> Outputs {
+    let job = shared();
+    outputs(&run_jobs(rows, run, Box::new(move || job.clone())))
+}
+
+/// Runs workers with jobs that `make` makes until all is committed.
+fn run_jobs(rows: &Rows, run: &Run, make: Box<dyn Fn() -> Shared>) -> MemoryLog {
     let topics = Topics::default();
     let log = MemoryLog::new();
     for spec in topics.all() {
@@ -230,7 +276,6 @@ fn run(rows: &[(i64, Option<i32>, String, Bytes)], run: &Run) -> Outputs {
     let writer = log.handle().appender(Box::new(|_, _| {})).unwrap();
     let mut rows = rows.iter();
     let (batch, commit_ms) = (run.batch, run.commit_ms);
-    let make = Box::new(move || job.clone());
     let settings = Box::new(move |slot| WorkerSettings {
         transactional_id: format!("core-{slot}"),
         ..worker_settings(batch, commit_ms)
@@ -260,7 +305,7 @@ fn run(rows: &[(i64, Option<i32>, String, Bytes)], run: &Run) -> Outputs {
         }
         calm = if !left && fleet.is_done() { calm + 1 } else { 0 };
         if calm > 5 {
-            return outputs(&fleet.log);
+            return fleet.log.clone();
         }
     }
     panic!("the workers did not finish");
@@ -289,12 +334,11 @@ const CALM: Run = Run { workers: 1, batch: 4_000, commit_ms: 50, chaos: None };
 
 #[test]
 fn outputs_do_not_depend_on_how_the_log_is_cut() {
-    let (_, ids) = shared();
-    let rows = script(1, ids);
+    let rows = script(1, registry().1);
     let expected = run(&rows, &CALM);
     let topics = Topics::default();
     assert!(expected.values().all(|count| *count == 1), "an output came twice");
-    assert!(count(&expected, "varta.features.1m") >= 40, "{}", count(&expected, "varta.features.1m"));
+    tells_of_features(&expected);
     assert!(count(&expected, &topics.alerts()) > 3);
     assert_eq!(count(&expected, &topics.alerts()), count(&expected, &topics.alerts_ocsf()));
     assert!(count(&expected, &topics.dlq()) > 3);
@@ -306,13 +350,62 @@ fn outputs_do_not_depend_on_how_the_log_is_cut() {
     }
 }
 
+/// The values of a topic as rows.
+fn rows(outputs: &Outputs, topic: &str, kind: RecordKind) -> RecordBatch {
+    let job = shared();
+    let of_topic = outputs.keys().filter(|(name, ..)| name == topic);
+    let records: Vec<Record> = of_topic
+        .map(|(_, key, value, _)| Record {
+            topic: Arc::from(topic),
+            partition: 0,
+            offset: 0,
+            timestamp: 0,
+            key: Some(key.clone()),
+            value: Some(value.clone()),
+            headers: Vec::new(),
+        })
+        .collect();
+    let mut decoded = job.0.lock().decoder.decode(&records).unwrap();
+    assert!(decoded.poison.is_empty());
+    assert_eq!((decoded.groups.len(), decoded.groups[0].kind), (1, kind), "{topic}");
+    decoded.groups.remove(0).batch
+}
+
+fn sum(rows: &RecordBatch, column: &str) -> i64 {
+    use arrow::array::AsArray;
+    let column = rows.column_by_name(column).unwrap().as_primitive::<arrow::datatypes::Int64Type>();
+    arrow::compute::sum(column).unwrap_or(0)
+}
+
+/// The script is rich enough to say something about every part of the features.
+fn tells_of_features(outputs: &Outputs) {
+    use arrow::array::AsArray;
+    let topics = Topics::default();
+    for (size, least) in FEATURE_SIZES.into_iter().zip([40, 5, 1]) {
+        let (machines, users) = (topics.features(size), topics.user_features(size));
+        assert!(count(outputs, &machines) >= least, "{machines}: {}", count(outputs, &machines));
+        assert!(count(outputs, &users) > count(outputs, &machines), "{users}: {}", count(outputs, &users));
+    }
+    let minutes = rows(outputs, &topics.features("1m"), RecordKind::Feature1m);
+    for column in ["lost", "events", "starts", "process_samples", "idle_runs", "reports_received"] {
+        assert!(sum(&minutes, column) > 0, "{column}");
+    }
+    assert!(minutes.column_by_name("is_partial").unwrap().as_boolean().has_true());
+    for (kind, size) in RecordKind::FEATURES.into_iter().zip(FEATURE_SIZES) {
+        let partial = rows(outputs, &topics.features(size), kind);
+        assert!(partial.column_by_name("is_partial").unwrap().as_boolean().has_true(), "{size}");
+    }
+}
+
 #[test]
 fn disturbances_change_nothing() {
-    let (_, ids) = shared();
     for seed in 0..4 {
-        let rows = script(seed, ids.clone());
+        let rows = script(seed, registry().1);
         let expected = run(&rows, &CALM);
         let chaos = Run { workers: 2, batch: 40, commit_ms: 30, chaos: Some(seed) };
         compare(&run(&rows, &chaos), &expected, &format!("seed {seed}"));
     }
 }
+
+#[path = "core_rules_tests.rs"]
+mod rules;

@@ -2,8 +2,9 @@
 
 mod core;
 mod features;
-mod findings;
 mod scan;
 mod status;
+mod trial;
 
 pub use self::core::{CoreJob, CoreSetup, CoreState};
+pub(crate) use self::trial::Trial;

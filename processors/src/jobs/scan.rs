@@ -13,8 +13,15 @@ use schemas::identity::Lane;
 use schemas::record::RecordKind;
 use std::sync::Arc;
 
+use super::features::Heard;
 use super::status::StatusColumns;
 use crate::event_time::{Row, Tracker, Verdict};
+use crate::rules::{Seen, Tick};
+use crate::windows::Timed;
+
+/// µs of the log's clock.
+const MINUTE: i64 = 60_000_000;
+const HOUR: i64 = 60 * MINUTE;
 
 /// Flag of events that may be repeats.
 const UNCERTAIN: &str = "dedup_uncertain";
@@ -25,7 +32,9 @@ pub(super) struct Picked {
     /// Rows of the group, ascending.
     pub(super) rows: Vec<u32>,
     /// Event time to judge each by, and the agent's watermark before it.
-    pub(super) times: Vec<(i64, i64)>,
+    pub(super) times: Vec<Timed>,
+    /// Whose each is.
+    pub(super) heard: Vec<Heard>,
     /// Positions in `rows` of events that may be repeats.
     uncertain: Vec<u32>,
 }
@@ -51,8 +60,8 @@ pub(super) struct Segment {
     pub(super) end: usize,
     /// By group.
     pub(super) picked: Vec<Picked>,
-    /// Agents whose open windows are emitted as they stand at the end of the segment.
-    pub(super) silent: Vec<u32>,
+    /// What was seen beside events; of agents that have become silent the open windows are emitted as they stand.
+    pub(super) seen: Seen,
     /// Repeats left out.
     pub(super) duplicates: u64,
 }
@@ -99,11 +108,12 @@ impl<'a> Scan<'a> {
         Ok(Self { groups, places, records })
     }
 
-    /// Scans from `from` to the end, or to the first clock record at which something must be emitted.
-    pub(super) fn segment(&self, tracker: &mut Tracker, from: usize) -> Segment {
+    /// Scans from `from` to the end, or to the first clock record at which something must be emitted: an agent has become
+    /// silent, a minute of the log's clock begins, or `every_tick` asks for it.
+    pub(super) fn segment(&self, tracker: &mut Tracker, from: usize, every_tick: bool) -> Segment {
         let mut picked: Vec<Picked> = Vec::new();
         picked.resize_with(self.groups.len(), Picked::default);
-        let mut segment = Segment { end: self.records.len(), picked, silent: Vec::new(), duplicates: 0 };
+        let mut segment = Segment { end: self.records.len(), picked, seen: Seen::default(), duplicates: 0 };
         // Neighbouring rows are often of one agent; looking it up once is enough.
         let mut last: (&str, u32) = ("", 0);
         let mut known = |tracker: &mut Tracker, id: &'a str| {
@@ -133,6 +143,7 @@ impl<'a> Scan<'a> {
                         replayed: events.replayed.value(index),
                     };
                     let decision = tracker.event(&seen);
+                    notice(tracker, at, &mut segment.seen);
                     if decision.verdict == Verdict::Duplicate {
                         segment.duplicates += 1;
                         continue;
@@ -149,14 +160,23 @@ impl<'a> Scan<'a> {
                         picked.uncertain.push(picked.rows.len() as u32);
                     }
                     picked.rows.push(row);
-                    picked.times.push((decision.time, decision.watermark));
+                    picked.times.push(Timed { time: decision.time, watermark: decision.watermark });
+                    picked.heard.push(Heard { agent, interval: tracker.agent(agent).interval });
                 }
                 Columns::Clock { bridge, connected, goodbye } => {
                     let appended = self.records[at].timestamp.saturating_mul(1_000);
-                    let bridge = bridge.value(index);
-                    segment.silent =
-                        tracker.tick(bridge, appended, connected.value(index), goodbye.value(index));
-                    if !segment.silent.is_empty() {
+                    let (bridge, before) = (bridge.value(index), tracker.now());
+                    let (connected, goodbye) = (connected.value(index), goodbye.value(index));
+                    let silent = tracker.tick(bridge, appended, connected, goodbye);
+                    notice(tracker, at, &mut segment.seen);
+                    let (bridge, now) = (bridge.to_owned(), tracker.now());
+                    let seen = &mut segment.seen;
+                    seen.ticks.push(Tick { bridge, now, connected, goodbye });
+                    seen.at_minute = now / MINUTE != before / MINUTE;
+                    seen.at_hour = now / HOUR != before / HOUR;
+                    if every_tick || seen.at_minute || !silent.is_empty() {
+                        seen.at_tick = true;
+                        seen.silent = silent;
                         segment.end = at + 1;
                         return segment;
                     }
@@ -171,6 +191,11 @@ impl<'a> Scan<'a> {
         }
         segment
     }
+}
+
+/// Keeps the place of what the tracker noticed at a record.
+fn notice(tracker: &mut Tracker, at: usize, seen: &mut Seen) {
+    seen.noticed.extend(tracker.take_noticed().into_iter().map(|noticed| (at as u32, noticed)));
 }
 
 impl IdentityColumns<'_> {
@@ -200,7 +225,7 @@ impl<'a> Columns<'a> {
                 goodbye: flag(batch, "goodbye")?,
             },
             RecordKind::Rejected => Self::Rejected(identity(batch)?),
-            RecordKind::Alert | RecordKind::Feature1m => Self::Other,
+            _ => Self::Other,
         })
     }
 }

@@ -83,14 +83,6 @@ impl<'a> Document<'a> {
         self.keys.get(key).filter(|value| !value.is_null()).cloned()
     }
 
-    /// Says why a key that is not served must not be there.
-    pub(super) fn refuse(&mut self, key: &'static str, why: &str) {
-        if self.keys.contains_key(key) {
-            self.read.insert(key);
-            self.problem(key, why);
-        }
-    }
-
     /// A text that must be there.
     pub(super) fn required(&mut self, key: &'static str) -> Option<String> {
         let text = match self.value(key) {

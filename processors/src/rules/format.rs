@@ -3,21 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use schemas::columns::arrow_schema;
-use schemas::family::Family;
-use schemas::record::RecordKind;
 use serde_yaml_ng::{Mapping, Value};
 
 use super::compile;
+use super::conditions::{condition, suppress};
 use super::document::Document;
+use super::reads::Reads;
 use super::rule::{Attack, Condition, Exception, Origin, Rule, Severity, Test};
 use super::set::RuleProblem;
 use super::template::Template;
 use crate::functions::{Functions, Lists};
-
-/// The only windows and groups that there are so far.
-const WINDOW: Duration = Duration::from_mins(1);
-const GROUP_BY: &str = "agent_id";
 
 /// What rules may refer to.
 pub(super) struct Surroundings<'a> {
@@ -60,8 +55,8 @@ fn read(document: &mut Document<'_>, file: &str, around: &Surroundings<'_>) -> O
     let condition = condition(document);
     let reads = condition.as_ref().map(Condition::reads);
     let unless = exceptions(document, reads, around.lists);
-    document.refuse("suppress", "`suppress` is not applied yet: every alert is told");
-    let message = message(document, reads);
+    let suppress = suppress(document, reads);
+    let message = message(document, condition.as_ref());
     let labels = labels(document);
     let origin = Origin { file: file.to_owned(), line: document.begins() };
     let rule = Rule {
@@ -73,6 +68,7 @@ fn read(document: &mut Document<'_>, file: &str, around: &Surroundings<'_>) -> O
         attack,
         condition: condition?,
         unless,
+        suppress,
         message: message?,
         labels,
         origin,
@@ -117,68 +113,7 @@ fn is_technique(text: &str) -> bool {
     }
 }
 
-fn condition(document: &mut Document<'_>) -> Option<Condition> {
-    match document.required("kind")?.as_str() {
-        "match" => {
-            let family = family(document);
-            let predicate = document.required("where");
-            Some(Condition::Match { family: family?, predicate: predicate?.trim().to_owned() })
-        }
-        "threshold" => {
-            let window = window(document);
-            let group_by = group_by(document);
-            let having = document.required("having");
-            let consecutive = consecutive(document);
-            let having = having?.trim().to_owned();
-            Some(Condition::Threshold { window: window?, group_by, having, consecutive: consecutive? })
-        }
-        other => {
-            document.problem("kind", format!("`{other}` is no kind of rule; there are match, threshold"));
-            None
-        }
-    }
-}
-
-fn family(document: &mut Document<'_>) -> Option<Family> {
-    let name = document.required("family")?;
-    let family = Family::from_name(&name);
-    if family.is_none() {
-        let names = Family::ALL.map(Family::name).join(", ");
-        document.problem("family", format!("`{name}` is no family of events; there are {names}"));
-    }
-    family
-}
-
-fn window(document: &mut Document<'_>) -> Option<Duration> {
-    let text = document.required("window")?;
-    let window = duration(document, "window", &text)?;
-    if window != WINDOW {
-        document.problem("window", format!("there are no windows of `{text}`; there are 1m"));
-        return None;
-    }
-    Some(window)
-}
-
-fn group_by(document: &mut Document<'_>) -> Vec<String> {
-    let columns = document.texts("group_by");
-    if !columns.is_empty() && columns != [GROUP_BY] {
-        document.problem("group_by", format!("windows are kept by {GROUP_BY} only"));
-    }
-    vec![GROUP_BY.to_owned()]
-}
-
-fn consecutive(document: &mut Document<'_>) -> Option<u32> {
-    let Some(value) = document.value("for") else {
-        return Some(1);
-    };
-    let count = value.as_u64().and_then(|count| u32::try_from(count).ok()).filter(|count| *count > 0);
-    if count.is_none() {
-        document.problem("for", "`for` must be a number of windows, at least 1");
-    }
-    count
-}
-
-fn exceptions(document: &mut Document<'_>, reads: Option<RecordKind>, lists: &Lists) -> Vec<Exception> {
+fn exceptions(document: &mut Document<'_>, reads: Option<Reads>, lists: &Lists) -> Vec<Exception> {
     let Some(value) = document.value("unless") else {
         return Vec::new();
     };
@@ -192,7 +127,7 @@ fn exceptions(document: &mut Document<'_>, reads: Option<RecordKind>, lists: &Li
 fn exception(
     document: &mut Document<'_>,
     entry: &Value,
-    reads: Option<RecordKind>,
+    reads: Option<Reads>,
     lists: &Lists,
 ) -> Option<Exception> {
     let mapping = document.as_mapping("unless", entry, &["column", "in", "under"])?;
@@ -214,7 +149,7 @@ fn exception(
     Some(Exception { column, test, list })
 }
 
-fn message(document: &mut Document<'_>, reads: Option<RecordKind>) -> Option<Template> {
+fn message(document: &mut Document<'_>, condition: Option<&Condition>) -> Option<Template> {
     let text = document.required("message")?;
     match Template::parse(&text) {
         Err(what) => {
@@ -222,12 +157,29 @@ fn message(document: &mut Document<'_>, reads: Option<RecordKind>) -> Option<Tem
             None
         }
         Ok(template) => {
-            for column in template.columns() {
+            for (step, column) in template.columns() {
+                let reads = condition.and_then(|condition| match step {
+                    None => Some(condition.reads()),
+                    Some(step) => step_of(document, condition, step),
+                });
                 known_column(document, "message", column, reads);
             }
             Some(template)
         }
     }
+}
+
+/// What the step of this number, from 1, reads.
+fn step_of(document: &mut Document<'_>, condition: &Condition, step: usize) -> Option<Reads> {
+    let steps = match condition {
+        Condition::Sequence { steps, .. } => steps.as_slice(),
+        _ => &[],
+    };
+    let found = step.checked_sub(1).and_then(|index| steps.get(index));
+    if found.is_none() {
+        document.problem("message", format!("there is no step {step}"));
+    }
+    found.map(|step| step.reads)
 }
 
 fn labels(document: &mut Document<'_>) -> BTreeMap<String, String> {
@@ -246,14 +198,14 @@ fn labels(document: &mut Document<'_>) -> BTreeMap<String, String> {
     labels
 }
 
-fn known_column(document: &mut Document<'_>, key: &str, column: &str, reads: Option<RecordKind>) {
+pub(super) fn known_column(document: &mut Document<'_>, key: &str, column: &str, reads: Option<Reads>) {
     let Some(reads) = reads else { return };
-    if arrow_schema(reads).index_of(column).is_err() {
+    if reads.schema().index_of(column).is_err() {
         document.problem(key, format!("`{key}` names the column `{column}`, which {} has not", reads.name()));
     }
 }
 
-fn duration(document: &mut Document<'_>, key: &str, text: &str) -> Option<Duration> {
+pub(super) fn duration(document: &mut Document<'_>, key: &str, text: &str) -> Option<Duration> {
     match humantime::parse_duration(text) {
         Ok(duration) => Some(duration),
         Err(error) => {
@@ -263,7 +215,7 @@ fn duration(document: &mut Document<'_>, key: &str, text: &str) -> Option<Durati
     }
 }
 
-fn inner(document: &mut Document<'_>, key: &str, mapping: &Mapping, name: &str) -> Option<Value> {
+pub(super) fn inner(document: &mut Document<'_>, key: &str, mapping: &Mapping, name: &str) -> Option<Value> {
     let value = mapping.get(name).cloned();
     if value.is_none() {
         document.problem(key, format!("`{key}` needs `{name}`"));
@@ -271,17 +223,27 @@ fn inner(document: &mut Document<'_>, key: &str, mapping: &Mapping, name: &str) 
     value
 }
 
-fn inner_text(document: &mut Document<'_>, key: &str, mapping: &Mapping, name: &str) -> Option<String> {
+pub(super) fn inner_text(
+    document: &mut Document<'_>,
+    key: &str,
+    mapping: &Mapping,
+    name: &str,
+) -> Option<String> {
     let value = inner(document, key, mapping, name)?;
     document.as_text(key, &value)
 }
 
 fn check_predicate(document: &mut Document<'_>, rule: &Rule, functions: &Functions) {
-    let key = match rule.condition {
-        Condition::Match { .. } => "where",
-        Condition::Threshold { .. } => "having",
-    };
-    if let Err(what) = compile::check(rule, functions) {
-        document.problem(key, format!("`{key}`: {what}"));
+    for (step, (reads, sql)) in rule.sql().into_iter().enumerate() {
+        let Err(what) = compile::check(&rule.condition.predicates()[step], &sql, reads, functions) else {
+            continue;
+        };
+        match rule.condition {
+            Condition::Match { .. } | Condition::Absence { .. } => {
+                document.problem("where", format!("`where`: {what}"));
+            }
+            Condition::Threshold { .. } => document.problem("having", format!("`having`: {what}")),
+            Condition::Sequence { .. } => document.problem("steps", format!("step {}: {what}", step + 1)),
+        }
     }
 }

@@ -1,11 +1,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use schemas::family::Family;
-use schemas::record::RecordKind;
 use serde::Serialize;
 
+use super::reads::Reads;
 use super::template::Template;
 
 /// How bad it is, with the numbers of OCSF.
@@ -80,25 +80,87 @@ pub struct Attack {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Condition {
-    /// One event that a predicate holds for.
+    /// One row that a predicate holds for.
     Match {
         /// What it reads.
-        #[serde(serialize_with = "family_name")]
-        family: Family,
-        /// SQL predicate over the columns of the family.
+        #[serde(serialize_with = "reads_name")]
+        reads: Reads,
+        /// SQL predicate over the columns of what it reads.
         predicate: String,
     },
     /// Windows in a row that a predicate holds for.
     Threshold {
-        /// Length of the windows.
-        window: Duration,
+        /// What it reads: features of windows of one length.
+        #[serde(serialize_with = "reads_name")]
+        reads: Reads,
         /// What the windows are kept by.
         group_by: Vec<String>,
         /// SQL predicate over the columns of a feature row.
         having: String,
         /// How many windows in a row; at least one.
         consecutive: u32,
+        /// Least event time between two updates of a finding that lasts; none without it.
+        update: Option<Duration>,
     },
+    /// Somebody who is silent.
+    Absence {
+        /// Who.
+        of: Subject,
+        /// SQL predicate over [`silence_columns`](super::silence_columns).
+        predicate: String,
+        /// For how long, on the log's clock.
+        silence: Duration,
+        /// Least time of the log's clock between two updates of a finding that lasts; none without it.
+        update: Option<Duration>,
+    },
+    /// Rows of one agent that follow each other.
+    Sequence {
+        /// What must happen, in the order of event time; at least two.
+        steps: Vec<Step>,
+        /// Columns, beside `agent_id`, that all rows must agree on; null agrees with nothing.
+        by: Vec<String>,
+        /// Longest event time from the first step to the last.
+        within: Duration,
+    },
+}
+
+/// Who may be silent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Subject {
+    /// An agent of which nothing comes although all bridges are connected.
+    Agent,
+    /// A bridge that ceased to write clock records without goodbye.
+    Bridge,
+    /// The MQTT broker, as a bridge sees it that says that it is not connected.
+    Broker,
+}
+
+impl Subject {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Agent, Self::Bridge, Self::Broker];
+
+    /// The name in rule files: `agent`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Bridge => "bridge",
+            Self::Broker => "broker",
+        }
+    }
+}
+
+/// One step of a sequence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// What it reads.
+    #[serde(serialize_with = "reads_name")]
+    pub reads: Reads,
+    /// SQL predicate over the columns of what it reads.
+    pub predicate: String,
+    /// Whether a row that arrives before the rows of earlier steps waits for them, until the agent's watermark has
+    /// passed it. A step that holds for most rows should not.
+    pub waits: bool,
 }
 
 impl Condition {
@@ -107,29 +169,46 @@ impl Condition {
         match self {
             Self::Match { .. } => "match",
             Self::Threshold { .. } => "threshold",
+            Self::Absence { .. } => "absence",
+            Self::Sequence { .. } => "sequence",
         }
     }
 
-    /// The rows that the rule reads.
-    pub const fn reads(&self) -> RecordKind {
+    /// The rows that exceptions, message and `suppress` are about: of a sequence, those of its last step.
+    pub fn reads(&self) -> Reads {
         match self {
-            Self::Match { family, .. } => RecordKind::Family(*family),
-            Self::Threshold { .. } => RecordKind::Feature1m,
+            Self::Match { reads, .. } | Self::Threshold { reads, .. } => *reads,
+            Self::Absence { .. } => Reads::Silence,
+            Self::Sequence { steps, .. } => steps.last().map_or(Reads::Facts, |step| step.reads),
         }
     }
 
-    /// The predicate, without exceptions.
-    pub fn predicate(&self) -> &str {
+    /// The predicates with what each reads, in the order of steps, without exceptions.
+    pub fn predicates(&self) -> Vec<(Reads, &str)> {
         match self {
-            Self::Match { predicate, .. } => predicate,
-            Self::Threshold { having, .. } => having,
+            Self::Match { reads, predicate } => vec![(*reads, predicate)],
+            Self::Threshold { reads, having, .. } => vec![(*reads, having)],
+            Self::Absence { predicate, .. } => vec![(Reads::Silence, predicate)],
+            Self::Sequence { steps, .. } => {
+                steps.iter().map(|step| (step.reads, step.predicate.as_str())).collect()
+            }
         }
     }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
-fn family_name<S: serde::Serializer>(family: &Family, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(family.name())
+fn reads_name<S: serde::Serializer>(reads: &Reads, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(reads.name())
+}
+
+/// Holding back repetitions of an alert.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Suppress {
+    /// Columns that, beside the agent, make two findings the same.
+    pub by: Vec<String>,
+    /// How long after an alert its repetitions are only counted, in event time.
+    #[serde(rename = "for")]
+    pub period: Duration,
 }
 
 /// How a column is compared with a list.
@@ -187,6 +266,8 @@ pub struct Rule {
     pub condition: Condition,
     /// When it does not apply.
     pub unless: Vec<Exception>,
+    /// Which repetitions are held back.
+    pub suppress: Option<Suppress>,
     /// The sentence of its alerts.
     pub message: Template,
     /// Labels for data sets.
@@ -197,21 +278,35 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// The predicate with the exceptions, as SQL.
+    /// Its predicates as SQL, with what each reads; the exceptions belong to the last.
     ///
     /// Null counts as *does not apply* in an exception and as *does not hold* in the predicate.
-    pub(crate) fn sql(&self) -> String {
+    pub(crate) fn sql(&self) -> Vec<(Reads, String)> {
         // the line breaks end a `--` comment in a rule's text
-        let mut sql = format!("({}\n)", self.condition.predicate());
-        for Exception { column, test, list } in &self.unless {
-            let call = match test {
-                Test::In => format!("in_list(\"{column}\", '{list}')"),
-                Test::Under => format!("is_under(\"{column}\", '@{list}')"),
-            };
-            sql.push_str(" AND (");
-            sql.push_str(&call);
-            sql.push_str(") IS NOT TRUE");
+        let predicates = self.condition.predicates().into_iter();
+        let mut sql: Vec<_> = predicates.map(|(reads, text)| (reads, format!("({text}\n)"))).collect();
+        if let Some((_, last)) = sql.last_mut() {
+            for Exception { column, test, list } in &self.unless {
+                let call = match test {
+                    Test::In => format!("in_list(\"{column}\", '{list}')"),
+                    Test::Under => format!("is_under(\"{column}\", '@{list}')"),
+                };
+                last.push_str(" AND (");
+                last.push_str(&call);
+                last.push_str(") IS NOT TRUE");
+            }
         }
         sql
     }
 }
+
+/// Two rules are the same if they mean the same, wherever they stand.
+impl PartialEq for Rule {
+    fn eq(&self, other: &Self) -> bool {
+        let meaning = |rule: &Self| serde_json::to_vec(rule).unwrap_or_default();
+        self.id == other.id && meaning(self) == meaning(other)
+    }
+}
+
+/// Finds a rule and the hash of its set by id.
+pub(super) type RuleOf<'a> = dyn Fn(&str) -> Option<(Arc<Rule>, Arc<str>)> + 'a;

@@ -3,12 +3,12 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use schemas::family::Family;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::format::{Surroundings, rules_of};
-use super::rule::{Condition, Rule};
+use super::keyed::hex;
+use super::rule::Rule;
 use super::shipped;
 use crate::functions::{Functions, List, Lists};
 
@@ -29,12 +29,33 @@ impl fmt::Display for RuleProblem {
     }
 }
 
+/// Problems in one line.
+pub(crate) fn listed(problems: &[RuleProblem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// The texts that a set was made of, each with its name: enough to make it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Sources {
+    files: Vec<(String, String)>,
+    lists: Vec<(String, String)>,
+}
+
+impl Sources {
+    /// The set that they make.
+    pub(crate) fn parse(&self) -> Result<RuleSet, Vec<RuleProblem>> {
+        let files = self.files.iter().map(|(name, text)| (name.as_str(), text.as_str()));
+        RuleSet::parse(files, self.lists.iter().map(|(name, text)| (name.as_str(), text.as_str())))
+    }
+}
+
 /// All rules that are in force together, with their lists. Every rule in it has been planned once.
 #[derive(Debug, Clone)]
 pub struct RuleSet {
     rules: Vec<Arc<Rule>>,
     lists: Arc<Lists>,
     hash: Arc<str>,
+    sources: Arc<Sources>,
 }
 
 impl RuleSet {
@@ -65,14 +86,19 @@ impl RuleSet {
         files: impl IntoIterator<Item = (&'a str, &'a str)>,
         lists: impl IntoIterator<Item = (&'a str, &'a str)>,
     ) -> Result<Self, Vec<RuleProblem>> {
+        let owned = |(name, text): (&str, &str)| (name.to_owned(), text.to_owned());
+        let sources = Sources {
+            files: files.into_iter().map(owned).collect(),
+            lists: lists.into_iter().map(owned).collect(),
+        };
         let mut named = Lists::default();
-        for (name, text) in lists {
+        for (name, text) in &sources.lists {
             named.insert(name, List::parse(text));
         }
         let lists = Arc::new(named);
         let functions = Functions::with_lists(&lists);
         let (mut rules, mut problems) = (Vec::new(), Vec::new());
-        for (file, text) in files {
+        for (file, text) in &sources.files {
             let (some, wrong) = rules_of(file, text, &Surroundings { lists: &lists, functions: &functions });
             rules.extend(some);
             problems.extend(wrong);
@@ -88,7 +114,8 @@ impl RuleSet {
             return Err(problems);
         }
         let hash = hash(&rules, &lists).into();
-        Ok(Self { rules: rules.into_iter().map(Arc::new).collect(), lists, hash })
+        let rules = rules.into_iter().map(Arc::new).collect();
+        Ok(Self { rules, lists, hash, sources: Arc::new(sources) })
     }
 
     /// The rules, sorted by id.
@@ -107,22 +134,19 @@ impl RuleSet {
         &self.hash
     }
 
+    /// What it was made of.
+    pub(crate) fn sources(&self) -> &Arc<Sources> {
+        &self.sources
+    }
+
+    /// The lists that rules of this set may ask.
+    pub fn lists(&self) -> &Lists {
+        &self.lists
+    }
+
     /// The SQL functions with the lists of this set.
     pub fn functions(&self) -> Functions {
         Functions::with_lists(&self.lists)
-    }
-
-    /// Match rules over one family, sorted by id.
-    pub(super) fn matching(&self, family: Family) -> Vec<Arc<Rule>> {
-        let reads =
-            |rule: &&Arc<Rule>| matches!(rule.condition, Condition::Match { family: of, .. } if of == family);
-        self.rules.iter().filter(reads).cloned().collect()
-    }
-
-    /// Threshold rules, sorted by id.
-    pub(super) fn thresholds(&self) -> Vec<Arc<Rule>> {
-        let threshold = |rule: &&Arc<Rule>| matches!(rule.condition, Condition::Threshold { .. });
-        self.rules.iter().filter(threshold).cloned().collect()
     }
 }
 
@@ -135,11 +159,14 @@ fn hash(rules: &[Rule], lists: &Lists) -> String {
     let lists = lists.iter().map(|(name, list)| (name, list.entries().collect())).collect();
     // structs serialise in the order of their fields, maps here are sorted; none of it can fail
     let canonical = serde_json::to_vec(&Canonical { rules, lists }).unwrap_or_default();
-    let digest = Sha256::digest(canonical);
-    digest.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
+    hex(&Sha256::digest(canonical))
 }
 
-fn read_all(directory: &Path, extension: &str, problems: &mut Vec<RuleProblem>) -> Vec<(String, String)> {
+pub(super) fn read_all(
+    directory: &Path,
+    extension: &str,
+    problems: &mut Vec<RuleProblem>,
+) -> Vec<(String, String)> {
     let mut problem = |path: &Path, error: std::io::Error| {
         problems.push(RuleProblem { file: path.display().to_string(), line: 1, what: error.to_string() });
     };

@@ -1,9 +1,7 @@
-use arrow::record_batch::RecordBatch;
 use serde::Serialize;
 
-use crate::alerts::rows;
-
-/// A sentence with columns of a row in it: `{user} started {name}`. `{{` and `}}` stand for braces.
+/// A sentence with columns of a row in it: `{user} started {name}`; `{1.name}` is the column of the first step of a
+/// sequence. `{{` and `}}` stand for braces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(into = "String")]
 pub struct Template {
@@ -14,7 +12,7 @@ pub struct Template {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {
     Text(String),
-    Column(String),
+    Column { step: Option<usize>, name: String },
 }
 
 impl From<Template> for String {
@@ -47,7 +45,10 @@ impl Template {
             if !literal.is_empty() {
                 parts.push(Part::Text(std::mem::take(&mut literal)));
             }
-            parts.push(Part::Column(column.trim().to_owned()));
+            let column = column.trim();
+            let numbered = column.split_once('.').and_then(|(step, name)| Some((step.parse().ok()?, name)));
+            let (step, name) = numbered.map_or((None, column), |(step, name)| (Some(step), name));
+            parts.push(Part::Column { step, name: name.to_owned() });
             rest = after;
         }
         literal.push_str(rest);
@@ -57,22 +58,27 @@ impl Template {
         Ok(Self { text: text.to_owned(), parts })
     }
 
-    /// The columns that it names.
-    pub fn columns(&self) -> impl Iterator<Item = &str> {
+    /// As it was written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The columns that it names, each with the step of a sequence, from 1, if it names one.
+    pub fn columns(&self) -> impl Iterator<Item = (Option<usize>, &str)> {
         self.parts.iter().filter_map(|part| match part {
-            Part::Column(column) => Some(column.as_str()),
+            Part::Column { step, name } => Some((*step, name.as_str())),
             Part::Text(_) => None,
         })
     }
 
-    /// The sentence about one row; a column without value is `-`.
-    pub fn fill(&self, batch: &RecordBatch, row: usize) -> String {
+    /// The sentence with the values that `value` knows for step and column; one without value is `-`.
+    pub fn fill(&self, value: impl Fn(Option<usize>, &str) -> Option<String>) -> String {
         let mut sentence = String::new();
         for part in &self.parts {
             match part {
                 Part::Text(text) => sentence.push_str(text),
-                Part::Column(column) => {
-                    sentence.push_str(rows::display(batch, column, row).as_deref().unwrap_or("-"));
+                Part::Column { step, name } => {
+                    sentence.push_str(value(*step, name).as_deref().unwrap_or("-"));
                 }
             }
         }
@@ -85,7 +91,7 @@ mod tests {
     use super::*;
 
     fn columns(text: &str) -> Vec<String> {
-        Template::parse(text).unwrap().columns().map(str::to_owned).collect()
+        Template::parse(text).unwrap().columns().map(|(_, name)| name.to_owned()).collect()
     }
 
     #[test]
@@ -93,6 +99,15 @@ mod tests {
         assert_eq!(columns("{user} started { name }"), ["user", "name"]);
         assert_eq!(columns("{{user}} {name}"), ["name"]);
         assert!(columns("").is_empty());
+    }
+
+    #[test]
+    fn columns_of_steps() {
+        let template = Template::parse("{2.name} after {1.path}, {name} {v1.2}").unwrap();
+        let columns: Vec<_> = template.columns().collect();
+        assert_eq!(columns, [(Some(2), "name"), (Some(1), "path"), (None, "name"), (None, "v1.2")]);
+        let value = |step: Option<usize>, name: &str| (name == "name").then(|| format!("{step:?}"));
+        assert_eq!(template.fill(value), "Some(2) after -, None -");
     }
 
     #[test]

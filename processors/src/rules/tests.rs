@@ -5,8 +5,11 @@ use schemas::family::Family;
 use schemas::record::RecordKind;
 use serde_json::json;
 
-use super::testing::{TestReport, rows_of, run};
+use super::testing::{self, TestReport, rows_of};
 use super::*;
+use crate::alerts::Alert;
+use crate::event_time::{Lateness, Tracker};
+use crate::functions::Functions;
 
 const GOOD: &str = r"
 id: one
@@ -39,16 +42,11 @@ fn with(from: &str, to: &str) -> Vec<String> {
 #[test]
 fn the_pack_that_ships_does_what_its_tests_say() {
     let set = RuleSet::shipped().unwrap();
-    let mut report = TestReport::default();
-    let mut files = 0;
-    for entry in std::fs::read_dir(folder().join("tests")).unwrap() {
-        let path = entry.unwrap().path();
-        run(&set, &path.display().to_string(), &std::fs::read_to_string(&path).unwrap(), &mut report);
-        files += 1;
-    }
+    let files = testing::load(folder()).unwrap();
+    let report = testing::run_all(&set, &files);
     let failures: Vec<_> = report.failures.iter().map(ToString::to_string).collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
-    assert!(files >= 5 && report.quiet >= 40, "{files} files, {} quiet events", report.quiet);
+    assert!(files.len() >= 5 && report.quiet >= 40, "{} files, {} quiet events", files.len(), report.quiet);
     let tested: BTreeSet<_> = report.fired.keys().map(String::as_str).collect();
     let rules: BTreeSet<_> = set.rules().iter().map(|rule| rule.id.as_str()).collect();
     assert_eq!(tested, rules, "each rule has an event that it must fire for");
@@ -58,6 +56,32 @@ fn the_pack_that_ships_does_what_its_tests_say() {
 fn what_ships_is_what_lies_in_the_folder() {
     let loaded = RuleSet::load(folder()).unwrap();
     assert_eq!(loaded.hash(), RuleSet::shipped().unwrap().hash());
+    let texts = |files: testing::TestFiles| files.into_iter().map(|(_, text)| text).collect::<Vec<_>>();
+    assert_eq!(texts(testing::load(folder()).unwrap()), texts(testing::shipped()));
+}
+
+#[test]
+fn a_rule_is_explained_with_all_that_it_uses() {
+    let set = RuleSet::shipped().unwrap();
+    let text = explain(&set, "masquerading-windows", None).unwrap().unwrap().to_string();
+    for says in [
+        "masquerading-windows: System program of Windows outside its directory (high)",
+        "masquerading.yaml:1",
+        "match, reads process_event",
+        "T1036.005 (version 16.1)",
+        "list        system_programs_windows, ",
+        "list        windows_program_directories, 8 entries",
+        "list        windows_stores, ",
+        "in_list(name, 'system_programs_windows')",
+        "ProjectionExec",
+        "is a part of Windows",
+    ] {
+        assert!(text.contains(says), "{says} in {text}");
+    }
+    let trusted = explain(&set, "suspicious-path", Some("an example".to_owned())).unwrap().unwrap();
+    assert_eq!(trusted.lists[0].0, "trusted_directories", "exceptions ask lists, too");
+    assert!(trusted.to_string().contains("an example"));
+    assert!(explain(&set, "nosuch", None).unwrap().is_none());
 }
 
 #[test]
@@ -77,11 +101,10 @@ fn a_test_that_expects_otherwise_fails() {
   events:
     - { event_type: process_started, pahth: /tmp/x }
 ";
-    let mut report = TestReport::default();
-    run(&set, "t.yaml", text, &mut report);
-    assert_eq!((report.tests, report.failures.len()), (3, 4), "{:?}", report.failures);
-    run(&set, "t.yaml", "name: [", &mut report);
-    assert_eq!(report.failures.len(), 5);
+    let run = |text: &str| testing::run_all(&set, &vec![("t.yaml".to_owned(), text.to_owned())]);
+    let TestReport { tests, failures, .. } = run(text);
+    assert_eq!((tests, failures.len()), (3, 4), "{failures:?}");
+    assert_eq!(run("name: [").failures.len(), 1);
 }
 
 #[test]
@@ -98,7 +121,7 @@ where: nosuch = 1
 unless:
   - { column: name, in: absent }
   - { column: nosuch, in: known }
-suppress: { by: [agent_id], for: 10m }
+suppress: { by: [agent_id, nosuch], for: 10m, per: 1 }
 message: '{nosuch} {'
 colour: red
 ---
@@ -107,7 +130,7 @@ id: two
 title: Two
 severity: low
 description: D
-kind: sequence
+kind: nosuch
 message: m
 ";
     let found = problems(text);
@@ -118,10 +141,11 @@ message: m
         ("r.yaml:6:", "`T12` is no technique"),
         ("r.yaml:10:", "no list `absent`"),
         ("r.yaml:10:", "column `nosuch`"),
-        ("r.yaml:13:", "`suppress` is not applied yet"),
+        ("r.yaml:13:", "`suppress` names the column `nosuch`"),
+        ("r.yaml:13:", "`suppress` has no key `per`"),
         ("r.yaml:14:", "nothing closes"),
         ("r.yaml:15:", "no key `colour`"),
-        ("r.yaml:22:", "`sequence` is no kind"),
+        ("r.yaml:22:", "`nosuch` is no kind"),
     ];
     for (line, says) in expect {
         let told = found.iter().any(|problem| problem.starts_with(line) && problem.contains(says));
@@ -174,10 +198,56 @@ fn other_problems_of_single_keys() {
         assert!(found.iter().any(|problem| problem.contains(says)), "{to}: {found:?}");
     }
     assert_eq!(problems("- a\n- b\n"), ["r.yaml:1: a rule is a mapping of keys to values"]);
-    let threshold = "kind: threshold\nwindow: 5m\nhaving: cpu_mean > 1\nfor: 0\ngroup_by: [host]";
-    let found = with("kind: match\nfamily: process_event\nwhere: name = 'x'", threshold);
-    for says in ["no windows of `5m`", "at least 1", "by agent_id only"] {
-        assert!(found.iter().any(|problem| problem.contains(says)), "{says}: {found:?}");
+    let kinds: [(&str, &[&str]); 4] = [
+        (
+            "kind: threshold\nwindow: 5s\nhaving: cpu_mean > 1\nfor: 0\ngroup_by: [host]\nupdate: 1s",
+            &["no windows of `5s`", "at least 1", "by agent_id only", "`update` must be between"],
+        ),
+        (
+            "kind: absence\nof: dog\nfor: 2s",
+            &["`dog` cannot be silent", "`for` must be between 1m and 7days"],
+        ),
+        ("kind: absence\nof: agent\nfor: 2m\nwhere: silence > 1", &["`where`: ", "No field named silence"]),
+        (
+            "kind: sequence\nby: [nosuch]\nwithin: 8d\nsteps:\n  - { family: nosuch, where: 'true' }\n  \
+             - { family: process_event, where: pid, waits: 3 }\n  - { family: process_event }",
+            &["no family", "`waits` is", "needs `where`", "`within` must be between"],
+        ),
+    ];
+    for (kind, problems) in kinds {
+        let found = with("kind: match\nfamily: process_event\nwhere: name = 'x'", kind);
+        for says in problems {
+            assert!(found.iter().any(|problem| problem.contains(says)), "{says}: {found:?}");
+        }
+    }
+}
+
+const SEQUENCE: &str = "kind: sequence\nby: [pid]\nwithin: 1m\nsteps:\n\
+                        - { family: process_event, where: first_seen }\n\
+                        - { family: network_event, where: remote_port = 1, waits: false }";
+
+fn sequence(from: &str, to: &str, message: &str) -> Vec<String> {
+    let text =
+        GOOD.replace("kind: match\nfamily: process_event\nwhere: name = 'x'", &SEQUENCE.replace(from, to));
+    problems(&text.replace("'{name}'", message))
+}
+
+#[test]
+fn a_sequence_is_checked_step_by_step() {
+    assert_eq!(sequence("", "", "'{1.name} {remote_address} {2.pid}'"), [] as [&str; 0]);
+    let cases = [
+        ("remote_port = 1", "nosuch = 1", "m", "step 2: "),
+        ("first_seen", "name", "m", "step 1: must be true or false"),
+        ("waits: false", "waits: maybe", "m", "`waits` is true or false"),
+        ("first_seen }", "first_seen, waits: false }", "m", "the first step always waits"),
+        ("[pid]", "[path, remote_port]", "m", "`remote_port`, which process_event has not"),
+        ("", "", "'{1.remote_port}'", "`remote_port`, which process_event has not"),
+        ("", "", "'{name}'", "`name`, which network_event has not"),
+        ("", "", "'{3.name}'", "there is no step 3"),
+    ];
+    for (from, to, message, says) in cases {
+        let found = sequence(from, to, message);
+        assert!(found.iter().any(|problem| problem.contains(says)), "{to} {message}: {found:?}");
     }
 }
 
@@ -207,6 +277,21 @@ fn the_hash_covers_what_rules_mean_and_nothing_else() {
     assert_eq!(before.len(), 64);
 }
 
+/// Alerts of some rows of process_event, in batches cut as given; each row's place is its number.
+fn judged(set: &RuleSet, rows: &[serde_json::Value], cuts: &[usize]) -> Vec<Alert> {
+    let batch = rows_of(RecordKind::Family(Family::ProcessEvent), rows).unwrap();
+    let (mut judge, mut state) = (Judge::new(set).unwrap(), RuleState::new(0));
+    let tracker = Tracker::new(Lateness(0));
+    let (mut alerts, mut from) = (Vec::new(), 0);
+    for length in cuts {
+        let place = |row: usize| Place { at: row as u32, time: 0, watermark: 0 };
+        judge.rows(Family::ProcessEvent, &batch.slice(from, *length), place).unwrap();
+        alerts.extend(judge.settle(&mut state, &tracker, &Seen::default()).unwrap());
+        from += length;
+    }
+    alerts
+}
+
 #[test]
 fn exceptions_take_nulls_for_no_exception() {
     let text = GOOD.replace("where: name = 'x'", "where: pid = 1").replace(
@@ -221,8 +306,7 @@ fn exceptions_take_nulls_for_no_exception() {
         json!({"pid": 1, "name": "b.exe", "path": "/opt/b"}),
         json!({"name": "b.exe"}),
     ];
-    let batch = rows_of(RecordKind::Family(Family::ProcessEvent), &rows).unwrap();
-    let alerts = MatchRules::new(&set).unwrap().evaluate(Family::ProcessEvent, &batch).unwrap();
+    let alerts = judged(&set, &rows, &[5]);
     let messages: Vec<_> = alerts.iter().map(|alert| alert.message.as_str()).collect();
     assert_eq!(messages, ["-", "b.exe"]);
 }
@@ -230,52 +314,49 @@ fn exceptions_take_nulls_for_no_exception() {
 #[test]
 fn alerts_come_in_the_order_of_rows_however_they_are_cut() {
     let second = GOOD.replace("id: one", "id: another").replace("name = 'x'", "pid > 0");
-    let set = RuleSet::parse([("r.yaml", format!("{GOOD}---{second}").as_str())], []).unwrap();
-    let rows: Vec<_> = (0..6).map(|seq| json!({"seq": seq, "name": "x", "pid": seq % 2})).collect();
-    let batch = rows_of(RecordKind::Family(Family::ProcessEvent), &rows).unwrap();
-    let mut rules = MatchRules::new(&set).unwrap();
-    let mut judge = |cuts: &[(usize, usize)]| -> Vec<(i64, String)> {
-        let mut found = Vec::new();
-        for &(from, length) in cuts {
-            let alerts = rules.evaluate(Family::ProcessEvent, &batch.slice(from, length)).unwrap();
-            found.extend(alerts.into_iter().map(|alert| (alert.seq, alert.rule.id.clone())));
-        }
-        found
+    let third =
+        GOOD.replace("id: one", "id: typed").replace("name = 'x'", "event_type IN ('a', 'b') AND pid > 0");
+    let text = format!("{GOOD}---{second}---{third}");
+    let set = RuleSet::parse([("r.yaml", text.as_str())], []).unwrap();
+    let row = |seq: i64| {
+        let event_type = ["a", "b", "c"][seq as usize % 3];
+        json!({"seq": seq, "name": "x", "pid": seq % 2, "event_type": event_type})
     };
-    let whole = judge(&[(0, 6)]);
-    assert_eq!(whole.len(), 9);
-    assert_eq!(whole, judge(&[(0, 1), (1, 1), (2, 0), (2, 3), (5, 1)]));
-    assert_eq!(whole[1..3], [(1, "another".to_owned()), (1, "one".to_owned())]);
+    let rows: Vec<_> = (0..6).map(row).collect();
+    let told = |cuts: &[usize]| -> Vec<(i64, String)> {
+        judged(&set, &rows, cuts).into_iter().map(|alert| (alert.seq, alert.rule.id.clone())).collect()
+    };
+    let whole = told(&[6]);
+    let of = |rule: &str| whole.iter().filter(|(_, id)| id == rule).map(|(seq, _)| *seq).collect::<Vec<_>>();
+    assert_eq!((of("one").len(), of("another"), of("typed")), (6, vec![1, 3, 5], vec![1, 3]));
+    assert_eq!(whole, told(&[1, 1, 0, 3, 1]));
+    assert_eq!(
+        whole[1..4].iter().map(|(_, id)| id.as_str()).collect::<Vec<_>>(),
+        ["another", "one", "typed"]
+    );
 }
 
 #[test]
-fn runs_survive_a_restore() {
-    let set = RuleSet::shipped().unwrap();
-    let mut rules = ThresholdRules::new(&set).unwrap();
-    let mut window = |minute: i64, cpu: f64, state: &mut ConsecutiveState| {
-        let start = minute * 60_000_000;
-        let row = json!({"window_start": start, "window_end": start + 60_000_000, "cpu_mean": cpu});
-        let batch = rows_of(RecordKind::Feature1m, &[row]).unwrap();
-        rules.evaluate_features(&batch, state).unwrap().len()
-    };
-    let mut state = ConsecutiveState::new();
-    assert_eq!(window(0, 95.0, &mut state) + window(1, 95.0, &mut state), 0);
-    let changes = state.take_changes();
-    assert_eq!(changes.len(), 1, "one row, however often it changed");
-    assert!(state.take_changes().is_empty());
-
-    let mut restored = ConsecutiveState::new();
-    for (key, run) in changes {
-        restored.put(key, run);
+fn predicates_are_asked_of_their_event_types_and_columns_only() {
+    let functions = Functions::new();
+    let needs = |sql: &str| compile::needs(sql, Reads::Family(Family::ProcessEvent), &functions).unwrap();
+    let types =
+        |sql: &str| needs(sql).event_types.map(|types| types.into_iter().collect::<Vec<_>>().join(" "));
+    assert_eq!(types("event_type = 'a' AND pid > 1").as_deref(), Some("a"));
+    assert_eq!(types("pid > 1 AND ('a' = event_type OR event_type = 'b')").as_deref(), Some("a b"));
+    assert_eq!(types("event_type IN ('a', 'b') AND event_type <> 'c'").as_deref(), Some("a b"));
+    assert_eq!(types("event_type = 'a' AND event_type = 'b'").as_deref(), Some(""));
+    for any in [
+        "pid > 1",
+        "event_type = 'a' OR pid > 1",
+        "event_type NOT IN ('a')",
+        "NOT event_type = 'a'",
+        "event_type = name",
+    ] {
+        assert_eq!(types(any), None, "{any}");
     }
-    assert!(restored.rows().eq(state.rows()));
-    assert!(restored.take_changes().is_empty(), "restoring changes nothing");
-    assert_eq!(window(2, 95.0, &mut restored), 1);
-    assert_eq!(window(2, 95.0, &mut restored), 0, "the same window again");
-    assert_eq!(window(3, 10.0, &mut restored), 0);
-    assert!(restored.is_empty());
-    let gone = restored.take_changes();
-    assert_eq!((gone.len(), gone[0].1), (1, None));
+    let columns: Vec<_> = needs("event_type = 'a' AND name = path").columns.into_iter().collect();
+    assert_eq!(columns, ["event_type", "name", "path"]);
 }
 
 #[test]

@@ -1,175 +1,183 @@
-use std::collections::{BTreeMap, BTreeSet};
+//! Thresholds: windows in a row that a predicate holds for, told when the run is long enough, while it goes on, and
+//! when it has broken.
+
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray};
+use arrow::array::{Array, BooleanArray};
 use arrow::record_batch::RecordBatch;
-use schemas::record::RecordKind;
+use serde::{Deserialize, Serialize};
 
-use super::rule::{Condition, Rule};
-use super::{RuleError, RuleSet, compile};
-use crate::alerts::{Alert, rows};
-use crate::plan::CachedPlan;
-
-/// Whose windows are counted, and by which rule.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ConsecutiveKey {
-    /// The agent.
-    pub agent_id: Arc<str>,
-    /// Id of the rule.
-    pub rule_id: Arc<str>,
-}
+use super::keyed::{Key, Keyed, joined};
+use super::rule::{Condition, Rule, RuleOf, Subject};
+use super::suppress::{Asks, Suppressions};
+use crate::alerts::{Alert, AlertError, Lasting, Told, rows};
+use crate::engine::operator::Operator;
 
 /// Windows in a row that a rule held for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Run {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Run {
     /// How many.
-    pub count: u32,
+    count: u32,
     /// Start of the first, in µs.
-    pub first_start: i64,
+    first_start: i64,
     /// End of the last, in µs.
-    pub last_end: i64,
+    last_end: i64,
+    /// What was told of it; nothing while it is too short, or held back.
+    told: Option<Told>,
 }
 
 /// What threshold rules remember of one partition: only runs that go on, so it is empty while nothing is wrong.
-///
-/// The engine keeps it in the changelog: [`take_changes`](Self::take_changes) after each batch, [`put`](Self::put)
-/// when it restores, [`rows`](Self::rows) for a snapshot.
-#[derive(Debug, Default)]
-pub struct ConsecutiveState {
-    runs: BTreeMap<ConsecutiveKey, Run>,
-    changed: BTreeSet<ConsecutiveKey>,
-}
-
-impl ConsecutiveState {
-    /// Nothing remembered.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Sets or, with `None`, removes a row while restoring; that is no change to be written again.
-    pub fn put(&mut self, key: ConsecutiveKey, run: Option<Run>) {
-        match run {
-            Some(run) => self.runs.insert(key, run),
-            None => self.runs.remove(&key),
-        };
-    }
-
-    /// All rows, sorted by key.
-    pub fn rows(&self) -> impl Iterator<Item = (&ConsecutiveKey, &Run)> {
-        self.runs.iter()
-    }
-
-    /// How many rows there are.
-    pub fn len(&self) -> usize {
-        self.runs.len()
-    }
-
-    /// Whether nothing is remembered.
-    pub fn is_empty(&self) -> bool {
-        self.runs.is_empty()
-    }
-
-    /// The rows that changed since the last call, sorted by key; `None` is a row that went.
-    pub fn take_changes(&mut self) -> Vec<(ConsecutiveKey, Option<Run>)> {
-        let changed = std::mem::take(&mut self.changed);
-        changed.into_iter().map(|key| (key.clone(), self.runs.get(&key).copied())).collect()
-    }
-
-    /// Judges the next window of a key; answers the run if the window counts towards one.
-    fn judge(&mut self, key: ConsecutiveKey, holds: bool, start: i64, end: i64) -> Option<Run> {
-        let before = self.runs.get(&key).copied();
-        if before.is_some_and(|run| start < run.last_end) {
-            // a later revision of a window that was judged
-            return None;
-        }
-        if !holds {
-            if before.is_some() {
-                self.runs.remove(&key);
-                self.changed.insert(key);
-            }
-            return None;
-        }
-        let run = match before {
-            Some(run) if run.last_end == start => {
-                Run { count: run.count.saturating_add(1), last_end: end, ..run }
-            }
-            // none before, or windows are missing between
-            _ => Run { count: 1, first_start: start, last_end: end },
-        };
-        self.runs.insert(key.clone(), run);
-        self.changed.insert(key);
-        Some(run)
-    }
-}
-
-/// The threshold rules of a set, planned.
 #[derive(Debug)]
-pub struct ThresholdRules {
-    rules: Vec<(Arc<Rule>, Arc<str>, u32)>,
-    plan: Option<CachedPlan>,
-    rule_set: Arc<str>,
+pub(super) struct Runs {
+    rows: Keyed<Run>,
 }
 
-impl ThresholdRules {
-    /// Plans the threshold rules of a set.
-    pub fn new(set: &RuleSet) -> Result<Self, RuleError> {
-        let thresholds = set.thresholds();
-        let plan = if thresholds.is_empty() {
-            None
-        } else {
-            Some(compile::plan(&thresholds, RecordKind::Feature1m, &set.functions())?)
-        };
-        let mut rules = Vec::with_capacity(thresholds.len());
-        for rule in thresholds {
-            let id = Arc::from(rule.id.as_str());
-            let consecutive = match rule.condition {
-                Condition::Threshold { consecutive, .. } => consecutive,
-                Condition::Match { .. } => continue,
-            };
-            rules.push((rule, id, consecutive));
-        }
-        Ok(Self { rules, plan, rule_set: Arc::clone(set.hash()) })
+impl Default for Runs {
+    fn default() -> Self {
+        Self { rows: Keyed::new("runs") }
+    }
+}
+
+/// One rule and what it said of some feature rows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Judged<'a> {
+    pub(super) rule: &'a Arc<Rule>,
+    pub(super) rule_set: &'a Arc<str>,
+    pub(super) verdicts: &'a BooleanArray,
+}
+
+impl Runs {
+    /// Its keyed state.
+    pub(super) fn operator(&mut self) -> &mut dyn Operator {
+        &mut self.rows
     }
 
-    /// Judges feature rows in the order in which their windows closed. An alert comes once, with the window that
-    /// makes the run long enough; the run must break before it comes again.
+    /// Takes the verdict on the next window of an agent; `row` is its feature row.
     ///
     /// Partial rows are not judged: a window that an agent fell silent in says nothing yet. It counts when it comes
-    /// again complete.
-    pub fn evaluate_features(
+    /// again complete; a later revision of a window that was judged does not count again.
+    pub(super) fn see(
         &mut self,
+        of: Judged<'_>,
         batch: &RecordBatch,
-        state: &mut ConsecutiveState,
-    ) -> Result<Vec<Alert>, RuleError> {
-        let Some(plan) = self.plan.as_mut().filter(|_| batch.num_rows() > 0) else {
-            return Ok(Vec::new());
+        row: usize,
+        suppressions: &mut Suppressions,
+        alerts: &mut Vec<Alert>,
+    ) -> Result<(), AlertError> {
+        let Condition::Threshold { consecutive, update, .. } = &of.rule.condition else {
+            return Ok(());
         };
-        let over = RecordKind::Feature1m.name();
-        let verdicts = plan.run(batch.clone()).map_err(|source| {
-            let rules: Vec<_> = self.rules.iter().map(|(rule, ..)| Arc::clone(rule)).collect();
-            compile::error(&rules, RecordKind::Feature1m, source)
-        })?;
-        if state.is_empty() && !verdicts.columns().iter().any(|column| column.as_boolean().has_true()) {
-            return Ok(Vec::new());
+        let agent = rows::texts(batch, "agent_id")?.value(row);
+        let holds = of.verdicts.is_valid(row) && of.verdicts.value(row);
+        if !holds && !self.rows.has_agent(agent) {
+            return Ok(());
         }
-        let wrong = |source| RuleError::Rows { over, source };
-        let agents = rows::texts(batch, "agent_id").map_err(wrong)?;
-        let starts = rows::times(batch, "window_start").map_err(wrong)?;
-        let ends = rows::times(batch, "window_end").map_err(wrong)?;
-        let partial = rows::booleans(batch, "is_partial").map_err(wrong)?;
-        let mut alerts = Vec::new();
-        for row in (0..batch.num_rows()).filter(|&row| !partial.value(row)) {
-            let agent: Arc<str> = Arc::from(agents.value(row));
-            for ((rule, id, consecutive), verdict) in self.rules.iter().zip(verdicts.columns()) {
-                let verdict = verdict.as_boolean();
-                let holds = verdict.is_valid(row) && verdict.value(row);
-                let key = ConsecutiveKey { agent_id: Arc::clone(&agent), rule_id: Arc::clone(id) };
-                let run = state.judge(key, holds, starts.value(row), ends.value(row));
-                if let Some(run) = run.filter(|run| run.count == *consecutive) {
-                    alerts.push(Alert::of_windows(rule, &self.rule_set, batch, row, &run).map_err(wrong)?);
+        let (start, end) =
+            (rows::times(batch, "window_start")?.value(row), rows::times(batch, "window_end")?.value(row));
+        let key = Key::new(&of.rule.id, "");
+        let before = self.rows.get(agent, &key).cloned();
+        if before.as_ref().is_some_and(|run| start < run.last_end) {
+            return Ok(());
+        }
+        let goes_on = holds && before.as_ref().is_some_and(|run| run.last_end == start);
+        let mut run = Run { count: 0, first_start: start, last_end: start, told: None };
+        if let Some(broken) = before.clone().filter(|_| !goes_on) {
+            self.rows.remove(agent, &key);
+            if let Some(told) = broken.told.clone() {
+                let (at, why) = if holds {
+                    (start, "windows are missing after it")
+                } else {
+                    (end, "the condition no longer holds")
+                };
+                let about = lasting(of, batch, row, &broken, at)?;
+                alerts.push(Alert::close(about, told, at, why));
+            }
+        } else if let Some(before) = before {
+            run = before;
+        }
+        if !holds {
+            return Ok(());
+        }
+        run.count = run.count.saturating_add(1);
+        run.last_end = end;
+        if run.count >= *consecutive {
+            let message = of.rule.message.fill(|_, column| rows::display(batch, column, row));
+            let about = lasting(of, batch, row, &run, end)?;
+            let update_due = |told: &Told| {
+                update.is_some_and(|update| end.saturating_sub(told.at) >= update.as_micros() as i64)
+            };
+            match &mut run.told {
+                Some(told) if update_due(told) => alerts.push(Alert::update(about, message, told, end)),
+                Some(_) => {}
+                None => {
+                    let by = suppress_key(of.rule, |column| rows::display(batch, column, row));
+                    let counts = run.count == *consecutive;
+                    let asks = Asks { agent, by: &by, time: end, watermark: end, counts };
+                    if let Some(carried) = suppressions.admit(of.rule, asks) {
+                        let (alert, told) = Alert::create(about, message, carried, end);
+                        alerts.push(alert);
+                        run.told = Some(told);
+                    }
                 }
             }
         }
-        Ok(alerts)
+        self.rows.put(agent, key, run);
+        Ok(())
     }
+
+    /// Forgets runs for the reason that `why` gives; what was told of them is closed at `now`.
+    pub(super) fn end(
+        &mut self,
+        why: impl Fn(&str, &str) -> Option<&'static str>,
+        rules: &RuleOf<'_>,
+        now: i64,
+        alerts: &mut Vec<Alert>,
+    ) {
+        for (agent, key) in self.rows.keys() {
+            let Some(why) = why(&agent, &key.rule) else { continue };
+            let Some(run) = self.rows.remove(&agent, &key) else { continue };
+            if let (Some(told), Some((rule, rule_set))) = (run.told, rules(&key.rule)) {
+                let about = Lasting {
+                    rule: &rule,
+                    rule_set: &rule_set,
+                    subject: Subject::Agent,
+                    agent_id: &agent,
+                    host: None,
+                    first_seen: run.first_start,
+                    last_seen: now.max(run.last_end + 1),
+                    count: i64::from(run.count),
+                    window: Some((run.first_start, run.last_end)),
+                    evidence: Vec::new(),
+                };
+                alerts.push(Alert::close(about, told, now, why));
+            }
+        }
+    }
+}
+
+fn lasting<'a>(
+    of: Judged<'a>,
+    batch: &'a RecordBatch,
+    row: usize,
+    run: &Run,
+    last_seen: i64,
+) -> Result<Lasting<'a>, AlertError> {
+    Ok(Lasting {
+        rule: of.rule,
+        rule_set: of.rule_set,
+        subject: Subject::Agent,
+        agent_id: rows::texts(batch, "agent_id")?.value(row),
+        host: rows::text(batch, "host", row),
+        first_seen: run.first_start,
+        last_seen,
+        count: i64::from(run.count),
+        window: Some((run.first_start, run.last_end)),
+        evidence: vec![rows::evidence(batch, row)?],
+    })
+}
+
+/// The values of the columns of `suppress`, as the key of its state.
+pub(super) fn suppress_key(rule: &Rule, value: impl Fn(&str) -> Option<String>) -> String {
+    let columns = rule.suppress.iter().flat_map(|suppress| &suppress.by);
+    joined(columns.map(|column| value(column)))
 }

@@ -1,13 +1,15 @@
 //! An SQL aggregate taken apart: rows → partial rows, partial rows → fewer partial rows, partial rows → result.
 //!
 //! The query is planned once as a whole. Its `AggregateExec` then gives three plans: `Partial` over the rows,
-//! `PartialReduce` over partial rows, and `Final` with whatever stood above it (renaming, arithmetic).
+//! `PartialReduce` over partial rows, and `Final` with whatever stood above it (renaming, arithmetic). It holds no
+//! rows, so one serves all partitions of a worker.
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::{Field, Schema, SchemaRef};
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, TimestampMicrosecondArray, new_null_array};
+use arrow::compute::{SortColumn, concat_batches, lexsort_to_indices, take_record_batch};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 
@@ -17,30 +19,59 @@ use crate::plan::{CachedPlan, PlanError, Slot};
 /// Column that the engine adds to the rows: start of the window that each belongs to (µs, UTC).
 pub const WINDOW_START: &str = "window_start";
 
+/// Keys that every query groups by first.
+const KEYS: [&str; 2] = ["agent_id", WINDOW_START];
+
+/// Aggregates whose result depends on the order in which rows or partial rows come.
+const UNSTEADY: [&str; 8] = [
+    "approx_percentile_cont",
+    "approx_percentile_cont_with_weight",
+    "approx_median",
+    "array_agg",
+    "string_agg",
+    "first_value",
+    "last_value",
+    "nth_value",
+];
+
 /// The three plans of one aggregate.
 #[derive(Debug)]
 pub struct Aggregate {
     partial: CachedPlan,
     reduce: CachedPlan,
     finish: CachedPlan,
+    rows: SchemaRef,
     state: SchemaRef,
-    keys: usize,
+    keys: Vec<String>,
+    sql: String,
 }
 
 impl Aggregate {
-    /// Plans `sql`, which reads one table named `table` and groups by `agent_id` and [`WINDOW_START`], in
-    /// this order. `rows` are the columns of the table without [`WINDOW_START`].
+    /// Plans `sql`, which reads one table named `table` and groups by `agent_id`, [`WINDOW_START`] and perhaps further
+    /// columns, in this order; all of them are among the results. `rows` are the columns of the table without
+    /// [`WINDOW_START`], which is known to the grouping only.
+    ///
+    /// Refused is what depends on the order of rows, such as `approx_percentile_cont` and `last_value`: how the log is
+    /// cut decides which rows are merged first. `quantile` and `gauge` take their places.
     pub fn new(sql: &str, table: &str, rows: &Schema, functions: &Functions) -> Result<Self, PlanError> {
-        let whole = CachedPlan::new(sql, table, with_window_start(rows), functions)?;
+        let input = with_window_start(rows);
+        let whole = CachedPlan::new(sql, table, Arc::clone(&input), functions)?;
         let found =
             find(whole.physical()).ok_or_else(|| refused("the query has no aggregate in one step"))?;
         let Some(aggregate) = found.downcast_ref::<AggregateExec>() else {
             return Err(refused("the query has no aggregate in one step"));
         };
-        let keys = aggregate.group_expr().expr().len();
-        let names: Vec<&str> = aggregate.group_expr().expr().iter().map(|(_, name)| name.as_str()).collect();
-        if names != ["agent_id", WINDOW_START] {
+        let keys: Vec<String> = aggregate.group_expr().expr().iter().map(|(_, name)| name.clone()).collect();
+        if keys.iter().take(2).ne(&KEYS) {
             return Err(refused("the query must group by agent_id, window_start"));
+        }
+        if let Some(key) = keys.iter().find(|key| whole.schema().index_of(key).is_err()) {
+            return Err(refused(&format!("the key {key} is not among the results")));
+        }
+        for call in aggregate.aggr_expr() {
+            if UNSTEADY.contains(&call.fun().name()) {
+                return Err(refused(&format!("{} depends on the order of rows", call.fun().name())));
+            }
         }
         let make = |mode: AggregateMode, input: Arc<dyn ExecutionPlan>| {
             let group = match mode {
@@ -59,7 +90,7 @@ impl Aggregate {
         };
         let context = Arc::clone(whole.task_context());
         let partial = make(AggregateMode::Partial, Arc::clone(aggregate.input()))?;
-        let state = nullable(&partial.schema(), keys);
+        let state = nullable(&partial.schema());
         let reduce_slot = Slot::new(Arc::clone(&state));
         let reduce = make(AggregateMode::PartialReduce, reduce_slot.scan()?)?;
         let finish_slot = Slot::new(Arc::clone(&state));
@@ -67,11 +98,7 @@ impl Aggregate {
         let above = Arc::clone(whole.physical())
             .transform_down(|node| {
                 if Arc::ptr_eq(&node, &found) {
-                    return Ok(Transformed::new(
-                        Arc::clone(&last),
-                        true,
-                        datafusion::common::tree_node::TreeNodeRecursion::Stop,
-                    ));
+                    return Ok(Transformed::new(Arc::clone(&last), true, TreeNodeRecursion::Stop));
                 }
                 Ok(Transformed::no(node))
             })
@@ -80,19 +107,31 @@ impl Aggregate {
             partial: CachedPlan::from_physical(partial, Arc::clone(whole.slot()), Arc::clone(&context))?,
             reduce: CachedPlan::from_physical(reduce, reduce_slot, Arc::clone(&context))?,
             finish: CachedPlan::from_physical(above, finish_slot, context)?,
+            rows: input,
             state,
             keys,
+            sql: sql.to_owned(),
         })
     }
 
-    /// Columns of partial rows: the keys, then the partial values, all nullable.
+    /// Columns of the rows, [`WINDOW_START`] last.
+    pub(super) fn rows(&self) -> &SchemaRef {
+        &self.rows
+    }
+
+    /// The query.
+    pub(super) fn sql(&self) -> &str {
+        &self.sql
+    }
+
+    /// Columns of partial rows: the keys, then the partial values. All but the first two may be null.
     pub fn state(&self) -> &SchemaRef {
         &self.state
     }
 
-    /// How many leading columns of the partial rows are keys.
-    pub fn keys(&self) -> usize {
-        self.keys
+    /// The columns that the query groups by; they lead the partial rows.
+    pub fn keys(&self) -> &[String] {
+        &self.keys
     }
 
     /// Columns of results.
@@ -100,24 +139,64 @@ impl Aggregate {
         self.finish.schema()
     }
 
-    /// Rows (with [`WINDOW_START`] as last column) to partial rows.
-    pub fn partial(&mut self, rows: RecordBatch) -> Result<RecordBatch, PlanError> {
-        self.partial.run(rows).and_then(|batch| self.fit(&batch))
+    /// Rows (with [`WINDOW_START`] as last column) to partial rows, mostly one per key.
+    pub(super) fn partial(&mut self, rows: Vec<RecordBatch>) -> Result<RecordBatch, PlanError> {
+        self.partial.run_all(rows).and_then(|batch| self.fit(&batch))
     }
 
     /// Partial rows to one partial row per key.
-    pub fn reduce(&mut self, states: Vec<RecordBatch>) -> Result<RecordBatch, PlanError> {
-        self.reduce.run_all(states).and_then(|batch| self.fit(&batch))
+    pub(super) fn reduce(&mut self, partial: RecordBatch) -> Result<RecordBatch, PlanError> {
+        self.reduce.run(partial).and_then(|batch| self.fit(&batch))
     }
 
-    /// Partial rows to results.
-    pub fn finish(&mut self, states: Vec<RecordBatch>) -> Result<RecordBatch, PlanError> {
-        self.finish.run_all(states)
+    /// Partial rows to results, one per key, sorted by the keys with null first.
+    pub fn results(&mut self, partial: RecordBatch) -> Result<RecordBatch, PlanError> {
+        let result = self.finish.run(partial)?;
+        let values = self.keys.iter().filter_map(|key| result.column_by_name(key));
+        let by: Vec<_> =
+            values.map(|values| SortColumn { values: Arc::clone(values), options: None }).collect();
+        let order = lexsort_to_indices(&by, None)?;
+        Ok(take_record_batch(&result, &order)?)
+    }
+
+    /// The same with a total beside: for each agent and window a result over all values of the further keys, which
+    /// are null in it. What had null in them counts in the total only.
+    pub fn results_and_totals(&mut self, partial: &RecordBatch) -> Result<RecordBatch, PlanError> {
+        if self.keys.len() <= KEYS.len() {
+            return self.results(partial.clone());
+        }
+        let further = KEYS.len()..self.keys.len();
+        let mut columns = partial.columns().to_vec();
+        for column in &mut columns[further.clone()] {
+            *column = new_null_array(column.data_type(), partial.num_rows());
+        }
+        let total = RecordBatch::try_new(Arc::clone(&self.state), columns)?;
+        let is_known = |row: usize| further.clone().all(|key| partial.column(key).is_valid(row));
+        let known = (0..partial.num_rows()).map(|row| Some(is_known(row))).collect();
+        let known = arrow::compute::filter_record_batch(partial, &known)?;
+        self.results(concat_batches(&self.state, [&total, &known])?)
     }
 
     fn fit(&self, batch: &RecordBatch) -> Result<RecordBatch, PlanError> {
         Ok(RecordBatch::try_new(Arc::clone(&self.state), batch.columns().to_vec())?)
     }
+}
+
+/// The [`WINDOW_START`] column of partial rows, µs.
+pub(super) fn starts(partial: &RecordBatch) -> &[i64] {
+    partial.column(1).as_primitive::<TimestampMicrosecondType>().values()
+}
+
+/// Partial rows with other window starts (µs).
+pub(super) fn with_starts(partial: &RecordBatch, starts: Vec<i64>) -> Result<RecordBatch, PlanError> {
+    let mut columns = partial.columns().to_vec();
+    columns[1] = start_column(starts);
+    Ok(RecordBatch::try_new(partial.schema(), columns)?)
+}
+
+/// Window starts (µs) as a column.
+pub(super) fn start_column(starts: Vec<i64>) -> ArrayRef {
+    Arc::new(TimestampMicrosecondArray::from(starts).with_timezone("+00:00"))
 }
 
 fn refused(why: &str) -> PlanError {
@@ -140,20 +219,54 @@ fn find(plan: &Arc<dyn ExecutionPlan>) -> Option<Arc<dyn ExecutionPlan>> {
     }
 }
 
-pub(super) fn with_window_start(rows: &Schema) -> SchemaRef {
-    let kind = rows.field_with_name("event_time").map_or(
-        arrow::datatypes::DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, Some("+00:00".into())),
-        |field| field.data_type().clone(),
-    );
+fn with_window_start(rows: &Schema) -> SchemaRef {
+    let kind = DataType::Timestamp(TimeUnit::Microsecond, Some("+00:00".into()));
     let mut fields: Vec<_> = rows.fields().iter().cloned().collect();
     fields.push(Arc::new(Field::new(WINDOW_START, kind, false)));
     Arc::new(Schema::new(fields))
 }
 
-/// A deleted key has no values, so values in the changelog are nullable.
-fn nullable(schema: &Schema, keys: usize) -> SchemaRef {
+/// A deleted key has no values, and a total no further keys.
+fn nullable(schema: &Schema) -> SchemaRef {
     let fields = schema.fields().iter().enumerate().map(|(at, field)| {
-        Field::new(field.name(), field.data_type().clone(), at >= keys || field.is_nullable())
+        Field::new(field.name(), field.data_type().clone(), at >= KEYS.len() || field.is_nullable())
     });
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+#[cfg(test)]
+mod tests {
+    use schemas::columns::arrow_schema;
+    use schemas::family::Family;
+    use schemas::record::RecordKind;
+
+    use super::*;
+
+    fn plan(of: &str, by: &str) -> Result<Aggregate, PlanError> {
+        let rows = arrow_schema(RecordKind::Family(Family::HostMetrics));
+        let sql = format!("SELECT agent_id, window_start, {of} AS x FROM events GROUP BY {by}");
+        Aggregate::new(&sql, "events", &rows, &Functions::new())
+    }
+
+    #[test]
+    fn what_depends_on_the_order_of_rows_is_refused() {
+        let by = "agent_id, window_start";
+        for of in ["approx_percentile_cont(cpu_percent, 0.5)", "last_value(cpu_percent)", "array_agg(host)"] {
+            let error = plan(of, by).unwrap_err().to_string();
+            assert!(error.contains("order of rows"), "{error}");
+        }
+        for of in ["quantile(cpu_percent, 0.5)", "percentile_cont(cpu_percent, 0.5)", "count(DISTINCT host)"]
+        {
+            plan(of, by).unwrap();
+        }
+    }
+
+    #[test]
+    fn other_keys_are_refused() {
+        for by in ["window_start, agent_id", "agent_id, window_start, host"] {
+            plan("count(*)", by).unwrap_err();
+        }
+        let further = plan("host, count(*)", "agent_id, window_start, host").unwrap();
+        assert_eq!(further.keys(), ["agent_id", "window_start", "host"]);
+    }
 }

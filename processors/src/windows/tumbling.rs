@@ -1,295 +1,108 @@
-//! Tumbling windows keyed by agent.
-//!
-//! The state is partial rows, one per (agent, window) after reduction. What a transaction adds is reduced once
-//! and written as [`Op::Merge`] rows, so that work and changelog follow what changed, not what is open.
+//! Tumbling windows of one or several sizes.
 
 use std::sync::Arc;
 
-use ahash::{AHashMap, AHashSet};
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
-    UInt8Array, new_null_array,
-};
-use arrow::compute::{concat_batches, filter_record_batch};
-use arrow::datatypes::{Schema, SchemaRef, TimestampMicrosecondType};
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
 
-use super::aggregate::Aggregate;
-use crate::engine::operator::{
-    Op, Operator, StateError, arrow_error, definition_hash, ops, rows_with, schema_text, state_schema,
-};
-use crate::functions::Functions;
+use super::aggregate::{Aggregate, starts, with_starts};
+use super::store::Store;
+use super::{Closed, Closing, Late, Timed, Windows, floor};
+use crate::engine::operator::Operator;
 use crate::plan::PlanError;
 
-/// Windows of one agent that end at or before its watermark are to be closed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Closing {
-    /// The agent.
-    pub agent: Arc<str>,
-    /// Its watermark, µs.
-    pub watermark: i64,
-}
-
-/// Tumbling windows of one size over one family.
+/// Tumbling windows. The shortest are made of rows, each longer size of the closed windows of the one before: a row is
+/// aggregated once, and late for all sizes or for none.
 #[derive(Debug)]
 pub struct Tumbling {
-    name: &'static str,
-    definition: u64,
-    size: i64,
-    aggregate: Aggregate,
-    /// Partial rows that the changelog has.
-    kept: Vec<RecordBatch>,
-    /// Partial rows since the last commit.
-    added: Vec<RecordBatch>,
-    /// Keys closed since the last commit.
-    closed: Vec<(Arc<str>, i64)>,
-    /// Keys deleted by the changelog while restoring.
-    gone: AHashSet<(String, i64)>,
-    schema: SchemaRef,
+    /// µs, each a multiple of the one before.
+    sizes: Vec<i64>,
+    store: Store,
 }
 
 impl Tumbling {
-    /// Windows of `size` µs; see [`Aggregate::new`] for `sql`, `table` and `rows`.
-    pub fn new(
-        name: &'static str,
-        size: i64,
-        sql: &str,
-        table: &str,
-        rows: &Schema,
-        functions: &Functions,
-    ) -> Result<Self, PlanError> {
-        let aggregate = Aggregate::new(sql, table, rows, functions)?;
-        let schema = state_schema(aggregate.state().fields().iter().map(|field| field.as_ref().clone()));
-        let definition = definition_hash(&[name, sql, &size.to_string(), &schema_text(&schema)]);
-        Ok(Self {
-            name,
-            definition,
-            size,
-            aggregate,
-            kept: Vec::new(),
-            added: Vec::new(),
-            closed: Vec::new(),
-            gone: AHashSet::new(),
-            schema,
-        })
+    /// Windows of `sizes` µs, the shortest first, each a multiple of the one before. `name` is that of the operator.
+    pub fn new(name: &'static str, sizes: &[i64], aggregate: &Aggregate) -> Self {
+        debug_assert!(!sizes.is_empty() && sizes.windows(2).all(|pair| pair[1] % pair[0] == 0));
+        let store = Store::new(name, "tumbling 1", sizes, sizes.len(), aggregate, &[]);
+        Self { sizes: sizes.to_vec(), store }
     }
 
-    /// Start of the window that holds `time`.
-    pub fn start_of(&self, time: i64) -> i64 {
-        time.div_euclid(self.size).saturating_mul(self.size)
+    /// Partial rows copied so far: what closing has cost.
+    pub fn copied(&self) -> u64 {
+        self.store.copied()
     }
 
-    /// Whether the window of `time` is closed at `watermark`.
-    pub fn is_late(&self, time: i64, watermark: i64) -> bool {
-        self.start_of(time).saturating_add(self.size) <= watermark
+    /// Partial rows with the starts of the windows of `level`.
+    fn lifted(&self, rows: &RecordBatch, level: usize) -> Result<RecordBatch, PlanError> {
+        let size = self.sizes[level];
+        with_starts(rows, starts(rows).iter().map(|start| floor(*start, size)).collect())
     }
 
-    /// Whether moving from one watermark to the other closes a window.
-    pub fn closes(&self, before: i64, after: i64) -> bool {
-        self.start_of(after) > self.start_of(before)
-    }
-
-    /// Adds rows that are not late; `starts` are the starts of their windows (µs).
-    pub fn add(&mut self, rows: &RecordBatch, starts: Vec<i64>) -> Result<(), PlanError> {
-        let mut columns = rows.columns().to_vec();
-        columns.push(Arc::new(TimestampMicrosecondArray::from(starts).with_timezone("+00:00")) as ArrayRef);
-        let schema = super::aggregate::with_window_start(rows.schema_ref());
-        let partial = self.aggregate.partial(RecordBatch::try_new(schema, columns)?)?;
-        if partial.num_rows() > 0 {
-            self.added.push(partial);
+    fn settle(&mut self, aggregate: &mut Aggregate) -> Result<(), PlanError> {
+        if let Some(partial) = self.store.settle(aggregate, Aggregate::reduce)? {
+            self.store.level(0).insert(partial, true);
         }
         Ok(())
-    }
-
-    /// Closes windows: their results, sorted by agent and window, each once. `None` if nothing closed.
-    pub fn close(&mut self, closings: &[Closing]) -> Result<Option<RecordBatch>, PlanError> {
-        let size = self.size;
-        let by_agent: AHashMap<&str, i64> =
-            closings.iter().map(|closing| (&*closing.agent, closing.watermark)).collect();
-        let closes = |agent: &str, start: i64| {
-            by_agent.get(agent).is_some_and(|watermark| start.saturating_add(size) <= *watermark)
-        };
-        let mut taken = Vec::new();
-        for batches in [&mut self.kept, &mut self.added] {
-            for batch in batches.iter_mut() {
-                let mask = mask(batch, &closes);
-                if mask.true_count() == 0 {
-                    continue;
-                }
-                taken.push(filter_record_batch(batch, &mask)?);
-                *batch = filter_record_batch(batch, &arrow::compute::not(&mask)?)?;
-            }
-            batches.retain(|batch| batch.num_rows() > 0);
-        }
-        if taken.is_empty() {
-            return Ok(None);
-        }
-        for batch in &taken {
-            let (agents, starts) = keys(batch);
-            for row in 0..batch.num_rows() {
-                self.closed.push((Arc::from(agents.value(row)), starts.value(row)));
-            }
-        }
-        self.results(taken).map(Some)
-    }
-
-    /// Results of the open windows of some agents as they stand; the windows stay open.
-    pub fn peek(&mut self, agents: &AHashSet<Arc<str>>) -> Result<Option<RecordBatch>, PlanError> {
-        let wanted = |agent: &str, _: i64| agents.contains(agent);
-        let mut taken = Vec::new();
-        for batch in self.kept.iter().chain(&self.added) {
-            let mask = mask(batch, &wanted);
-            if mask.true_count() > 0 {
-                taken.push(filter_record_batch(batch, &mask)?);
-            }
-        }
-        if taken.is_empty() { Ok(None) } else { self.results(taken).map(Some) }
-    }
-
-    fn results(&mut self, states: Vec<RecordBatch>) -> Result<RecordBatch, PlanError> {
-        let result = self.aggregate.finish(states)?;
-        let sort = |name: &str| {
-            let values = result.column_by_name(name).map(Arc::clone);
-            values.map(|values| arrow::compute::SortColumn { values, options: None })
-        };
-        let by: Vec<_> = ["agent_id", super::WINDOW_START].into_iter().filter_map(sort).collect();
-        let order = arrow::compute::lexsort_to_indices(&by, None)?;
-        Ok(arrow::compute::take_record_batch(&result, &order)?)
-    }
-
-    /// Reduces when small batches pile up, so that each row is reduced a logarithmic number of times.
-    fn compact(&mut self) -> Result<(), PlanError> {
-        let total: usize = self.kept.iter().map(RecordBatch::num_rows).sum();
-        let first = self.kept.first().map_or(0, RecordBatch::num_rows);
-        if self.kept.len() > 32 || (self.kept.len() > 4 && total > 2 * first) {
-            let states = std::mem::take(&mut self.kept);
-            self.kept.push(self.aggregate.reduce(states)?);
-        }
-        Ok(())
-    }
-
-    fn changelog(&self, op: Op, rows: &RecordBatch) -> Result<RecordBatch, StateError> {
-        let mut columns: Vec<ArrayRef> = vec![Arc::new(UInt8Array::from(vec![op as u8; rows.num_rows()]))];
-        columns.extend(rows.columns().iter().cloned());
-        RecordBatch::try_new(Arc::clone(&self.schema), columns).map_err(arrow_error(self.name))
-    }
-
-    fn deletions(&mut self) -> Result<RecordBatch, StateError> {
-        let mut closed = std::mem::take(&mut self.closed);
-        closed.sort();
-        closed.dedup();
-        let agents: StringArray = closed.iter().map(|(agent, _)| Some(&**agent)).collect();
-        let starts: Vec<i64> = closed.iter().map(|(_, start)| *start).collect();
-        let mut columns: Vec<ArrayRef> = vec![
-            Arc::new(UInt8Array::from(vec![Op::Delete as u8; closed.len()])),
-            Arc::new(agents),
-            Arc::new(TimestampMicrosecondArray::from(starts).with_timezone("+00:00")),
-        ];
-        for field in self.schema.fields().iter().skip(3) {
-            columns.push(new_null_array(field.data_type(), closed.len()));
-        }
-        RecordBatch::try_new(Arc::clone(&self.schema), columns).map_err(arrow_error(self.name))
-    }
-
-    fn failed(&self, error: &PlanError) -> StateError {
-        StateError::Malformed { operator: self.name, what: error.to_string() }
     }
 }
 
-/// The key columns of partial rows.
-fn keys(batch: &RecordBatch) -> (&StringArray, Int64Array) {
-    let starts = batch.column(1).as_primitive::<TimestampMicrosecondType>();
-    (batch.column(0).as_string::<i32>(), Int64Array::new(starts.values().clone(), None))
-}
-
-fn mask(batch: &RecordBatch, wanted: &dyn Fn(&str, i64) -> bool) -> BooleanArray {
-    let (agents, starts) = keys(batch);
-    (0..batch.num_rows()).map(|row| Some(wanted(agents.value(row), starts.value(row)))).collect()
-}
-
-impl Operator for Tumbling {
-    fn name(&self) -> &'static str {
-        self.name
+impl Windows for Tumbling {
+    fn operator(&mut self) -> &mut dyn Operator {
+        &mut self.store
     }
 
-    fn definition_hash(&self) -> u64 {
-        self.definition
-    }
-
-    fn state_schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
-    }
-
-    fn restore(&mut self, rows: &RecordBatch) -> Result<(), StateError> {
-        if rows.schema_ref().fields().len() != self.schema.fields().len() {
-            return Err(StateError::Malformed { operator: self.name, what: "other columns".into() });
-        }
-        let deleted = rows_with(self.name, rows, Op::Delete)?;
-        let (agents, starts) = (rows.column(1).as_string::<i32>(), rows.column(2));
-        let starts = starts.as_primitive::<TimestampMicrosecondType>();
-        for row in (0..rows.num_rows()).filter(|row| deleted.value(*row)) {
-            // A closed window never opens again, so the order against its merges does not matter.
-            self.gone.insert((agents.value(row).to_owned(), starts.value(row)));
-        }
-        debug_assert_eq!(ops(self.name, rows)?.null_count(), 0);
-        let live = arrow::compute::not(&deleted).map_err(arrow_error(self.name))?;
-        let live = filter_record_batch(rows, &live).map_err(arrow_error(self.name))?;
-        if live.num_rows() > 0 {
-            let state =
-                RecordBatch::try_new(Arc::clone(self.aggregate.state()), live.columns()[1..].to_vec());
-            self.kept.push(state.map_err(arrow_error(self.name))?);
-        }
-        Ok(())
-    }
-
-    fn restored(&mut self) -> Result<(), StateError> {
-        let gone = std::mem::take(&mut self.gone);
-        let stays = |agent: &str, start: i64| !gone.contains(&(agent.to_owned(), start));
-        let mut states = Vec::new();
-        for batch in std::mem::take(&mut self.kept) {
-            let batch = filter_record_batch(&batch, &mask(&batch, &stays)).map_err(arrow_error(self.name))?;
-            if batch.num_rows() > 0 {
-                states.push(batch);
+    fn add(&mut self, rows: &RecordBatch, times: &[Timed]) -> Result<Vec<Late>, PlanError> {
+        let size = self.sizes[0];
+        let mut late = Vec::new();
+        let mut begins = Vec::with_capacity(times.len());
+        for (row, timed) in times.iter().enumerate() {
+            let start = floor(timed.time, size);
+            let end = start.saturating_add(size);
+            if end <= timed.watermark {
+                late.push(Late { row, start, end });
             }
+            begins.push(start);
         }
-        if !states.is_empty() {
-            let reduced = self.aggregate.reduce(states).map_err(|error| self.failed(&error))?;
-            self.kept.push(reduced);
-        }
-        Ok(())
+        self.store.wait(rows, begins, &late)?;
+        Ok(late)
     }
 
-    fn drain_changes(&mut self) -> Result<Option<RecordBatch>, StateError> {
-        let mut rows = Vec::with_capacity(2);
-        if !self.closed.is_empty() {
-            rows.push(self.deletions()?);
+    fn close(&mut self, aggregate: &mut Aggregate, closings: &[Closing]) -> Result<Vec<Closed>, PlanError> {
+        self.settle(aggregate)?;
+        let mut closed = Vec::new();
+        for level in 0..self.sizes.len() {
+            let size = self.sizes[level];
+            let rows = self.store.take(level, closings, |closing| floor(closing.watermark, size))?;
+            if rows.num_rows() == 0 {
+                continue;
+            }
+            if level + 1 < self.sizes.len() {
+                let longer = self.lifted(&rows, level + 1)?;
+                self.store.level(level + 1).insert(longer, true);
+            }
+            closed.push(Closed { level, rows });
         }
-        if !self.added.is_empty() {
-            let added = std::mem::take(&mut self.added);
-            let added = self.aggregate.reduce(added).map_err(|error| self.failed(&error))?;
-            rows.push(self.changelog(Op::Merge, &added)?);
-            self.kept.push(added);
-            self.compact().map_err(|error| self.failed(&error))?;
-        }
-        if rows.is_empty() {
-            return Ok(None);
-        }
-        concat_batches(&self.schema, &rows).map(Some).map_err(arrow_error(self.name))
+        Ok(closed)
     }
 
-    fn snapshot(&mut self) -> Result<RecordBatch, StateError> {
-        self.closed.clear();
-        let mut states = std::mem::take(&mut self.kept);
-        states.append(&mut self.added);
-        if states.is_empty() {
-            return Ok(RecordBatch::new_empty(Arc::clone(&self.schema)));
+    fn peek(&mut self, aggregate: &mut Aggregate, agents: &[Closing]) -> Result<Vec<Closed>, PlanError> {
+        self.settle(aggregate)?;
+        let mut open = Vec::new();
+        let mut shorter = RecordBatch::new_empty(Arc::clone(self.store.state()));
+        for level in 0..self.sizes.len() {
+            let partials = self.store.level(level);
+            let mut places = Vec::new();
+            for agent in agents {
+                places.extend(partials.windows(&agent.agent).iter().flat_map(|window| &window.places));
+            }
+            let own = partials.gather(&places)?;
+            let rows = concat_batches(self.store.state(), [&own, &self.lifted(&shorter, level)?])?;
+            if rows.num_rows() > 0 {
+                open.push(Closed { level, rows: rows.clone() });
+            }
+            shorter = rows;
         }
-        let reduced = self.aggregate.reduce(states).map_err(|error| self.failed(&error))?;
-        let rows = self.changelog(Op::Merge, &reduced)?;
-        self.kept.push(reduced);
-        Ok(rows)
-    }
-
-    fn live_rows(&self) -> usize {
-        self.kept.iter().map(RecordBatch::num_rows).max().unwrap_or(0)
+        Ok(open)
     }
 }

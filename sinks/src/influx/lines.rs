@@ -69,7 +69,15 @@ fn series(kind: RecordKind) -> Option<(&'static str, &'static str, &'static [&'s
             Some((family.name(), time, &["agent_id", "event_type", "host", "lane"]))
         }
         RecordKind::Feature1m => Some(("features_1m", "window_start", &["agent_id", "host"])),
-        RecordKind::Clock | RecordKind::Rejected | RecordKind::Alert => None,
+        RecordKind::Feature5m => Some(("features_5m", "window_start", &["agent_id", "host"])),
+        RecordKind::Feature1h => Some(("features_1h", "window_start", &["agent_id", "host"])),
+        // Users would have to be a tag, and whoever sends may name any number of them.
+        RecordKind::UserFeature1m
+        | RecordKind::UserFeature5m
+        | RecordKind::UserFeature1h
+        | RecordKind::Clock
+        | RecordKind::Rejected
+        | RecordKind::Alert => None,
     }
 }
 

@@ -17,7 +17,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use eventlog::{Log, Position, TopicPartition, dead_letter::DeadLetter, registry::SchemaRegistry};
 use runtime::{failpoint, health::Health, shutdown::Shutdown};
-use schemas::{family::Family, topics::Topics};
+use schemas::{
+    family::Family,
+    topics::{FEATURE_SIZES, Topics},
+};
 
 pub use self::config::{InfluxConfig, WriteApi};
 use self::{
@@ -45,7 +48,7 @@ pub async fn run<L: Log>(
     }
     let mut decoded: Vec<String> =
         Family::ALL.iter().map(|family| topics.events(*family).to_string()).collect();
-    decoded.push(topics.features("1m").to_string());
+    decoded.extend(FEATURE_SIZES.map(|size| topics.features(size).to_string()));
     let feed = Feed {
         group: config.group.clone(),
         instance: config.instance.clone(),

@@ -30,7 +30,11 @@ use std::{
 use async_trait::async_trait;
 use eventlog::{Log, Position, TopicPartition, registry::SchemaRegistry};
 use runtime::{health::Health, shutdown::Shutdown};
-use schemas::{family::Family, record::RecordKind, topics::Topics};
+use schemas::{
+    family::Family,
+    record::RecordKind,
+    topics::{FEATURE_SIZES, Topics},
+};
 
 pub use self::config::LakeConfig;
 use self::{dates::Believable, files::Writing, shape::Content, table::Root, writer::TableWriter};
@@ -77,8 +81,12 @@ fn tables(topics: &Topics) -> Vec<(String, Arc<str>, Content)> {
         let content = Content::Kind(RecordKind::Family(family));
         tables.push((family.name().to_owned(), topics.events(family), content));
     }
-    let content = Content::Kind(RecordKind::Feature1m);
-    tables.push(("features_1m".to_owned(), topics.features("1m"), content));
+    for ((size, by_machine), by_user) in
+        FEATURE_SIZES.into_iter().zip(RecordKind::FEATURES).zip(RecordKind::USER_FEATURES)
+    {
+        tables.push((format!("features_{size}"), topics.features(size), Content::Kind(by_machine)));
+        tables.push((format!("user_features_{size}"), topics.user_features(size), Content::Kind(by_user)));
+    }
     tables.push(("alerts".to_owned(), topics.alerts(), Content::Kind(RecordKind::Alert)));
     tables.push(("late".to_owned(), topics.late(), Content::Records));
     tables.push(("dead_letters".to_owned(), topics.dlq(), Content::Records));

@@ -73,7 +73,12 @@ impl Shape {
                 let schema = arrow_schema(kind);
                 let fields: Vec<Field> = schema.fields().iter().map(|field| nullable(field)).collect();
                 match kind {
-                    RecordKind::Feature1m => (fields, "agent_id", "window_start", "revision"),
+                    RecordKind::Feature1m
+                    | RecordKind::Feature5m
+                    | RecordKind::Feature1h
+                    | RecordKind::UserFeature1m
+                    | RecordKind::UserFeature5m
+                    | RecordKind::UserFeature1h => (fields, "agent_id", "window_start", "revision"),
                     _ => (fields, "agent_id", "event_time", "seq"),
                 }
             }

@@ -55,6 +55,7 @@ pub(crate) async fn run(config: Config, parts: &[Part]) -> anyhow::Result<Exit> 
                     topics.clone(),
                     health.clone(),
                     shutdown.clone(),
+                    runtime::clock::now_us,
                 ),
             ),
             Part::Sink(SinkName::Lake) if config.sinks.lake.enabled => supervisor.spawn(

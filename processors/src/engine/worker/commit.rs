@@ -10,7 +10,7 @@ use runtime::failpoint;
 
 #[cfg(test)]
 use super::Defect;
-use super::{Job, PartitionState, Slot, Transaction, Trouble, Worker, WorkerError};
+use super::{Job, JobError, Output, PartitionState, Slot, Transaction, Trouble, Worker, WorkerError};
 
 impl<L: Log, J: Job> Worker<L, J> {
     /// Commits, and returns where the partitions stand that were fetched further than that.
@@ -49,6 +49,13 @@ impl<L: Log, J: Job> Worker<L, J> {
             let Slot::Active(active) = slot else { continue };
             if !active.moved {
                 continue;
+            }
+            let producer = &mut session.producer;
+            let mut sink = |record| producer.send(record);
+            match self.job.settle(&mut active.state, &mut Output::new(&mut sink)) {
+                Ok(()) => {}
+                Err(JobError::Log(error)) => return Err(Trouble::Log(error)),
+                Err(error) => return Err(Trouble::Fatal(WorkerError::Job(error.to_string()))),
             }
             let records = active
                 .changelog

@@ -1,0 +1,239 @@
+//! Sequences: rows of one agent that follow each other within a time.
+//!
+//! ```text
+//!  event time   1 ──── 2 ─ 1 ─────── 2 ───── 3        within: first to last
+//!                          └─────────┴───────┘        told: the shortest chain that the new row completes
+//! ```
+//!
+//! Rows are taken in the order of the log, and chained by their event time: lanes and bridges may bring them out of
+//! order, and an outage may bring them a week later. So a row waits, until the agent's watermark says that nothing
+//! comes any more that it could be chained with; what has waited so long is not there any more, however the state was
+//! swept meanwhile. A chain is told once: the rows up to its end that waited for it are gone with it.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::keyed::{Key, Keyed};
+use crate::engine::operator::Operator;
+use crate::event_time::Tracker;
+
+/// More rows of one key do not wait: the earliest goes.
+const MOST_WAITING: usize = 16;
+/// More keys of one agent and rule do not wait: the one that waits longest goes.
+const MOST_KEYS: usize = 64;
+/// More keys of one partition do not wait: the new one is passed over.
+const MOST_ROWS: usize = 200_000;
+
+/// A row that waits for others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Waiting {
+    /// Which step it is, from 0.
+    pub(crate) step: usize,
+    /// When it happened, µs.
+    pub(crate) time: i64,
+    /// Its identity: a row is no successor of itself.
+    pub(crate) id: String,
+    /// The row, for evidence.
+    pub(crate) row: Map<String, Value>,
+}
+
+/// What a sequence asks of its rows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shape<'a> {
+    /// Whether a row of each step waits for earlier ones; one entry a step.
+    pub(super) waits: &'a [bool],
+    /// From the first step to the last, µs.
+    pub(super) within: i64,
+}
+
+impl Shape<'_> {
+    fn last(&self) -> usize {
+        self.waits.len() - 1
+    }
+
+    /// Whether nothing that is still to come could be chained with the row.
+    fn is_over(&self, row: &Waiting, watermark: i64) -> bool {
+        let end = if row.step == self.last() { row.time } else { row.time.saturating_add(self.within) };
+        end < watermark
+    }
+}
+
+/// The rows of one partition that wait.
+#[derive(Debug)]
+pub(super) struct Sequences {
+    rows: Keyed<Vec<Waiting>>,
+}
+
+impl Default for Sequences {
+    fn default() -> Self {
+        Self { rows: Keyed::new("sequences") }
+    }
+}
+
+impl Sequences {
+    /// Its keyed state.
+    pub(super) fn operator(&mut self) -> &mut dyn Operator {
+        &mut self.rows
+    }
+
+    /// Whether rows of this rule wait.
+    pub(super) fn has_rule(&self, rule: &str) -> bool {
+        self.rows.has_rule(rule)
+    }
+
+    /// Whether rows of this agent wait.
+    pub(super) fn has_agent(&self, agent: &str) -> bool {
+        self.rows.has_agent(agent)
+    }
+
+    /// Takes the next row of a key in the order of the log; answers the chain that it completes. `watermark` is the
+    /// agent's before this row.
+    pub(super) fn see(
+        &mut self,
+        agent: &str,
+        key: &Key,
+        shape: Shape<'_>,
+        row: Waiting,
+        watermark: i64,
+    ) -> Option<Vec<Waiting>> {
+        let known = self.rows.get(agent, key);
+        let is_new = known.is_none();
+        let mut waiting: Vec<Waiting> = known.cloned().unwrap_or_default();
+        let before = waiting.len();
+        waiting.retain(|other| !shape.is_over(other, watermark));
+        let chain = chain(&waiting, &row, shape);
+        if let Some(chain) = &chain {
+            let end = chain.last().map_or(row.time, |last| last.time);
+            waiting.retain(|other| {
+                let is_told = chain.iter().any(|told| told.id == other.id && told.step == other.step);
+                !is_told && (other.step == shape.last() || other.time > end)
+            });
+        } else if (row.step == 0 || shape.waits[row.step]) && !shape.is_over(&row, watermark) {
+            if is_new && !self.has_room(agent, key, shape, watermark) {
+                return None;
+            }
+            waiting.push(row);
+            supersede(&mut waiting, shape, watermark);
+            if waiting.len() > MOST_WAITING
+                && let Some(earliest) = (0..waiting.len()).min_by_key(|index| waiting[*index].time)
+            {
+                waiting.remove(earliest);
+                dropped();
+            }
+        } else if before == waiting.len() {
+            return None;
+        }
+        if waiting.is_empty() {
+            self.rows.remove(agent, key);
+        } else {
+            self.rows.put(agent, key.clone(), waiting);
+        }
+        chain
+    }
+
+    /// Forgets what is over, and agents that are gone; called at fixed places of the log.
+    pub(super) fn sweep<'a>(&mut self, tracker: &Tracker, shape_of: impl Fn(&str) -> Option<Shape<'a>>) {
+        for (agent, key) in self.rows.keys() {
+            let watermark = tracker.find(&agent).map(|agent| agent.watermark);
+            let is_over = match (watermark, shape_of(&key.rule), self.rows.get(&agent, &key)) {
+                (Some(watermark), Some(shape), Some(waiting)) => {
+                    waiting.iter().all(|row| shape.is_over(row, watermark))
+                }
+                _ => true,
+            };
+            if is_over {
+                self.rows.remove(&agent, &key);
+            }
+        }
+    }
+
+    /// Forgets everything of rules that are gone.
+    pub(super) fn forget(&mut self, is_gone: &dyn Fn(&str) -> bool) {
+        for (agent, key) in self.rows.keys() {
+            if is_gone(&key.rule) {
+                self.rows.remove(&agent, &key);
+            }
+        }
+    }
+
+    /// Makes room for one more key of an agent, if it can be made.
+    fn has_room(&mut self, agent: &str, key: &Key, shape: Shape<'_>, watermark: i64) -> bool {
+        let latest = |waiting: &[Waiting]| waiting.iter().map(|row| row.time).max();
+        let of_rule = self.rows.of(agent).filter(|(other, _)| other.rule == key.rule);
+        let mut keys: Vec<(Option<i64>, Key, bool)> = of_rule
+            .map(|(key, waiting)| {
+                let is_over = waiting.iter().all(|row| shape.is_over(row, watermark));
+                (latest(waiting), key.clone(), is_over)
+            })
+            .collect();
+        if keys.len() >= MOST_KEYS {
+            keys.sort();
+            let over: Vec<_> = keys.iter().filter(|(.., is_over)| *is_over).collect();
+            if over.is_empty() {
+                dropped();
+                self.rows.remove(agent, &keys[0].1);
+            } else {
+                for (_, key, _) in over {
+                    self.rows.remove(agent, key);
+                }
+            }
+        }
+        let has_room = self.rows.len() < MOST_ROWS;
+        if !has_room {
+            dropped();
+        }
+        has_room
+    }
+}
+
+fn dropped() {
+    metrics::counter!("varta_processors_rule_state_dropped_total", "of" => "sequences").increment(1);
+}
+
+/// The shortest chain of waiting rows with the new one in it.
+///
+/// Before it the latest possible row of each step, after it the earliest: any other choice makes the chain longer.
+fn chain(waiting: &[Waiting], row: &Waiting, shape: Shape<'_>) -> Option<Vec<Waiting>> {
+    let mut chain = std::collections::VecDeque::from([row]);
+    for step in (0..row.step).rev() {
+        let (ids, next) = (chain.clone(), chain.front()?.time);
+        let fits = |other: &&Waiting| {
+            other.step == step && other.time <= next && ids.iter().all(|used| used.id != other.id)
+        };
+        chain.push_front(waiting.iter().filter(fits).max_by_key(|other| other.time)?);
+    }
+    for step in row.step + 1..=shape.last() {
+        let (ids, before) = (chain.clone(), chain.back()?.time);
+        let fits = |other: &&Waiting| {
+            other.step == step && other.time >= before && ids.iter().all(|used| used.id != other.id)
+        };
+        chain.push_back(waiting.iter().filter(fits).min_by_key(|other| other.time)?);
+    }
+    let (first, last) = (chain.front()?.time, chain.back()?.time);
+    (last.saturating_sub(first) <= shape.within).then(|| chain.into_iter().cloned().collect())
+}
+
+/// Drops rows that a later one of their step stands for: whatever is still to come is after both, and nothing that
+/// waits needs the earlier one.
+fn supersede(waiting: &mut Vec<Waiting>, shape: Shape<'_>, watermark: i64) {
+    let is_needed = |row: &Waiting, later: &Waiting, waiting: &[Waiting]| {
+        waiting.iter().any(|next| next.step == row.step + 1 && (row.time..later.time).contains(&next.time))
+    };
+    let mut index = 0;
+    while index < waiting.len() {
+        let row = &waiting[index];
+        let stands_for = |(other, later): (usize, &Waiting)| {
+            let is_later = later.time > row.time || (later.time == row.time && other > index);
+            later.step == row.step && is_later && later.time <= watermark && !is_needed(row, later, waiting)
+        };
+        if row.step < shape.last() && waiting.iter().enumerate().any(stands_for) {
+            waiting.remove(index);
+        } else {
+            index += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "sequence_tests.rs"]
+mod tests;

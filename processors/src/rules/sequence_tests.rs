@@ -1,0 +1,146 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const TWO: Shape<'static> = Shape { waits: &[true, true], within: 60 };
+const THREE: Shape<'static> = Shape { waits: &[true, true, true], within: 60 };
+
+fn row(step: usize, time: i64) -> Waiting {
+    Waiting { step, time, id: format!("{step}@{time}"), row: Map::new() }
+}
+
+fn key() -> Key {
+    Key::new("r", "")
+}
+
+/// Times of the chains that rows in this order of arrival give; the watermark trails the latest by `lateness`.
+fn told(shape: Shape<'_>, rows: &[(usize, i64)], lateness: i64) -> Vec<Vec<i64>> {
+    let mut sequences = Sequences::default();
+    let mut watermark = i64::MIN;
+    let mut told = Vec::new();
+    for (step, time) in rows {
+        let chain = sequences.see("a", &key(), shape, row(*step, *time), watermark);
+        told.extend(chain.map(|chain| chain.iter().map(|row| row.time).collect()));
+        watermark = watermark.max(time.saturating_sub(lateness));
+    }
+    told
+}
+
+#[test]
+fn one_after_the_other_within_the_time_is_told_once() {
+    assert_eq!(told(TWO, &[(0, 10), (1, 70)], 2), [[10, 70]]);
+    assert!(told(TWO, &[(0, 10), (1, 71)], 2).is_empty(), "too late");
+    assert!(told(TWO, &[(1, 10), (0, 11)], 2).is_empty(), "the wrong way round");
+    assert_eq!(told(TWO, &[(0, 10), (1, 20), (1, 21), (0, 30), (1, 31)], 2), [[10, 20], [30, 31]]);
+    assert_eq!(
+        told(TWO, &[(0, 10), (0, 15), (1, 20), (1, 21)], 2),
+        [[15, 20]],
+        "what waited is gone with it"
+    );
+}
+
+#[test]
+fn rows_out_of_order_are_chained_until_the_watermark_has_passed() {
+    assert_eq!(told(TWO, &[(1, 20), (0, 10)], 30), [[10, 20]]);
+    assert!(told(TWO, &[(1, 20), (0, 70), (0, 10)], 30).is_empty(), "nobody waits that long");
+    assert_eq!(told(THREE, &[(2, 30), (0, 10), (1, 20)], 50), [[10, 20, 30]]);
+    assert_eq!(told(THREE, &[(1, 20), (2, 30), (0, 10)], 50), [[10, 20, 30]]);
+    let waitless = Shape { waits: &[true, false], within: 60 };
+    assert!(told(waitless, &[(1, 20), (0, 10)], 30).is_empty());
+    assert_eq!(told(waitless, &[(0, 10), (1, 20)], 30), [[10, 20]]);
+}
+
+#[test]
+fn an_earlier_row_stays_if_a_chain_needs_it() {
+    assert_eq!(told(THREE, &[(0, 3), (1, 5), (0, 7), (0, 20), (2, 25)], 0), [[3, 5, 25]]);
+}
+
+#[test]
+fn a_row_that_fits_two_steps_is_no_successor_of_itself() {
+    let mut sequences = Sequences::default();
+    let same = |step, time: i64| Waiting { id: format!("x@{time}"), ..row(step, time) };
+    for (time, expected) in [(1, 0), (2, 2)] {
+        let second = sequences.see("a", &key(), TWO, same(1, time), 0);
+        let first = sequences.see("a", &key(), TWO, same(0, time), 0);
+        assert_eq!(second.or(first).map_or(0, |chain| chain.len()), expected, "{time}");
+    }
+}
+
+#[test]
+fn a_step_that_always_holds_keeps_little() {
+    let mut sequences = Sequences::default();
+    for time in 0..1_000 {
+        sequences.see("a", &key(), THREE, row(0, time), time - 2);
+        let waiting = sequences.rows.get("a", &key()).unwrap();
+        assert!(waiting.len() <= 4, "{}", waiting.len());
+    }
+}
+
+#[test]
+fn keys_and_rows_are_capped() {
+    let mut sequences = Sequences::default();
+    for time in 0..100_i64 {
+        sequences.see("a", &key(), TWO, row(0, time), i64::MIN);
+        sequences.see("a", &Key::new("s", &time.to_string()), TWO, row(0, time), i64::MIN);
+    }
+    assert_eq!(sequences.rows.get("a", &key()).unwrap().len(), MOST_WAITING);
+    assert_eq!(sequences.rows.get("a", &key()).unwrap()[0].time, 100 - MOST_WAITING as i64);
+    assert_eq!(sequences.rows.of("a").count(), 1 + MOST_KEYS);
+    assert!(sequences.rows.get("a", &Key::new("s", "0")).is_none());
+    assert!(sequences.rows.get("a", &Key::new("s", "99")).is_some());
+    // all but the last are over: they make room
+    sequences.see("a", &Key::new("s", "new"), TWO, row(0, 1_000), 159);
+    assert_eq!(sequences.rows.of("a").count(), 1 + 2);
+}
+
+/// Whether some chain of the rows is complete, by trying all.
+fn exists(rows: &[(usize, i64)], steps: usize, within: i64) -> bool {
+    fn go(rows: &[(usize, i64)], step: usize, steps: usize, first: i64, last: i64, within: i64) -> bool {
+        step == steps
+            || rows.iter().any(|(of, time)| {
+                let first = if step == 0 { *time } else { first };
+                let fits = *of == step && *time >= last && *time - first <= within;
+                fits && go(rows, step + 1, steps, first, *time, within)
+            })
+    }
+    go(rows, 0, steps, 0, i64::MIN, within)
+}
+
+proptest! {
+    /// Without a watermark nothing is forgotten: the first chain is told exactly when there is one.
+    #[test]
+    fn agrees_with_trying_all(rows in proptest::collection::vec((0_usize..3, 0_i64..150), 1..14)) {
+        let mut sequences = Sequences::default();
+        let mut seen: Vec<(usize, i64)> = Vec::new();
+        for (at, (step, time)) in rows.into_iter().enumerate() {
+            seen.push((step, time));
+            let new = Waiting { id: at.to_string(), ..row(step, time) };
+            let chain = sequences.see("a", &key(), THREE, new, i64::MIN);
+            prop_assert_eq!(chain.is_some(), exists(&seen, 3, 60), "{:?}", seen);
+            if let Some(chain) = chain {
+                prop_assert!(chain.windows(2).all(|pair| pair[0].time <= pair[1].time));
+                break;
+            }
+        }
+    }
+
+    /// When a sweep happens changes nothing: what is over is not chained, swept or not.
+    #[test]
+    fn sweeping_changes_nothing(
+        rows in proptest::collection::vec((0_usize..3, 0_i64..300), 1..30),
+        sweeps in proptest::collection::vec(any::<bool>(), 30),
+    ) {
+        let (mut swept, mut lazy) = (Sequences::default(), Sequences::default());
+        let mut watermark = i64::MIN;
+        for (at, (step, time)) in rows.into_iter().enumerate() {
+            if sweeps[at] && let Some(waiting) = swept.rows.get("a", &key()).cloned() {
+                let left: Vec<_> = waiting.into_iter().filter(|row| !THREE.is_over(row, watermark)).collect();
+                swept.rows.put("a", key(), left);
+            }
+            let new = Waiting { id: at.to_string(), ..row(step, time) };
+            let told = lazy.see("a", &key(), THREE, new.clone(), watermark);
+            prop_assert_eq!(swept.see("a", &key(), THREE, new, watermark), told);
+            watermark = watermark.max(time - 20);
+        }
+    }
+}

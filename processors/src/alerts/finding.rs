@@ -131,6 +131,8 @@ pub(crate) struct Told {
     pub(crate) revision: i32,
     /// The first sentence.
     pub(crate) message: String,
+    /// What was held back before it, which every later message stands for as well.
+    pub(crate) carried: Carried,
 }
 
 /// What all messages of a lasting finding say alike.
@@ -200,8 +202,8 @@ impl Alert {
 
     /// The first message about a finding that lasts.
     pub(crate) fn create(of: Lasting<'_>, message: String, carried: Carried, at: i64) -> (Self, Told) {
-        let told = Told { created_at: at, at, revision: 0, message: message.clone() };
-        (Self::lasting(of, Activity::Create, &told, message).carrying(carried), told)
+        let told = Told { created_at: at, at, revision: 0, message: message.clone(), carried };
+        (Self::lasting(of, Activity::Create, &told, message), told)
     }
 
     /// It goes on.
@@ -234,7 +236,7 @@ impl Alert {
             user: None,
         };
         let times = (of.first_seen, of.last_seen);
-        Self {
+        let alert = Self {
             activity,
             revision: told.revision,
             subject: of.subject,
@@ -243,7 +245,10 @@ impl Alert {
             count: of.count,
             window: of.window,
             ..Self::about(of.rule, of.rule_set, uid, identity, times, message, of.evidence)
-        }
+        };
+        let is_first = activity == Activity::Create;
+        let alert = alert.carrying(told.carried);
+        Self { suppressed: if is_first { alert.suppressed } else { 0 }, ..alert }
     }
 
     fn about(

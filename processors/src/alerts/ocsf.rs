@@ -2,6 +2,7 @@
 //!
 //! The fields used are in `schemas/ocsf_detection_finding.schema.json`. Times are in ms, as OCSF has them.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use serde_json::{Map, Value, json};
@@ -64,12 +65,14 @@ fn metadata(alert: &Alert) -> Value {
 
 fn finding_info(alert: &Alert) -> Value {
     let rule = &alert.rule;
+    let data_sources: BTreeSet<_> =
+        rule.condition.predicates().iter().map(|(reads, _)| reads.name()).collect();
     json!({
         "uid": alert.finding_uid,
         "title": rule.title,
         "desc": rule.description,
         "types": [rule.condition.kind()],
-        "data_sources": [rule.condition.reads().name()],
+        "data_sources": data_sources,
         "src_url": rule.references.first(),
         "first_seen_time": millis(alert.first_seen),
         "last_seen_time": millis(alert.last_seen),

@@ -82,7 +82,7 @@ impl Rulebook {
     }
 
     /// Settles which rules hold for the records of a partition from `offset` on; `now` is the log's clock in µs. After
-    /// it [`judge`](Self::judge) gives them.
+    /// it [`judge`](Self::judge) gives them, ready for the first row.
     pub fn open(
         &mut self,
         state: &mut RuleState,
@@ -201,5 +201,77 @@ impl Rulebook {
             "rules in the state cannot be used, those on offer replace them"
         );
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use schemas::family::Family;
+    use schemas::record::RecordKind;
+    use serde_json::json;
+
+    use super::*;
+    use crate::event_time::{Lateness, Tracker};
+    use crate::rules::testing::rows_of;
+    use crate::rules::{Place, Seen};
+
+    const RULE: &str = "id: one\ntitle: One\nseverity: low\ndescription: D\nkind: match\nfamily: process_event\n\
+                        where: pid > 0\nmessage: '{pid}'\n";
+
+    fn set(from: &str, to: &str) -> RuleSet {
+        RuleSet::parse([("r.yaml", RULE.replace(from, to).as_str())], []).unwrap()
+    }
+
+    fn take(book: &mut Rulebook, pid: i64) {
+        let rows =
+            rows_of(RecordKind::Family(Family::ProcessEvent), &[json!({"pid": pid, "seq": pid})]).unwrap();
+        let place = |_: usize| Place { at: 0, time: 0, watermark: 0 };
+        book.judge().rows(Family::ProcessEvent, &rows, place).unwrap();
+    }
+
+    #[test]
+    fn rows_of_a_batch_that_failed_are_not_judged_with_the_next() {
+        let mut book = Rulebook::new(Offer::new(set("", ""), 1)).unwrap();
+        let mut state = RuleState::new(0);
+        book.open(&mut state, 0, 0).unwrap();
+        take(&mut book, 1);
+        // the log refused something: the worker begins again, perhaps with another partition
+        book.open(&mut state, 0, 0).unwrap();
+        take(&mut book, 2);
+        let tracker = Tracker::new(Lateness(0));
+        let alerts = book.judge().settle(&mut state, &tracker, &Seen::default()).unwrap();
+        assert_eq!(alerts.iter().map(|alert| alert.message.as_str()).collect::<Vec<_>>(), ["2"]);
+    }
+
+    #[test]
+    fn the_state_is_served_by_its_own_rules_until_a_later_offer_and_many_sets_may_pass() {
+        let offer = Offer::new(set("low", "high"), 5);
+        let mut book = Rulebook::new(offer.clone()).unwrap();
+        let mut state = RuleState::new(0);
+        let first = book.open(&mut state, 7, 0).unwrap().unwrap();
+        assert_eq!((first.held.version, first.held.from_offset), (5, 7));
+        for (version, severity) in
+            ["low", "medium", "fatal", "critical", "informational"].into_iter().enumerate()
+        {
+            offer.put(set("low", severity), version as i64);
+            assert!(book.open(&mut state, 8, 0).unwrap().is_none(), "an older offer");
+            assert_eq!(**book.judge().rule_set(), *first.held.rule_set);
+        }
+        // a worker that never saw the rules of the state plans them from the state's own text
+        let mut other = Rulebook::new(Offer::new(set("low", "low"), 1)).unwrap();
+        assert!(other.open(&mut state, 9, 0).unwrap().is_none());
+        assert_eq!(**other.judge().rule_set(), *first.held.rule_set);
+    }
+
+    #[test]
+    fn rules_that_cannot_be_read_any_more_are_replaced_by_the_offer() {
+        let mut state = RuleState::new(0);
+        let gone = set("pid > 0", "pid > 1");
+        state.in_force.take(&gone, 9, 0);
+        state.in_force.spoil();
+        let mut book = Rulebook::new(Offer::new(set("", ""), 1)).unwrap();
+        let change = book.open(&mut state, 3, 0).unwrap().unwrap();
+        assert_eq!((change.held.version, change.held.from_offset), (1, 3));
+        assert!(book.open(&mut state, 4, 0).unwrap().is_none());
     }
 }

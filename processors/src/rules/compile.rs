@@ -20,13 +20,8 @@ const EVENT_TYPE: &str = "event_type";
 
 /// Whether a predicate is one expression that yields true or false for a row by itself. `sql` is the predicate with
 /// its exceptions.
-pub(super) fn check(
-    predicate: &(Reads, &str),
-    sql: &str,
-    reads: Reads,
-    functions: &Functions,
-) -> Result<(), String> {
-    let expression = parse(predicate.1, reads, functions)?;
+pub(super) fn check(predicate: &str, sql: &str, reads: Reads, functions: &Functions) -> Result<(), String> {
+    let expression = parse(predicate, reads, functions)?;
     of_one_row(&expression)?;
     refuse_impure(&expression).map_err(|error| error.to_string())?;
     let plan = plan([sql], reads.schema(), functions).map_err(|error| match error {

@@ -234,8 +234,9 @@ pub(super) fn inner_text(
 }
 
 fn check_predicate(document: &mut Document<'_>, rule: &Rule, functions: &Functions) {
-    for (step, (reads, sql)) in rule.sql().into_iter().enumerate() {
-        let Err(what) = compile::check(&rule.condition.predicates()[step], &sql, reads, functions) else {
+    let predicates = rule.condition.predicates();
+    for (step, ((reads, predicate), (_, sql))) in predicates.into_iter().zip(rule.sql()).enumerate() {
+        let Err(what) = compile::check(predicate, &sql, reads, functions) else {
             continue;
         };
         match rule.condition {

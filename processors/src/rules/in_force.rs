@@ -79,6 +79,15 @@ impl InForce {
         self.before.iter().chain(self.held()).cloned().collect()
     }
 
+    /// Makes the text one that no program reads.
+    #[cfg(test)]
+    pub(super) fn spoil(&mut self) {
+        if let Some((_, sources)) = &mut self.held {
+            *sources =
+                Arc::new(serde_json::from_str(r#"{"files":[["r.yaml","id: ["]],"lists":[]}"#).unwrap());
+        }
+    }
+
     /// Another set holds from this offset on.
     pub(super) fn take(&mut self, set: &RuleSet, version: i64, from_offset: i64) {
         let held = Held { rule_set: set.hash().to_string(), version, from_offset };

@@ -36,7 +36,7 @@ pub(crate) struct Period {
 }
 
 /// What an alert stands for beside itself.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Carried {
     /// Findings held back since the alert before.
     pub(crate) count: i64,
@@ -104,7 +104,9 @@ impl Suppressions {
         if let Some(before) = before.max_by_key(|period| period.began)
             && before.held > 0
         {
-            carried = Carried { count: before.held, first_seen: Some(before.first) };
+            // a condition that goes on was counted itself when it began
+            let others = before.held - i64::from(!asks.counts);
+            carried = Carried { count: others, first_seen: Some(before.first) };
             before.held = 0;
         }
         let (first, last) = (i64::MAX, i64::MIN);

@@ -46,6 +46,11 @@ pub struct ProcessConfig {
     /// How far an agent's events may be out of order before its windows close.
     #[serde(with = "humantime_serde")]
     pub lateness: Duration,
+    /// How long nobody may have heard of an agent before its windows are closed and it is dropped from memory and
+    /// state: at least as long as its outbox may hold. Counted while all bridges hear their broker. What comes of it
+    /// later is late in windows that were closed, and passes flagged `dedup_uncertain` unless of a new session.
+    #[serde(with = "humantime_serde")]
+    pub hold: Duration,
     /// Folder of rule files; the rules that ship with the program if not given.
     pub rules: Option<PathBuf>,
     /// How often that folder is looked at for changes.
@@ -70,6 +75,7 @@ impl Default for ProcessConfig {
             restore_deadline: Duration::from_mins(1),
             on_state_mismatch: OnMismatch::Refuse,
             lateness: Duration::from_secs(2),
+            hold: Duration::from_hours(30 * 24),
             rules: None,
             rules_interval: Duration::from_secs(2),
         }
@@ -111,6 +117,11 @@ impl Check for ProcessConfig {
             "must not be longer than commit_interval",
         );
         require(!self.rules_interval.is_zero(), "rules_interval", "must be longer than nothing");
+        require(
+            (Duration::from_hours(1)..=Duration::from_hours(10 * 366 * 24)).contains(&self.hold),
+            "hold",
+            "must be between 1 h and 10 years",
+        );
         if let Some(rules) = &self.rules {
             require(rules.is_dir(), "rules", "is not a folder");
         }

@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use crate::config::ProcessConfig;
 use crate::engine::{JobError, Monotonic, Worker, WorkerError, WorkerSettings};
-use crate::event_time::Lateness;
+use crate::event_time::{Hold, Lateness};
 use crate::jobs::{CoreJob, CoreSetup};
 use crate::rules::watch::{Folder, watch};
 use crate::rules::{Offer, RuleProblem, RuleSet, listed};
@@ -80,7 +80,8 @@ pub async fn run<L: Log>(
         return Ok(());
     };
     let lateness = Lateness(config.lateness.as_micros() as i64);
-    let setup = CoreSetup { registry, ids, topics: topics.clone(), rules: rules.clone(), lateness };
+    let hold = Hold(config.hold.as_micros() as i64);
+    let setup = CoreSetup { registry, ids, topics: topics.clone(), rules: rules.clone(), lateness, hold };
     tracing::info!(
         job = %config.job,
         name = %config.name,

@@ -5,7 +5,7 @@ use schemas::record::RecordKind;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::event_time::{Lateness, Tracker};
+use crate::event_time::{Hold, Lateness, Tracker};
 use crate::rules::testing::rows_of;
 use crate::rules::{Judge, Place, RuleSet, RuleState, Seen};
 
@@ -49,7 +49,7 @@ fn set() -> RuleSet {
 
 fn found(family: Family, rows: &[Value]) -> Vec<Alert> {
     let batch = rows_of(RecordKind::Family(family), rows).unwrap();
-    let (mut judge, tracker) = (Judge::new(&set()).unwrap(), Tracker::new(Lateness(0)));
+    let (mut judge, tracker) = (Judge::new(&set()).unwrap(), Tracker::new(Lateness(0), Hold(i64::MAX)));
     let place = |row: usize| Place { at: row as u32, time: 0, watermark: 0 };
     judge.rows(family, &batch, place).unwrap();
     judge.settle(&mut RuleState::new(0), &tracker, &Seen::default()).unwrap()

@@ -1,261 +1,127 @@
-//! Every agent of a partition: its sessions and lanes, and where its event time stands.
+//! Every agent of a partition, and what is left of those that were dropped.
 
 use std::sync::Arc;
 
 use ahash::AHashMap;
-use arrow::array::{BinaryArray, BinaryBuilder, RecordBatch, StringArray, StringBuilder, UInt8Builder};
+use arrow::array::{
+    Array, BinaryArray, BinaryBuilder, RecordBatch, StringArray, StringBuilder, UInt8Builder,
+};
 use arrow::datatypes::{DataType, Field, SchemaRef};
 
+use super::agent::Agent;
 use super::codec::{put, take};
-use super::sequence::Sequence;
+use super::floors::{Floor, Floors, MAX_FLOORS};
 use crate::engine::operator::{
-    Op, Operator, StateError, arrow_error, column, definition_hash, schema_text, state_schema,
+    Op, Operator, StateError, arrow_error, column, definition_hash, ops, schema_text, state_schema,
 };
 
-/// More sessions of one agent than this are not kept; rows of older ones pass flagged.
-pub const MAX_SESSIONS: usize = 16;
-
 const NAME: &str = "agents";
-/// Lanes that have sequences: critical, normal, bulk.
-pub(super) const LANES: usize = 3;
-/// A tail that nobody told yet.
-pub const UNTOLD: i64 = -2;
 
-/// One run of an agent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Session {
-    /// Its identity: the start time in µs.
-    pub session: i64,
-    /// What was seen, by lane.
-    pub lanes: [Option<Box<Sequence>>; LANES],
-    /// Last number of each lane, once the next session told it: -1 if the lane was never used, [`UNTOLD`] before.
-    pub tails: [i64; LANES],
-    /// Bits of the lanes that the agent said it uses.
-    pub in_use: u8,
-    /// No longer waited for.
-    pub released: bool,
-    /// Quiet clock when this session was last heard of.
-    pub moved: i64,
-}
+/// First byte of a row: what it is of.
+const OF_AGENT: u8 = 0;
+const OF_FLOOR: u8 = 1;
+/// Of all floors that were dropped; such a row has no agent.
+const OF_PARTITION: u8 = 2;
 
-impl Session {
-    fn new(session: i64, quiet: i64) -> Self {
-        Self {
-            session,
-            lanes: Default::default(),
-            tails: [UNTOLD; LANES],
-            in_use: 0,
-            released: false,
-            moved: quiet,
-        }
-    }
-
-    /// Whether the agent told the end of each lane and everything up to it has arrived or was given up.
-    pub fn is_drained(&self) -> bool {
-        self.lanes.iter().zip(self.tails).all(|(lane, tail)| match lane {
-            _ if tail == UNTOLD => false,
-            Some(sequence) => sequence.has_reached(tail),
-            None => tail < 0,
-        })
-    }
-
-    /// Whether nothing of this session can still be missing.
-    pub fn is_complete(&self) -> bool {
-        self.is_drained() && self.lanes.iter().flatten().all(|lane| lane.has_no_holes())
-    }
-}
-
-/// One agent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Agent {
-    /// Its name.
-    pub id: Arc<str>,
-    /// Oldest first.
-    pub sessions: Vec<Session>,
-    /// Sessions up to here have arrived completely: what comes of them is a repeat.
-    pub forgotten: i64,
-    /// Sessions up to here were given up for lack of room: what comes of them passes flagged.
-    pub uncertain: i64,
-    /// Event time (µs) up to which everything of this agent has been seen; only ever grows.
-    pub watermark: i64,
-    /// Latest event time of events without a sequence.
-    pub foreign_time: i64,
-    /// Oldest row that the agent said it still holds, if that is a backlog.
-    pub backlog: i64,
-    /// The agent's own reporting interval in µs; 0 if never told.
-    pub interval: i64,
-    /// Quiet clock when the agent was last heard.
-    pub heard: i64,
-    /// Windows emitted as partial: start, next revision.
-    pub revisions: Vec<(i64, i32)>,
-    /// Whether its open windows were emitted because it is silent.
-    pub silent: bool,
-    /// Turns between two sessions that are both alive; a clone once there are enough.
-    pub turns: u8,
-    /// The session heard last.
-    pub last_session: i64,
-    dirty: bool,
-}
-
-impl Agent {
-    fn new(id: Arc<str>, quiet: i64) -> Self {
-        Self {
-            id,
-            sessions: Vec::with_capacity(1),
-            forgotten: i64::MIN,
-            uncertain: i64::MIN,
-            watermark: i64::MIN,
-            foreign_time: i64::MIN,
-            backlog: i64::MAX,
-            interval: 0,
-            heard: quiet,
-            revisions: Vec::new(),
-            silent: false,
-            turns: 0,
-            last_session: i64::MIN,
-            dirty: false,
-        }
-    }
-
-    /// The session with this start time, made if it is new.
-    pub fn session(&mut self, session: i64, quiet: i64) -> &mut Session {
-        let at = match self.sessions.last() {
-            Some(last) if last.session == session => self.sessions.len() - 1,
-            _ => match self.sessions.binary_search_by_key(&session, |known| known.session) {
-                Ok(at) => at,
-                Err(at) => self.admit(at, session, quiet),
-            },
-        };
-        &mut self.sessions[at]
-    }
-
-    fn admit(&mut self, at: usize, session: i64, quiet: i64) -> usize {
-        let mut made = Session::new(session, quiet);
-        if at > 0 {
-            // Until it says otherwise a new session uses the lanes of the one before.
-            made.in_use = self.sessions[at - 1].in_use;
-        }
-        self.sessions.insert(at, made);
-        if self.sessions.len() <= MAX_SESSIONS || at == 0 {
-            return at;
-        }
-        let oldest = self.sessions.remove(0);
-        self.uncertain = self.uncertain.max(oldest.session);
-        at - 1
-    }
-
-    /// Drops the sessions of which nothing can come any more.
-    pub fn forget_complete(&mut self) {
-        while self.sessions.len() > 1 && self.sessions[0].is_complete() {
-            let oldest = self.sessions.remove(0);
-            self.forgotten = self.forgotten.max(oldest.session);
-        }
-    }
-
-    fn write(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(96);
-        for value in [self.forgotten, self.uncertain, self.watermark, self.foreign_time, self.backlog] {
-            put(&mut out, value);
-        }
-        for value in [self.interval, self.heard, self.last_session, i64::from(self.turns)] {
-            put(&mut out, value);
-        }
-        put(&mut out, (self.revisions.len() as i64) << 1 | i64::from(self.silent));
-        for (window, revision) in &self.revisions {
-            put(&mut out, *window);
-            put(&mut out, i64::from(*revision));
-        }
-        put(&mut out, self.sessions.len() as i64);
-        for session in &self.sessions {
-            put(&mut out, session.session);
-            session.tails.iter().for_each(|tail| put(&mut out, *tail));
-            put(&mut out, i64::from(session.in_use) << 1 | i64::from(session.released));
-            put(&mut out, session.moved);
-            for lane in &session.lanes {
-                put(&mut out, i64::from(lane.is_some()));
-                if let Some(sequence) = lane {
-                    sequence.write(&mut out);
-                }
-            }
-        }
-        out
-    }
-
-    fn read(id: Arc<str>, mut bytes: &[u8]) -> Option<Self> {
-        let bytes = &mut bytes;
-        let mut agent = Self::new(id, 0);
-        agent.forgotten = take(bytes)?;
-        agent.uncertain = take(bytes)?;
-        agent.watermark = take(bytes)?;
-        agent.foreign_time = take(bytes)?;
-        agent.backlog = take(bytes)?;
-        agent.interval = take(bytes)?;
-        agent.heard = take(bytes)?;
-        agent.last_session = take(bytes)?;
-        agent.turns = u8::try_from(take(bytes)?).ok()?;
-        let revisions = take(bytes)?;
-        agent.silent = revisions & 1 == 1;
-        for _ in 0..revisions >> 1 {
-            agent.revisions.push((take(bytes)?, i32::try_from(take(bytes)?).ok()?));
-        }
-        for _ in 0..take(bytes)? {
-            let mut session = Session::new(take(bytes)?, 0);
-            for tail in &mut session.tails {
-                *tail = take(bytes)?;
-            }
-            let flags = take(bytes)?;
-            session.in_use = (flags >> 1) as u8;
-            session.released = flags & 1 == 1;
-            session.moved = take(bytes)?;
-            for lane in &mut session.lanes {
-                if take(bytes)? == 1 {
-                    *lane = Some(Box::new(Sequence::read(bytes)?));
-                }
-            }
-            agent.sessions.push(session);
-        }
-        bytes.is_empty().then_some(agent)
-    }
-}
-
-/// All agents of a partition, by a small number given to each.
+/// All agents of a partition, by a small number given to each while it is known.
 #[derive(Debug)]
 pub struct Agents {
     list: Vec<Agent>,
     index: AHashMap<Arc<str>, u32>,
+    free: Vec<u32>,
+    floors: Floors,
+    most_floors: usize,
     dirty: Vec<u32>,
+    /// Agents whose row is no longer one of an agent.
+    dropped: Vec<Arc<str>>,
+    /// What is remembered of dropped floors has changed. The first commit writes it in any case: where it is missing
+    /// the rows of all agents were dropped.
+    bound_moved: bool,
+    restored: bool,
+    was_restored: bool,
     schema: SchemaRef,
 }
 
 impl Default for Agents {
     fn default() -> Self {
         let schema = state_schema([
-            Field::new("agent_id", DataType::Utf8, false),
+            Field::new("agent_id", DataType::Utf8, true),
             Field::new("state", DataType::Binary, false),
         ]);
-        Self { list: Vec::new(), index: AHashMap::new(), dirty: Vec::new(), schema }
+        Self {
+            list: Vec::new(),
+            index: AHashMap::new(),
+            free: Vec::new(),
+            floors: Floors::default(),
+            most_floors: MAX_FLOORS,
+            dirty: Vec::new(),
+            dropped: Vec::new(),
+            bound_moved: true,
+            restored: false,
+            was_restored: false,
+            schema,
+        }
     }
 }
 
 impl Agents {
-    /// The number of an agent, given now if it is new.
+    /// The number of an agent, given now if it is not known. One that was dropped begins above its floor.
     pub fn intern(&mut self, id: &str, quiet: i64) -> u32 {
         if let Some(number) = self.index.get(id) {
             return *number;
         }
-        self.add(Agent::new(Arc::from(id), quiet))
+        let mut agent = Agent::new(Arc::from(id), quiet);
+        agent.floor = self.floors.dropped();
+        let Some(floor) = self.floors.take(id) else {
+            return self.add(agent);
+        };
+        agent.floor = floor.session;
+        agent.watermark = floor.watermark;
+        let number = self.add(agent);
+        self.change(number);
+        number
     }
 
     fn add(&mut self, agent: Agent) -> u32 {
-        let number = self.list.len() as u32;
-        self.index.insert(Arc::clone(&agent.id), number);
-        self.list.push(agent);
+        let id = Arc::clone(&agent.id);
+        let number = if let Some(number) = self.free.pop() {
+            self.list[number as usize] = agent;
+            number
+        } else {
+            self.list.push(agent);
+            self.list.len() as u32 - 1
+        };
+        self.index.insert(id, number);
         number
     }
 
     /// The agent of this name, if it is known.
     pub fn find(&self, id: &str) -> Option<&Agent> {
         self.index.get(id).map(|number| self.get(*number))
+    }
+
+    fn remove(&mut self, id: &str) -> Option<Agent> {
+        let number = self.index.remove(id)?;
+        self.free.push(number);
+        Some(std::mem::replace(&mut self.list[number as usize], Agent::vacant()))
+    }
+
+    /// Drops an agent whose windows up to `closed` (µs) are closed for good; its number is free from now on. A floor
+    /// stays. Answers how many floors were dropped for it: no honest session of those began after `latest`.
+    pub fn expire(&mut self, number: u32, closed: i64, quiet: i64, latest: i64) -> u64 {
+        let id = Arc::clone(&self.get(number).id);
+        let Some(agent) = self.remove(&id) else { return 0 };
+        if let Some(floor) = agent.to_floor(closed, quiet) {
+            self.floors.put(Arc::clone(&id), floor);
+        }
+        self.dropped.push(id);
+        let mut excess = 0;
+        while let Some(id) = self.floors.drop_excess(self.most_floors, latest) {
+            self.dropped.push(id);
+            self.bound_moved = true;
+            excess += 1;
+        }
+        excess
     }
 
     /// An agent, to read.
@@ -273,30 +139,93 @@ impl Agents {
         agent
     }
 
-    /// How many there are.
+    /// How many are known.
     pub fn len(&self) -> usize {
-        self.list.len()
+        self.index.len()
     }
 
-    /// Whether there are none.
+    /// Whether none is known.
     pub fn is_empty(&self) -> bool {
-        self.list.is_empty()
+        self.index.is_empty()
+    }
+
+    /// How many floors of dropped agents are kept.
+    pub fn floors(&self) -> usize {
+        self.floors.len()
     }
 
     /// All agents with their numbers.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Agent)> {
-        self.list.iter().enumerate().map(|(number, agent)| (number as u32, agent))
+        let all = self.list.iter().enumerate().map(|(number, agent)| (number as u32, agent));
+        all.filter(|(_, agent)| !agent.vacant)
     }
 
-    fn batch(&self, numbers: impl Iterator<Item = u32>) -> Result<RecordBatch, StateError> {
+    /// Nothing is remembered of any agent: what comes of a session up to `session` may be a repeat.
+    pub fn begin_above(&mut self, session: i64) {
+        self.floors.set_dropped(session);
+        self.bound_moved = true;
+    }
+
+    /// Whether rows were ever restored.
+    pub fn was_restored(&self) -> bool {
+        self.was_restored
+    }
+
+    /// Whether rows were restored since the last call.
+    pub fn take_restored(&mut self) -> bool {
+        std::mem::take(&mut self.restored)
+    }
+
+    /// The numbers of agents that changed since the last call, each once.
+    fn take_dirty(&mut self) -> Vec<u32> {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        dirty.retain(|number| {
+            let agent = &mut self.list[*number as usize];
+            std::mem::take(&mut agent.dirty) && !agent.vacant
+        });
+        dirty
+    }
+
+    /// Rows of agents that are known, and what is there of all others that are named.
+    fn batch<'a>(
+        &self,
+        numbers: impl Iterator<Item = u32>,
+        others: impl Iterator<Item = &'a Arc<str>>,
+        with_bound: bool,
+    ) -> Result<RecordBatch, StateError> {
         let mut op = UInt8Builder::new();
         let mut id = StringBuilder::new();
         let mut state = BinaryBuilder::new();
+        let mut row = Vec::new();
+        for other in others.filter(|other| !self.index.contains_key(&***other)) {
+            let floor = self.floors.get(other);
+            op.append_value(if floor.is_some() { Op::Put } else { Op::Delete } as u8);
+            id.append_value(other);
+            row.clear();
+            if let Some(floor) = floor {
+                row.push(OF_FLOOR);
+                for value in [floor.session, floor.watermark, floor.since] {
+                    put(&mut row, value);
+                }
+            }
+            state.append_value(&row);
+        }
         for number in numbers {
             let agent = self.get(number);
             op.append_value(Op::Put as u8);
             id.append_value(&agent.id);
-            state.append_value(agent.write());
+            row.clear();
+            row.push(OF_AGENT);
+            agent.write(&mut row);
+            state.append_value(&row);
+        }
+        if with_bound {
+            op.append_value(Op::Put as u8);
+            id.append_null();
+            row.clear();
+            row.push(OF_PARTITION);
+            put(&mut row, self.floors.dropped());
+            state.append_value(&row);
         }
         RecordBatch::try_new(
             Arc::clone(&self.schema),
@@ -305,12 +234,33 @@ impl Agents {
         .map_err(arrow_error(NAME))
     }
 
-    fn clean(&mut self) -> Vec<u32> {
-        let dirty = std::mem::take(&mut self.dirty);
-        for number in &dirty {
-            self.list[*number as usize].dirty = false;
+    /// Takes one row over; `None` if it cannot be read.
+    fn apply(&mut self, id: Option<&str>, state: &[u8]) -> Option<()> {
+        let (kind, mut rest) = state.split_first()?;
+        match (*kind, id) {
+            (OF_AGENT, Some(id)) => {
+                let agent = Agent::read(Arc::from(id), rest)?;
+                self.floors.take(id);
+                if let Some(number) = self.index.get(id) {
+                    self.list[*number as usize] = agent;
+                } else {
+                    self.add(agent);
+                }
+                return Some(());
+            }
+            (OF_FLOOR, Some(id)) => {
+                let rest = &mut rest;
+                let floor = Floor { session: take(rest)?, watermark: take(rest)?, since: take(rest)? };
+                self.remove(id);
+                self.floors.put(Arc::from(id), floor);
+            }
+            (OF_PARTITION, None) => {
+                self.floors.set_dropped(take(&mut rest)?);
+                self.bound_moved = false;
+            }
+            _ => return None,
         }
-        dirty
+        rest.is_empty().then_some(())
     }
 }
 
@@ -320,7 +270,7 @@ impl Operator for Agents {
     }
 
     fn definition_hash(&self) -> u64 {
-        definition_hash(&[NAME, "varint 2", &schema_text(&self.schema)])
+        definition_hash(&[NAME, "varint 3", &schema_text(&self.schema)])
     }
 
     fn state_schema(&self) -> SchemaRef {
@@ -330,57 +280,79 @@ impl Operator for Agents {
     fn restore(&mut self, rows: &RecordBatch) -> Result<(), StateError> {
         let ids = column::<StringArray>(NAME, rows, 1)?;
         let states = column::<BinaryArray>(NAME, rows, 2)?;
-        for row in 0..rows.num_rows() {
-            let id = ids.value(row);
-            let agent =
-                Agent::read(Arc::from(id), states.value(row)).ok_or_else(|| StateError::Malformed {
-                    operator: NAME,
-                    what: format!("the row of agent {id} cannot be read"),
-                })?;
-            if let Some(number) = self.index.get(id) {
-                self.list[*number as usize] = agent;
-            } else {
-                self.add(agent);
+        (self.restored, self.was_restored) = (true, true);
+        for (row, op) in ops(NAME, rows)?.values().iter().enumerate() {
+            let id = ids.is_valid(row).then(|| ids.value(row));
+            if Op::of(*op) == Some(Op::Delete) {
+                let id = id.unwrap_or_default();
+                self.remove(id);
+                self.floors.take(id);
+                continue;
             }
+            self.apply(id, states.value(row)).ok_or_else(|| StateError::Malformed {
+                operator: NAME,
+                what: format!("the row of agent {} cannot be read", id.unwrap_or("(none)")),
+            })?;
         }
         Ok(())
     }
 
     fn drain_changes(&mut self) -> Result<Option<RecordBatch>, StateError> {
-        if self.dirty.is_empty() {
+        let mut dropped = std::mem::take(&mut self.dropped);
+        dropped.sort_unstable();
+        dropped.dedup();
+        let dirty = self.take_dirty();
+        let bound_moved = std::mem::take(&mut self.bound_moved);
+        if dropped.is_empty() && dirty.is_empty() && !bound_moved {
             return Ok(None);
         }
-        let dirty = self.clean();
-        self.batch(dirty.into_iter()).map(Some)
+        self.batch(dirty.into_iter(), dropped.iter(), bound_moved).map(Some)
     }
 
     fn snapshot(&mut self) -> Result<RecordBatch, StateError> {
-        self.clean();
-        self.batch(0..self.list.len() as u32)
+        self.dropped.clear();
+        self.bound_moved = false;
+        self.take_dirty();
+        let numbers: Vec<u32> = self.iter().map(|(number, _)| number).collect();
+        self.batch(numbers.into_iter(), self.floors.ids(), true)
     }
 
     fn live_rows(&self) -> usize {
-        self.list.len()
+        self.index.len() + self.floors.len()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::dedup::UNTOLD;
+
+    type Kept = (Vec<Agent>, Vec<(Arc<str>, Floor)>, i64);
+
+    /// Everything that is kept, by name.
+    fn kept(agents: &Agents) -> Kept {
+        let mut all: Vec<Agent> = agents.iter().map(|(_, agent)| agent.clone()).collect();
+        for agent in &mut all {
+            agent.dirty = false;
+        }
+        all.sort_by(|a, b| a.id.cmp(&b.id));
+        let floors =
+            agents.floors.ids().map(|id| (Arc::clone(id), *agents.floors.get(id).unwrap())).collect();
+        (all, floors, agents.floors.dropped())
+    }
 
     #[test]
     fn an_agent_survives_the_changelog() {
         let mut agents = Agents::default();
         let number = agents.intern("a", 5);
         let agent = agents.change(number);
-        agent.revisions.push((60, 1));
         agent.turns = 2;
-        let session = agent.session(1_000, 5);
+        let session = agent.session(1_000, 5).unwrap();
         session.tails = [UNTOLD, 4, -1];
-        let mut lane = Sequence::new(5);
-        lane.see(1, 10, 5);
-        lane.see(4, 40, 5);
-        session.lanes[1] = Some(Box::new(lane));
+        session.lane(1, 0, 5).see(1, 10, 5);
+        session.lane(1, 0, 5).see(4, 40, 5);
         let rows = agents.drain_changes().unwrap().unwrap();
         assert!(agents.drain_changes().unwrap().is_none());
         let mut restored = Agents::default();
@@ -391,26 +363,75 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_row_is_refused() {
-        let mut agent = Agent::new(Arc::from("a"), 0);
-        agent.session(7, 0).lanes[0] = Some(Box::new(Sequence::new(0)));
-        let bytes = agent.write();
-        for end in 0..bytes.len() {
-            assert!(Agent::read(Arc::from("a"), &bytes[..end]).is_none());
-        }
+    fn an_agent_that_was_dropped_begins_above_its_floor() {
+        let mut agents = Agents::default();
+        let number = agents.intern("a", 5);
+        let agent = agents.change(number);
+        agent.session(1_000, 5).unwrap().lane(1, 0, 5).see(0, 10, 5);
+        agent.watermark = 40;
+        assert_eq!(agents.expire(number, 60, 70, 2_000), 0);
+        assert_eq!((agents.len(), agents.floors(), agents.live_rows()), (0, 1, 1));
+        let number = agents.intern("a", 80);
+        let back = agents.get(number);
+        assert_eq!((back.floor, back.watermark, back.heard, back.sessions.len()), (1_000, 60, 80, 0));
+        assert_eq!(agents.floors(), 0);
+        // Of whom nothing was known nothing is left.
+        let nobody = agents.intern("nobody", 5);
+        agents.expire(nobody, i64::MIN, 70, 2_000);
+        assert_eq!((agents.len(), agents.floors()), (1, 0));
     }
 
     #[test]
-    fn only_complete_sessions_are_forgotten_and_too_many_become_uncertain() {
-        let mut agent = Agent::new(Arc::from("a"), 0);
-        for session in 1..=i64::try_from(MAX_SESSIONS).unwrap() + 1 {
-            agent.session(session, 0);
+    fn of_floors_that_were_dropped_one_bound_is_left() {
+        let mut agents = Agents { most_floors: 1, ..Agents::default() };
+        for (at, (id, session)) in [("a", 1_000), ("b", 900), ("c", 1_100)].into_iter().enumerate() {
+            let number = agents.intern(id, 0);
+            agents.change(number).session(session, 0);
+            assert_eq!(agents.expire(number, i64::MIN, at as i64, 950), u64::from(at > 0));
         }
-        assert_eq!((agent.sessions.len(), agent.uncertain), (MAX_SESSIONS, 1));
-        agent.forget_complete();
-        assert_eq!(agent.forgotten, i64::MIN);
-        agent.sessions[0].tails = [-1, -1, -1];
-        agent.forget_complete();
-        assert_eq!((agent.forgotten, agent.sessions[0].session), (2, 3));
+        let rows = agents.snapshot().unwrap();
+        let mut restored = Agents::default();
+        restored.restore(&rows).unwrap();
+        assert_eq!(kept(&restored), kept(&agents));
+        let (c, new) = (restored.intern("c", 9), restored.intern("new", 9));
+        assert_eq!((restored.get(c).floor, restored.get(new).floor), (1_100, 950));
+    }
+
+    proptest! {
+        /// Whatever happens in whatever order between two commits, the changelog brings it back.
+        #[test]
+        fn the_changelog_follows(steps in proptest::collection::vec((0_u8..6, 0_u8..5, 1_i64..9), 1..120)) {
+            let most_floors = 2;
+            let mut agents = Agents { most_floors, ..Agents::default() };
+            let mut restored = Agents { most_floors, ..Agents::default() };
+            for (at, (what, who, session)) in steps.into_iter().enumerate() {
+                let quiet = at as i64;
+                let id = format!("agent-{who}");
+                match what {
+                    0 => {
+                        if let Some(rows) = agents.drain_changes().unwrap() {
+                            restored.restore(&rows).unwrap();
+                        }
+                        prop_assert_eq!(kept(&restored), kept(&agents));
+                        prop_assert_eq!(restored.live_rows(), agents.live_rows());
+                    }
+                    1 => {
+                        restored = Agents { most_floors, ..Agents::default() };
+                        restored.restore(&agents.snapshot().unwrap()).unwrap();
+                        prop_assert_eq!(kept(&restored), kept(&agents));
+                    }
+                    2 if agents.index.contains_key(id.as_str()) => {
+                        let number = agents.index[id.as_str()];
+                        agents.expire(number, quiet, quiet, 5);
+                        prop_assert!(agents.floors() <= most_floors);
+                    }
+                    _ => {
+                        let number = agents.intern(&id, quiet);
+                        agents.change(number).session(session, quiet);
+                        prop_assert_eq!(&*agents.get(number).id, id.as_str());
+                    }
+                }
+            }
+        }
     }
 }

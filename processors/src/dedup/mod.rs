@@ -1,10 +1,15 @@
 //! Exact deduplication: what was seen of each agent, session and lane, and of events with ids of their own.
 
+mod agent;
 mod agents;
 mod codec;
+mod floors;
 mod foreign;
+mod runs;
 mod sequence;
 
-pub use agents::{Agent, Agents, MAX_SESSIONS, Session, UNTOLD};
+pub use agent::{Agent, MAX_INTERVALS, MAX_SESSIONS, Session, UNTOLD};
+pub use agents::Agents;
+pub use floors::{Floor, MAX_FLOORS};
 pub use foreign::{ForeignIds, HORIZON_HOURS};
-pub use sequence::{MAX_INTERVALS, Seen, Sequence};
+pub use sequence::{MAX_AHEAD, Seen, Sequence};

@@ -1,25 +1,25 @@
 //! One lane of one session: which sequence numbers were seen, and up to when its time is complete.
 //!
 //! ```text
-//!  seq   1 2 3 4 5 6 7 8 9        contiguous = 4, one interval 7–8, one hole 5–6
-//!        ■ ■ ■ ■ · · ■ ■ ·        lane time = event time at 4; at 8 once the hole is filled, explained,
-//!                └─hole─┘         or 30 s of clock old (then `frontier` = 8 while `contiguous` stays 4)
+//!  seq   0 1 2 3 4 5 6 7 8        contiguous = 3, one run 6–7, one hole 4–5
+//!        ■ ■ ■ ■ · · ■ ■ ·        lane time = event time at 3; at 7 once the hole is filled, explained,
+//!                └─hole─┘         or 30 s of clock old (then `frontier` = 7 while `contiguous` stays 3)
 //! ```
+//!
+//! Numbers begin with 0. How many runs an agent may have is bounded in [`super::Agent`].
 
 use schemas::translate::MAX_NUMBER;
 
-use super::codec::{put, take};
+use super::codec::{put, put_unsigned, take, take_unsigned};
+use super::runs::{Run, Runs};
 
-/// More intervals than this are not kept: the lowest holes are given up, and what falls into them later
-/// passes as [`Seen::Uncertain`]. While one of two bridges is away every second event of a lane may be missing, and
-/// an agent sends up to 20,000 before the first is confirmed, so 10,000 holes are an ordinary outage.
-pub const MAX_INTERVALS: usize = 16_384;
+/// Nothing is believed of numbers further above the highest one known: no agent can have given out so many since.
+/// At 1,000 events a second it would take 49 days.
+pub const MAX_AHEAD: i64 = 1 << 32;
 
 /// "No time yet".
 const NEVER: i64 = i64::MIN;
-/// "No mark is waiting".
-const NO_MARK: i64 = -2;
-/// More ranges that were explained and not seen are not remembered.
+/// More ranges that were explained and not seen are not told from what was seen.
 const MAX_GONE: usize = 16;
 
 /// What a sequence number turned out to be.
@@ -29,168 +29,146 @@ pub enum Seen {
     Fresh,
     /// Seen before, or explained as gone.
     Duplicate,
-    /// The record of what was seen was given up for this number; it may be a repeat.
+    /// The record of what was seen was given up for this number, or nobody can have given it out: it may be a repeat.
     Uncertain,
 }
 
-/// Numbers seen above a hole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Interval {
-    from: i64,
-    to: i64,
-    /// Latest event time in it.
-    time: i64,
-    /// Quiet clock (µs) when the hole below it opened.
-    since: i64,
-}
-
-/// State of one lane.
+/// State of one lane: 40 bytes while nothing is missing and nothing is waited for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sequence {
     contiguous: i64,
-    frontier: i64,
     time: i64,
-    uncertain: i64,
-    mark_seq: i64,
-    mark_time: i64,
     moved: i64,
-    intervals: Vec<Interval>,
-    /// Numbers that were given up by their sender and never seen. What was shed may have been sent before, so
-    /// one of them may still come, once.
-    #[expect(clippy::box_collection, reason = "nearly always none: 8 bytes instead of 24 in every lane")]
-    gone: Option<Box<Vec<(i64, i64)>>>,
-    /// Sequences start at 0; senders that start at 1 are served as well, so 0 is noted apart.
-    zero: bool,
+    /// Never without runs.
+    above: Option<Box<Above>>,
+    notes: Option<Box<Notes>>,
+}
+
+/// What is known above the lowest hole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Above {
+    /// At least `contiguous`.
+    frontier: i64,
+    runs: Runs,
+}
+
+/// What few lanes have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Notes {
+    /// Numbers up to here may have been seen or not.
+    uncertain: i64,
+    /// Complete up to this time once this number is reached.
+    mark: Option<(i64, i64)>,
+    /// Ranges that were given up by their sender and never seen, ascending. What was shed may have been sent before,
+    /// so one of them may still come, once.
+    gone: Vec<(i64, i64)>,
+}
+
+impl Default for Notes {
+    fn default() -> Self {
+        Self { uncertain: -1, mark: None, gone: Vec::new() }
+    }
 }
 
 impl Sequence {
     /// An empty lane, first heard of at `quiet` (µs of the quiet clock).
     pub fn new(quiet: i64) -> Self {
-        Self {
-            contiguous: 0,
-            frontier: 0,
-            time: NEVER,
-            uncertain: -1,
-            mark_seq: NO_MARK,
-            mark_time: NEVER,
-            moved: quiet,
-            intervals: Vec::new(),
-            gone: None,
-            zero: false,
-        }
+        Self { contiguous: -1, time: NEVER, moved: quiet, above: None, notes: None }
+    }
+
+    /// A lane of which nobody remembers what came before `seq`: no hole is below it, and whatever comes of that is
+    /// uncertain.
+    pub fn starting_at(seq: i64, quiet: i64) -> Self {
+        let before = seq.clamp(0, MAX_NUMBER) - 1;
+        let mut lane = Self { contiguous: before, ..Self::new(quiet) };
+        lane.raise_uncertain(before);
+        lane
     }
 
     /// Notes one event. `quiet` is the quiet clock in µs.
     pub fn see(&mut self, seq: i64, event_time: i64, quiet: i64) -> Seen {
-        if !(0..=MAX_NUMBER).contains(&seq) {
-            return Seen::Uncertain;
-        }
-        if seq == self.contiguous.saturating_add(1) && self.intervals.is_empty() {
+        let nothing_open = self.above.is_none() && self.notes.is_none();
+        if seq == self.contiguous + 1 && nothing_open && seq <= MAX_NUMBER {
             self.contiguous = seq;
-            self.frontier = self.frontier.max(seq);
             self.time = self.time.max(event_time);
             self.moved = quiet;
-            self.apply_mark();
             return Seen::Fresh;
         }
-        if seq == 0 {
-            if std::mem::replace(&mut self.zero, true) {
-                return if self.was_gone(0) { Seen::Fresh } else { Seen::Duplicate };
-            }
-            self.time = self.time.max(event_time);
-            self.moved = quiet;
-            self.apply_mark();
-            return Seen::Fresh;
+        if !(0..=self.limit()).contains(&seq) {
+            return Seen::Uncertain;
         }
         if self.contains(seq) {
             if self.was_gone(seq) {
                 return Seen::Fresh;
             }
-            return if seq <= self.uncertain { Seen::Uncertain } else { Seen::Duplicate };
+            let uncertain = self.notes.as_ref().is_some_and(|notes| seq <= notes.uncertain);
+            return if uncertain { Seen::Uncertain } else { Seen::Duplicate };
         }
-        self.insert(seq, seq, event_time, quiet);
+        let run = Run { from: seq, to: seq, time: event_time, since: quiet };
+        self.cover(run, &mut |_, _| {});
         Seen::Fresh
     }
 
     /// Notes that nobody waits for the numbers `from..=to`: shed, or rejected by the bridge. `may_come`: one
-    /// of them may have been sent before it was given up. Numbers that no event can have are passed over.
-    pub fn explain(&mut self, from: i64, to: i64, may_come: bool, quiet: i64) {
-        let (from, to) = (from.max(0), to.min(MAX_NUMBER));
-        if from > to {
-            return;
-        }
-        if from == 0 && !std::mem::replace(&mut self.zero, true) && may_come {
-            self.note_gone(0, 0);
-        }
-        let mut at = from;
-        // Only what is missing is inserted, so that times already known stay.
-        loop {
-            at = at.max(self.contiguous.saturating_add(1));
-            if at > to {
-                return;
+    /// of them may have been sent before it was given up. Numbers that no event can have are passed over; the
+    /// answer is whether all were believed.
+    pub fn explain(&mut self, from: i64, to: i64, may_come: bool, quiet: i64) -> bool {
+        let limit = self.limit();
+        let run = Run { from: from.max(0), to: to.min(limit), time: NEVER, since: quiet };
+        let mut gone = Vec::new();
+        self.cover(run, &mut |from, to| {
+            if may_come {
+                gone.push((from, to));
             }
-            match self.intervals.iter().find(|interval| interval.to >= at) {
-                Some(interval) if interval.from <= at => at = interval.to.saturating_add(1),
-                Some(interval) => {
-                    let end = to.min(interval.from - 1);
-                    if may_come {
-                        self.note_gone(at, end);
-                    }
-                    self.insert(at, end, NEVER, quiet);
-                    at = end + 1;
-                }
-                None => {
-                    if may_come {
-                        self.note_gone(at, to);
-                    }
-                    self.insert(at, to, NEVER, quiet);
-                    at = to + 1;
-                }
-            }
+        });
+        for (from, to) in gone {
+            self.note_gone(from, to);
         }
+        from >= 0 && to <= limit
     }
 
-    /// The agent says: complete up to `time` at `seq`. Counts once everything up to `seq` is here.
-    /// A number that no event can have says nothing.
-    pub fn mark(&mut self, seq: i64, time: i64, quiet: i64) {
-        if !(-1..=MAX_NUMBER).contains(&seq) {
-            return;
+    /// The agent says: complete up to `time` at `seq`. Counts once everything up to `seq` is here; until then it is
+    /// no progress. A number that no event can have says nothing; the answer is whether it was believed.
+    pub fn mark(&mut self, seq: i64, time: i64, quiet: i64) -> bool {
+        if !(-1..=self.limit()).contains(&seq) {
+            return false;
         }
-        self.mark_seq = seq;
-        self.mark_time = time;
-        self.moved = quiet;
-        self.apply_mark();
+        if self.has_reached(seq) {
+            self.moved = quiet;
+            self.time = self.time.max(time);
+            if let Some(notes) = &mut self.notes {
+                notes.mark = None;
+            }
+            self.tidy();
+        } else {
+            self.notes.get_or_insert_default().mark = Some((seq, time));
+        }
+        true
     }
 
     /// Lets lane time pass holes that opened at or before `before`; returns how many numbers are missing in them.
     pub fn release(&mut self, before: i64) -> i64 {
-        let mut missing = 0;
-        let start = self.intervals.partition_point(|interval| interval.to <= self.frontier);
-        for index in start..self.intervals.len() {
-            let interval = self.intervals[index];
-            if interval.from > self.frontier.saturating_add(1) {
-                if interval.since > before {
+        let Some(above) = &mut self.above else { return 0 };
+        let (mut missing, mut frontier) = (0_i64, above.frontier);
+        for run in above.runs.above(above.frontier) {
+            if run.from > frontier + 1 {
+                if run.since > before {
                     break;
                 }
-                missing =
-                    interval.from.saturating_sub(self.frontier).saturating_sub(1).saturating_add(missing);
+                missing = missing.saturating_add(run.from - frontier - 1);
             }
-            self.frontier = interval.to;
-            self.time = self.time.max(interval.time);
+            frontier = run.to;
+            self.time = self.time.max(run.time);
         }
+        above.frontier = frontier;
         self.apply_mark();
         missing
     }
 
-    /// Whether lane time waits for a hole.
-    pub fn is_held(&self) -> bool {
-        self.intervals.last().is_some_and(|interval| interval.to > self.frontier)
-    }
-
-    /// Whether the next hole that lane time waits for opened at or before `before`.
-    pub fn is_due(&self, before: i64) -> bool {
-        let next = self.intervals.partition_point(|interval| interval.to <= self.frontier);
-        self.intervals.get(next).is_some_and(|interval| interval.since <= before)
+    /// Quiet clock when the next hole opened that lane time waits for.
+    pub fn held_since(&self) -> Option<i64> {
+        let above = self.above.as_ref()?;
+        above.runs.above(above.frontier).next().map(|run| run.since)
     }
 
     /// Event time up to which the lane is complete; `i64::MIN` before the first.
@@ -198,14 +176,19 @@ impl Sequence {
         self.time
     }
 
-    /// Everything up to here is seen or explained.
+    /// Everything up to here is seen or explained; -1 before the first.
     pub fn contiguous(&self) -> i64 {
         self.contiguous
     }
 
     /// Everything up to here is seen, explained or given up for lane time.
     pub fn frontier(&self) -> i64 {
-        self.frontier
+        self.above.as_ref().map_or(self.contiguous, |above| above.frontier)
+    }
+
+    /// The highest number seen or explained.
+    pub fn highest(&self) -> i64 {
+        self.above.as_ref().and_then(|above| above.runs.last()).map_or(self.contiguous, |run| run.to)
     }
 
     /// Quiet clock of the last progress.
@@ -213,351 +196,215 @@ impl Sequence {
         self.moved
     }
 
+    /// How many runs of numbers are known above a hole.
+    pub fn intervals(&self) -> usize {
+        self.above.as_ref().map_or(0, |above| above.runs.len())
+    }
+
     /// Whether nothing is known above the contiguous part.
     pub fn has_no_holes(&self) -> bool {
-        self.intervals.is_empty()
+        self.above.is_none()
+    }
+
+    /// Whether it is known of each number whether it was seen.
+    pub fn is_exact(&self) -> bool {
+        self.notes.as_ref().is_none_or(|notes| notes.uncertain < 0)
     }
 
     /// Whether everything up to `seq` is here or was given up; -1 stands for "nothing was sent".
     pub fn has_reached(&self, seq: i64) -> bool {
-        match seq {
-            0 => self.zero || self.frontier > 0,
-            seq => self.frontier >= seq,
-        }
+        self.frontier() >= seq
     }
 
-    fn note_gone(&mut self, from: i64, to: i64) {
-        let gone = self.gone.get_or_insert_default();
-        gone.push((from, to));
-        if gone.len() > MAX_GONE {
-            gone.remove(0);
-        }
+    /// The highest number that is believed.
+    pub fn limit(&self) -> i64 {
+        self.highest().saturating_add(MAX_AHEAD).min(MAX_NUMBER)
     }
 
-    /// Whether `seq` was given up and now comes all the same; it counts as seen from then on.
-    fn was_gone(&mut self, seq: i64) -> bool {
-        let Some(gone) = &mut self.gone else { return false };
-        let Some(at) = gone.iter().position(|(from, to)| (*from..=*to).contains(&seq)) else { return false };
-        let (from, to) = gone.remove(at);
-        gone.extend([(from, seq - 1), (seq + 1, to)].into_iter().filter(|(from, to)| from <= to));
-        true
+    /// Forgets the lowest hole: what falls into it later is uncertain.
+    pub(super) fn give_up(&mut self) {
+        let Some(first) = self.above.as_mut().and_then(|above| above.runs.pop_first()) else { return };
+        self.raise_uncertain(first.from - 1);
+        self.contiguous = first.to;
+        self.time = self.time.max(first.time);
+        self.settle();
+    }
+
+    /// Bytes on the heap, without what the allocator adds.
+    pub fn heap_bytes(&self) -> usize {
+        let above = self.above.as_ref().map_or(0, |above| size_of::<Above>() + above.runs.heap_bytes());
+        let of_notes = |notes: &Notes| size_of::<Notes>() + notes.gone.capacity() * size_of::<(i64, i64)>();
+        above + self.notes.as_deref().map_or(0, of_notes)
     }
 
     fn contains(&self, seq: i64) -> bool {
-        if seq <= self.contiguous {
-            return true;
-        }
-        let at = self.intervals.partition_point(|interval| interval.to < seq);
-        self.intervals.get(at).is_some_and(|interval| interval.from <= seq)
+        seq <= self.contiguous || self.above.as_ref().is_some_and(|above| above.runs.contains(seq))
     }
 
-    /// Inserts numbers none of which is contained.
-    fn insert(&mut self, from: i64, to: i64, time: i64, quiet: i64) {
-        self.moved = quiet;
-        let at = self.intervals.partition_point(|interval| interval.to < from);
-        let joins_next = self.intervals.get(at).is_some_and(|next| next.from == to.saturating_add(1));
-        let joins_last = at > 0 && self.intervals[at - 1].to.saturating_add(1) == from;
-        match (joins_last, joins_next) {
-            (true, true) => {
-                let next = self.intervals.remove(at);
-                let last = &mut self.intervals[at - 1];
-                last.to = next.to;
-                last.time = last.time.max(next.time).max(time);
+    /// Takes over what is missing of a run; `missing` hears of each range of it.
+    fn cover(&mut self, run: Run, missing: &mut dyn FnMut(i64, i64)) {
+        let run = Run { from: run.from.max(self.contiguous + 1), ..run };
+        if run.from > run.to {
+            return;
+        }
+        let is_next = run.from == self.contiguous + 1;
+        let Some(above) = &mut self.above else {
+            missing(run.from, run.to);
+            self.moved = run.since;
+            if is_next {
+                self.contiguous = run.to;
+                self.time = self.time.max(run.time);
+                self.apply_mark();
+            } else {
+                self.above = Some(Box::new(Above { frontier: self.contiguous, runs: Runs::of(run) }));
             }
-            (true, false) => {
-                let last = &mut self.intervals[at - 1];
-                last.to = to;
-                last.time = last.time.max(time);
-            }
-            (false, true) => {
-                let next = &mut self.intervals[at];
-                next.from = from;
-                next.time = next.time.max(time);
-            }
-            (false, false) => {
-                // A hole that is split is as old as it was; a hole above everything opens now.
-                let since = self.intervals.get(at).map_or(quiet, |next| next.since);
-                self.intervals.insert(at, Interval { from, to, time, since });
+            return;
+        };
+        if is_next && above.runs.first().is_some_and(|first| run.to < first.from) {
+            missing(run.from, run.to);
+            self.contiguous = run.to;
+            self.time = self.time.max(run.time);
+        } else {
+            let mut any = false;
+            above.runs.cover(run, &mut |from, to| {
+                any = true;
+                missing(from, to);
+            });
+            if !any {
+                return;
             }
         }
-        self.absorb();
+        self.moved = run.since;
+        self.settle();
     }
 
-    fn absorb(&mut self) {
-        while self.intervals.first().is_some_and(|first| first.from <= self.contiguous.saturating_add(1)) {
-            let first = self.intervals.remove(0);
+    /// Lane time follows what now joins on below it.
+    fn settle(&mut self) {
+        let Some(above) = &mut self.above else { return };
+        while above.runs.first().is_some_and(|first| first.from <= self.contiguous + 1) {
+            let Some(first) = above.runs.pop_first() else { break };
             self.contiguous = first.to;
             self.time = self.time.max(first.time);
         }
-        if self.intervals.len() > MAX_INTERVALS {
-            let first = self.intervals.remove(0);
-            self.uncertain = first.from - 1;
-            self.contiguous = first.to;
-            self.time = self.time.max(first.time);
+        above.frontier = above.frontier.max(self.contiguous);
+        let next = above.runs.above(above.frontier).next();
+        if let Some(run) = next.filter(|run| run.from <= above.frontier + 1) {
+            above.frontier = run.to;
+            self.time = self.time.max(run.time);
         }
-        self.frontier = self.frontier.max(self.contiguous);
-        for interval in &self.intervals {
-            if interval.from > self.frontier.saturating_add(1) {
-                break;
-            }
-            self.frontier = self.frontier.max(interval.to);
-            self.time = self.time.max(interval.time);
+        if above.runs.is_empty() {
+            self.above = None;
         }
         self.apply_mark();
     }
 
     fn apply_mark(&mut self) {
-        if self.mark_seq != NO_MARK && self.has_reached(self.mark_seq) {
-            self.time = self.time.max(self.mark_time);
-            self.mark_seq = NO_MARK;
+        let frontier = self.frontier();
+        if let Some(notes) = &mut self.notes
+            && let Some((_, time)) = notes.mark.take_if(|(seq, _)| *seq <= frontier)
+        {
+            self.time = self.time.max(time);
+            self.tidy();
+        }
+    }
+
+    fn tidy(&mut self) {
+        self.notes.take_if(|notes| **notes == Notes::default());
+    }
+
+    fn raise_uncertain(&mut self, seq: i64) {
+        if seq >= 0 {
+            let notes = self.notes.get_or_insert_default();
+            notes.uncertain = notes.uncertain.max(seq);
+        }
+    }
+
+    fn note_gone(&mut self, from: i64, to: i64) {
+        let gone = &mut self.notes.get_or_insert_default().gone;
+        let at = gone.partition_point(|(_, end)| *end < from);
+        gone.insert(at, (from, to));
+        if gone.get(at + 1).is_some_and(|next| next.0 == to + 1) {
+            gone[at].1 = gone.remove(at + 1).1;
+        }
+        if at > 0 && gone[at - 1].1 + 1 == from {
+            gone[at - 1].1 = gone.remove(at).1;
+        }
+        self.bound_gone();
+    }
+
+    /// Whether `seq` was given up and now comes all the same; it counts as seen from then on.
+    fn was_gone(&mut self, seq: i64) -> bool {
+        let Some(notes) = &mut self.notes else { return false };
+        let at = notes.gone.partition_point(|(_, end)| *end < seq);
+        let Some((from, to)) = notes.gone.get(at).copied().filter(|(from, _)| *from <= seq) else {
+            return false;
+        };
+        let left = [(from, seq - 1), (seq + 1, to)].into_iter().filter(|(from, to)| from <= to);
+        notes.gone.splice(at..=at, left);
+        self.bound_gone();
+        self.tidy();
+        true
+    }
+
+    fn bound_gone(&mut self) {
+        while let Some(notes) = &mut self.notes
+            && notes.gone.len() > MAX_GONE
+        {
+            let (_, end) = notes.gone.remove(0);
+            self.raise_uncertain(end);
         }
     }
 
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         put(out, self.contiguous);
-        put(out, self.frontier - self.contiguous);
         put(out, self.time);
-        put(out, self.uncertain);
-        put(out, self.mark_seq);
-        if self.mark_seq != NO_MARK {
-            put(out, self.mark_time);
-        }
         put(out, self.moved);
-        put(out, (self.intervals.len() as i64) << 1 | i64::from(self.zero));
-        let mut last = self.contiguous;
-        for interval in &self.intervals {
-            put(out, interval.from - last);
-            put(out, interval.to - interval.from);
-            put(out, interval.time);
-            put(out, interval.since);
-            last = interval.to;
+        put_unsigned(out, u64::from(self.above.is_some()) | u64::from(self.notes.is_some()) << 1);
+        if let Some(above) = &self.above {
+            put_unsigned(out, (above.frontier - self.contiguous) as u64);
+            above.runs.write(out);
         }
-        let gone = self.gone.as_deref().map_or(&[][..], Vec::as_slice);
-        put(out, gone.len() as i64);
-        for (from, to) in gone {
-            put(out, *from);
-            put(out, to - from);
+        if let Some(notes) = &self.notes {
+            put(out, notes.uncertain);
+            put_unsigned(out, (notes.gone.len() as u64) << 1 | u64::from(notes.mark.is_some()));
+            if let Some((seq, time)) = notes.mark {
+                put(out, seq);
+                put(out, time);
+            }
+            for (from, to) in &notes.gone {
+                put(out, *from);
+                put_unsigned(out, (to - from) as u64);
+            }
         }
     }
 
     pub(super) fn read(bytes: &mut &[u8]) -> Option<Self> {
-        let contiguous = take(bytes)?;
-        let frontier = contiguous + take(bytes)?;
-        let time = take(bytes)?;
-        let uncertain = take(bytes)?;
-        let mark_seq = take(bytes)?;
-        let mark_time = if mark_seq == NO_MARK { NEVER } else { take(bytes)? };
-        let moved = take(bytes)?;
-        let counted = take(bytes)?;
-        let mut intervals = Vec::with_capacity(((counted >> 1) as usize).min(MAX_INTERVALS + 1));
-        let mut last = contiguous;
-        for _ in 0..counted >> 1 {
-            let from = last + take(bytes)?;
-            let to = from + take(bytes)?;
-            intervals.push(Interval { from, to, time: take(bytes)?, since: take(bytes)? });
-            last = to;
+        let number = |value: i64| (-1..=MAX_NUMBER).contains(&value).then_some(value);
+        let contiguous = number(take(bytes)?)?;
+        let mut lane = Self { contiguous, time: take(bytes)?, moved: take(bytes)?, above: None, notes: None };
+        let parts = take_unsigned(bytes)?;
+        if parts & 1 != 0 {
+            let ahead = i64::try_from(take_unsigned(bytes)?).ok()?;
+            let frontier = number(contiguous.checked_add(ahead)?)?;
+            lane.above = Some(Box::new(Above { frontier, runs: Runs::read(bytes, contiguous)? }));
         }
-        let zero = counted & 1 == 1;
-        let mut ranges = Vec::new();
-        for _ in 0..take(bytes)? {
-            let from = take(bytes)?;
-            ranges.push((from, from + take(bytes)?));
+        if parts & 2 != 0 {
+            let mut notes = Notes { uncertain: number(take(bytes)?)?, ..Notes::default() };
+            let counted = take_unsigned(bytes)?;
+            if counted & 1 != 0 {
+                notes.mark = Some((number(take(bytes)?)?, take(bytes)?));
+            }
+            for _ in 0..counted >> 1 {
+                let from = number(take(bytes)?)?;
+                let to = from.checked_add(i64::try_from(take_unsigned(bytes)?).ok()?)?;
+                notes.gone.push((from, number(to)?));
+            }
+            lane.notes = Some(Box::new(notes));
         }
-        let gone = (!ranges.is_empty()).then(|| Box::new(ranges));
-        Some(Self {
-            contiguous,
-            frontier,
-            time,
-            uncertain,
-            mark_seq,
-            mark_time,
-            moved,
-            intervals,
-            gone,
-            zero,
-        })
+        (parts < 4).then_some(lane)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn round_trip(sequence: &Sequence) -> Sequence {
-        let mut out = Vec::new();
-        sequence.write(&mut out);
-        let mut rest = out.as_slice();
-        let read = Sequence::read(&mut rest).unwrap();
-        assert!(rest.is_empty());
-        read
-    }
-
-    proptest! {
-        #[test]
-        fn agrees_with_a_set(seqs in proptest::collection::vec(0_i64..60, 1..200)) {
-            let mut sequence = Sequence::new(0);
-            let mut set = BTreeSet::new();
-            for (at, seq) in seqs.into_iter().enumerate() {
-                let expected = if set.insert(seq) { Seen::Fresh } else { Seen::Duplicate };
-                prop_assert_eq!(sequence.see(seq, seq * 10, at as i64), expected);
-                let contiguous = (1..100).take_while(|seq| set.contains(seq)).last().unwrap_or(0);
-                prop_assert_eq!(sequence.contiguous(), contiguous);
-                let time = if contiguous > 0 || set.contains(&0) { contiguous * 10 } else { NEVER };
-                prop_assert_eq!(sequence.time(), time);
-                sequence = round_trip(&sequence);
-            }
-        }
-
-        #[test]
-        fn beyond_the_cap_nothing_fresh_is_called_a_duplicate(
-            seqs in proptest::collection::vec(1_i64..2_000, 1..600),
-        ) {
-            let mut sequence = Sequence::new(0);
-            let mut set = BTreeSet::new();
-            // every second number of a long outage first, so that the cap is reached
-            for seq in (0..=MAX_INTERVALS as i64).map(|hole| 3_000 + 2 * hole) {
-                sequence.see(seq, 0, 0);
-            }
-            for seq in seqs {
-                let fresh = set.insert(seq);
-                let seen = sequence.see(seq, 0, 0);
-                prop_assert!(sequence.intervals.len() <= MAX_INTERVALS);
-                if fresh {
-                    prop_assert_ne!(seen, Seen::Duplicate);
-                }
-            }
-        }
-
-        #[test]
-        fn explaining_agrees_with_a_set(
-            steps in proptest::collection::vec((0_i64..40, 0_i64..6, any::<bool>()), 1..60),
-        ) {
-            let mut sequence = Sequence::new(0);
-            let mut set = BTreeSet::new();
-            for (from, more, is_explained) in steps {
-                if is_explained {
-                    sequence.explain(from, from + more, false, 0);
-                    set.extend(from..=from + more);
-                } else {
-                    let expected = if set.insert(from) { Seen::Fresh } else { Seen::Duplicate };
-                    prop_assert_eq!(sequence.see(from, from, 0), expected);
-                }
-                let contiguous = (1..100).take_while(|seq| set.contains(seq)).last().unwrap_or(0);
-                prop_assert_eq!(sequence.contiguous(), contiguous);
-                sequence = round_trip(&sequence);
-            }
-        }
-
-        #[test]
-        fn explained_numbers_are_as_good_as_seen(gone in proptest::collection::btree_set(1_i64..50, 0..30)) {
-            let mut sequence = Sequence::new(0);
-            for seq in (1..50).filter(|seq| !gone.contains(seq)) {
-                sequence.see(seq, seq, 0);
-            }
-            for seq in &gone {
-                sequence.explain(*seq, *seq, false, 0);
-            }
-            prop_assert_eq!(sequence.contiguous(), 49);
-            prop_assert!(sequence.has_no_holes());
-            sequence.explain(1, 80, false, 0);
-            prop_assert_eq!(sequence.contiguous(), 80);
-        }
-    }
-
-    #[test]
-    fn a_hole_stops_lane_time_until_it_is_old_enough() {
-        let mut sequence = Sequence::new(0);
-        sequence.see(1, 100, 0);
-        sequence.see(3, 300, 5);
-        sequence.see(5, 500, 9);
-        assert_eq!((sequence.time(), sequence.is_held()), (100, true));
-        assert_eq!(sequence.release(4), 0);
-        assert_eq!(sequence.time(), 100);
-        assert_eq!(sequence.release(5), 1);
-        assert_eq!((sequence.time(), sequence.frontier(), sequence.contiguous()), (300, 3, 1));
-        // Released is not seen: the late row is still fresh, and once only.
-        assert_eq!(sequence.see(2, 200, 20), Seen::Fresh);
-        assert_eq!(sequence.see(2, 200, 20), Seen::Duplicate);
-        assert_eq!((sequence.time(), sequence.contiguous()), (300, 3));
-    }
-
-    #[test]
-    fn what_was_shed_and_comes_all_the_same_passes_once() {
-        let mut sequence = Sequence::new(0);
-        sequence.see(0, 1, 0);
-        sequence.see(1, 10, 0);
-        sequence.explain(2, 6, true, 0);
-        assert_eq!(sequence.contiguous(), 6);
-        sequence = round_trip(&sequence);
-        assert_eq!(sequence.see(4, 40, 0), Seen::Fresh);
-        assert_eq!(sequence.see(4, 40, 0), Seen::Duplicate);
-        assert_eq!(sequence.see(1, 10, 0), Seen::Duplicate);
-        sequence = round_trip(&sequence);
-        assert_eq!(sequence.see(6, 60, 0), Seen::Fresh);
-        assert_eq!(sequence.see(7, 70, 0), Seen::Fresh);
-        assert_eq!(sequence.time(), 70);
-    }
-
-    #[test]
-    fn numbers_at_the_end_of_the_range_end_nothing() {
-        let mut sequence = Sequence::new(0);
-        sequence.see(0, 1, 0);
-        for seq in [i64::MAX, MAX_NUMBER + 1, -1, i64::MIN] {
-            assert_eq!(sequence.see(seq, 9, 0), Seen::Uncertain);
-            sequence.explain(seq, seq, true, 0);
-            sequence.mark(seq.wrapping_sub(1), 9, 0);
-        }
-        sequence.explain(5, 2, true, 0);
-        assert_eq!((sequence.contiguous(), sequence.time(), sequence.is_held()), (0, 1, false));
-        assert_eq!(sequence.see(MAX_NUMBER, 2, 0), Seen::Fresh);
-        assert_eq!(sequence.release(0), MAX_NUMBER - 1);
-        sequence.explain(i64::MIN, i64::MAX, true, 0);
-        assert_eq!((sequence.contiguous(), sequence.has_no_holes()), (MAX_NUMBER, true));
-        sequence = round_trip(&sequence);
-        sequence.explain(0, i64::MAX, true, 0);
-        assert_eq!(sequence.see(7, 7, 0), Seen::Fresh);
-        assert_eq!(sequence.see(MAX_NUMBER, 8, 0), Seen::Duplicate);
-    }
-
-    #[test]
-    fn a_state_of_before_the_bound_ends_nothing_either() {
-        let end = Interval { from: i64::MAX, to: i64::MAX, time: 3, since: 0 };
-        let mut sequence = Sequence { intervals: vec![end], ..Sequence::new(0) };
-        assert_eq!(sequence.release(0), i64::MAX - 1);
-        sequence.explain(1, i64::MAX, false, 0);
-        sequence.see(3, 4, 0);
-        sequence = Sequence { contiguous: i64::MAX, frontier: i64::MAX, ..Sequence::new(0) };
-        sequence.explain(1, i64::MAX, true, 0);
-        assert_eq!(sequence.see(MAX_NUMBER, 1, 0), Seen::Duplicate);
-    }
-
-    #[test]
-    fn an_empty_lane_is_marked_with_minus_one() {
-        let mut sequence = Sequence::new(0);
-        sequence.mark(-1, 500, 0);
-        assert_eq!(sequence.time(), 500);
-        sequence.mark(0, 900, 0);
-        assert_eq!(sequence.time(), 500);
-        sequence.see(0, 600, 0);
-        assert_eq!(sequence.time(), 900);
-    }
-
-    #[test]
-    fn a_mark_counts_once_its_number_is_reached() {
-        let mut sequence = Sequence::new(0);
-        sequence.mark(2, 900, 0);
-        sequence.see(1, 100, 0);
-        assert_eq!(sequence.time(), 100);
-        sequence.see(2, 200, 0);
-        assert_eq!(sequence.time(), 900);
-    }
-
-    #[test]
-    fn a_lane_without_holes_is_small() {
-        assert!(size_of::<Sequence>() <= 104, "{}", size_of::<Sequence>());
-    }
-}
+#[path = "sequence_tests.rs"]
+mod tests;

@@ -37,6 +37,7 @@ pub struct Clock {
     quiet: i64,
     bridges: Vec<Bridge>,
     changed: bool,
+    restored: bool,
     schema: SchemaRef,
 }
 
@@ -48,7 +49,7 @@ impl Default for Clock {
             Field::new("quiet", DataType::Int64, false),
             Field::new("connected", DataType::Boolean, false),
         ]);
-        Self { now: 0, quiet: 0, bridges: Vec::new(), changed: false, schema }
+        Self { now: 0, quiet: 0, bridges: Vec::new(), changed: false, restored: false, schema }
     }
 }
 
@@ -61,6 +62,11 @@ impl Clock {
     /// µs of quiet time, from some start.
     pub fn quiet(&self) -> i64 {
         self.quiet
+    }
+
+    /// Whether it was restored since the last call.
+    pub fn take_restored(&mut self) -> bool {
+        std::mem::take(&mut self.restored)
     }
 
     /// A clock record that Kafka appended at `appended` (µs).
@@ -129,6 +135,7 @@ impl Operator for Clock {
         let at = column::<Int64Array>(NAME, rows, 2)?;
         let quiet = column::<Int64Array>(NAME, rows, 3)?;
         let connected = column::<BooleanArray>(NAME, rows, 4)?;
+        self.restored = true;
         for row in 0..rows.num_rows() {
             if ids.value(row).is_empty() {
                 self.bridges.clear();

@@ -1,6 +1,9 @@
 use super::*;
+use crate::dedup::{MAX_AHEAD, MAX_INTERVALS, MAX_SESSIONS};
+use crate::event_time::Census;
 
 const START: i64 = 1_000_000 * SECOND;
+const HOLD: Hold = Hold(1_000 * SECOND);
 
 struct Log {
     tracker: Tracker,
@@ -9,7 +12,7 @@ struct Log {
 
 impl Log {
     fn new() -> Self {
-        let mut log = Self { tracker: Tracker::new(Lateness(2 * SECOND)), clock: START };
+        let mut log = Self { tracker: Tracker::new(Lateness(2 * SECOND), HOLD), clock: START };
         log.clock(0);
         log
     }
@@ -30,6 +33,7 @@ impl Log {
             event_time: START + at * SECOND,
             received_at: START + at * SECOND,
             replayed: false,
+            hearsay: false,
         };
         self.tracker.event(&row)
     }
@@ -49,10 +53,39 @@ impl Log {
 }
 
 #[test]
+fn what_is_told_about_an_agent_moves_neither_its_time_nor_its_silence() {
+    let mut log = Log::new();
+    let number = log.tracker.intern("a");
+    let will = |at: i64| Row {
+        agent: number,
+        session: 0,
+        lane: Lane::Foreign,
+        seq: -1,
+        event_id: None,
+        event_time: START + at * SECOND,
+        received_at: START + at * SECOND,
+        replayed: false,
+        hearsay: true,
+    };
+    // a machine that was away for a day: the broker speaks of it before its outbox does
+    assert_eq!(log.tracker.event(&will(86_400)).verdict, Verdict::Fresh);
+    assert_eq!(log.watermark("a"), None);
+    log.row("a", 0, Lane::Normal, 0, 10);
+    assert_eq!(log.watermark("a"), Some(8));
+    for _ in 0..13 {
+        log.clock(5);
+    }
+    assert!(log.tracker.agent(number).silent);
+    log.tracker.event(&will(90_000));
+    assert!(log.tracker.agent(number).silent);
+    assert_eq!(log.watermark("a"), Some(8));
+}
+
+#[test]
 fn a_hole_holds_the_watermark_for_thirty_quiet_seconds() {
     let mut log = Log::new();
-    log.row("a", 0, Lane::Normal, 1, 10);
-    log.row("a", 0, Lane::Normal, 3, 30);
+    log.row("a", 0, Lane::Normal, 0, 10);
+    log.row("a", 0, Lane::Normal, 2, 30);
     assert_eq!(log.watermark("a"), Some(8));
     for _ in 0..5 {
         log.clock(5);
@@ -62,15 +95,15 @@ fn a_hole_holds_the_watermark_for_thirty_quiet_seconds() {
     assert_eq!(log.watermark("a"), Some(28));
     let lost: Vec<_> = log.tracker.take_lost().iter().map(|lost| (lost.count, lost.watermark)).collect();
     assert_eq!(lost, [(1, START + 8 * SECOND)]);
-    assert_eq!(log.row("a", 0, Lane::Normal, 2, 20).verdict, Verdict::Fresh);
+    assert_eq!(log.row("a", 0, Lane::Normal, 1, 20).verdict, Verdict::Fresh);
     assert_eq!(log.watermark("a"), Some(28));
 }
 
 #[test]
 fn an_outage_of_ours_does_not_age_holes_or_agents() {
     let mut log = Log::new();
-    log.row("a", 0, Lane::Normal, 1, 10);
-    log.row("a", 0, Lane::Normal, 3, 30);
+    log.row("a", 0, Lane::Normal, 0, 10);
+    log.row("a", 0, Lane::Normal, 2, 30);
     // The bridge was away for an hour.
     assert!(log.clock(3_600).is_empty());
     assert_eq!(log.watermark("a"), Some(8));
@@ -79,60 +112,60 @@ fn an_outage_of_ours_does_not_age_holes_or_agents() {
 #[test]
 fn the_slowest_lane_in_use_decides_and_marks_move_empty_ones() {
     let mut log = Log::new();
-    log.row("a", 0, Lane::Critical, 1, 10);
+    log.row("a", 0, Lane::Critical, 0, 10);
     let all = Status { lanes: Some(vec![Lane::Critical, Lane::Normal]), ..Status::default() };
     log.status("a", 0, 10, &all);
-    log.row("a", 0, Lane::Critical, 2, 50);
+    log.row("a", 0, Lane::Critical, 1, 50);
     // The first row alone could not know of the other lane.
     assert_eq!(log.watermark("a"), Some(8));
     let mark = Status { marks: vec![(Lane::Normal, -1, START + 40 * SECOND)], ..Status::default() };
     log.status("a", 0, 50, &mark);
     assert_eq!(log.watermark("a"), Some(38));
-    log.row("a", 0, Lane::Normal, 1, 45);
+    log.row("a", 0, Lane::Normal, 0, 45);
     assert_eq!(log.watermark("a"), Some(43));
 }
 
 #[test]
 fn explained_numbers_are_no_holes() {
     let mut log = Log::new();
-    log.row("a", 0, Lane::Bulk, 1, 10);
-    log.row("a", 0, Lane::Bulk, 5, 50);
+    log.row("a", 0, Lane::Bulk, 0, 10);
+    log.row("a", 0, Lane::Bulk, 4, 50);
     let number = log.tracker.intern("a");
-    log.tracker.rejected(number, START, Lane::Bulk, 3);
+    log.tracker.rejected(number, START, Lane::Bulk, 2);
     assert_eq!(log.watermark("a"), Some(8));
-    let shed = Status { shed: Some((START, Lane::Bulk, 2, 4)), ..Status::default() };
+    let shed = Status { shed: Some((START, Lane::Bulk, 1, 3)), ..Status::default() };
     log.status("a", 0, 50, &shed);
     assert_eq!(log.watermark("a"), Some(48));
     // What was shed may have been sent before; what was rejected cannot come.
-    assert_eq!(log.row("a", 0, Lane::Bulk, 4, 40).verdict, Verdict::Fresh);
-    assert_eq!(log.row("a", 0, Lane::Bulk, 4, 40).verdict, Verdict::Duplicate);
-    assert_eq!(log.row("a", 0, Lane::Bulk, 3, 30).verdict, Verdict::Duplicate);
+    assert_eq!(log.row("a", 0, Lane::Bulk, 3, 40).verdict, Verdict::Fresh);
+    assert_eq!(log.row("a", 0, Lane::Bulk, 3, 40).verdict, Verdict::Duplicate);
+    assert_eq!(log.row("a", 0, Lane::Bulk, 2, 30).verdict, Verdict::Duplicate);
 }
 
 #[test]
 fn an_older_session_is_waited_for_until_its_tail_is_here_and_then_forgotten() {
     let mut log = Log::new();
-    log.row("a", 0, Lane::Normal, 1, 10);
-    log.row("a", 100, Lane::Normal, 1, 110);
-    let tails = Status { tails: Some((START, vec![(Lane::Normal, 3)])), ..Status::default() };
+    log.row("a", 0, Lane::Normal, 0, 10);
+    log.row("a", 100, Lane::Normal, 0, 110);
+    let tails = Status { tails: Some((START, vec![(Lane::Normal, 2)])), ..Status::default() };
     log.status("a", 100, 110, &tails);
     assert_eq!(log.watermark("a"), Some(8));
-    log.row("a", 0, Lane::Normal, 2, 20);
+    log.row("a", 0, Lane::Normal, 1, 20);
     assert_eq!(log.watermark("a"), Some(18));
-    assert!(log.row("a", 0, Lane::Normal, 3, 30).watermark < START + 30 * SECOND);
+    assert!(log.row("a", 0, Lane::Normal, 2, 30).watermark < START + 30 * SECOND);
     assert_eq!(log.watermark("a"), Some(108));
     let oldest = Status { oldest: Some(START + 115 * SECOND), ..Status::default() };
     log.status("a", 100, 116, &oldest);
     let number = log.tracker.intern("a");
     assert_eq!(log.tracker.agent(number).sessions.len(), 1);
-    assert_eq!(log.row("a", 0, Lane::Normal, 2, 20).verdict, Verdict::Duplicate);
+    assert_eq!(log.row("a", 0, Lane::Normal, 1, 20).verdict, Verdict::Duplicate);
 }
 
 #[test]
 fn a_declared_backlog_holds_the_watermark() {
     let mut log = Log::new();
     let backlog = Status { oldest: Some(START + 5 * SECOND), ..Status::default() };
-    log.row("a", 200, Lane::Critical, 1, 200);
+    log.row("a", 200, Lane::Critical, 0, 200);
     let before = log.watermark("a");
     let mut other = Log::new();
     other.status("a", 200, 200, &backlog);
@@ -143,17 +176,17 @@ fn a_declared_backlog_holds_the_watermark() {
 #[test]
 fn silence_is_told_once_and_ends_with_the_next_row() {
     let mut log = Log::new();
-    log.row("a", 0, Lane::Normal, 1, 10);
-    log.row("b", 0, Lane::Normal, 1, 10);
+    log.row("a", 0, Lane::Normal, 0, 10);
+    log.row("b", 0, Lane::Normal, 0, 10);
     let mut silent = Vec::new();
     for second in 0..20 {
         if second < 19 {
-            log.row("b", 0, Lane::Normal, second + 2, 10 + second);
+            log.row("b", 0, Lane::Normal, second + 1, 10 + second);
         }
         silent.extend(log.clock(5));
     }
     assert_eq!(silent, ["a"]);
-    log.row("a", 0, Lane::Normal, 2, 20);
+    log.row("a", 0, Lane::Normal, 1, 20);
     let silent: Vec<String> = (0..14).flat_map(|_| log.clock(5)).collect();
     assert_eq!(silent, ["b", "a"]);
 }
@@ -162,7 +195,7 @@ fn silence_is_told_once_and_ends_with_the_next_row() {
 fn two_living_sessions_are_a_clone_and_a_drained_outbox_is_not() {
     let mut log = Log::new();
     // Rows of before the restart arrive after it: no clone.
-    for seq in 1..10 {
+    for seq in 0..10 {
         log.row("a", 100, Lane::Normal, seq, 100 + seq);
         log.row("a", 0, Lane::Normal, seq, seq);
     }
@@ -179,8 +212,8 @@ fn two_living_sessions_are_a_clone_and_a_drained_outbox_is_not() {
 #[test]
 fn gaps_and_returns_are_noticed_once() {
     let mut log = Log::new();
-    log.row("a", 0, Lane::Normal, 1, 10);
-    log.row("a", 0, Lane::Normal, 4, 40);
+    log.row("a", 0, Lane::Normal, 0, 10);
+    log.row("a", 0, Lane::Normal, 3, 40);
     for _ in 0..7 {
         log.clock(5);
     }
@@ -189,15 +222,15 @@ fn gaps_and_returns_are_noticed_once() {
     let silent: Vec<_> = (0..7).flat_map(|_| log.clock(5)).collect();
     assert_eq!(silent, ["a"]);
     assert!(log.tracker.take_noticed().is_empty());
-    log.row("a", 0, Lane::Normal, 5, 70);
-    log.row("a", 0, Lane::Normal, 6, 71);
+    log.row("a", 0, Lane::Normal, 4, 70);
+    log.row("a", 0, Lane::Normal, 5, 71);
     assert_eq!(log.tracker.take_noticed(), [Noticed::Back { agent: 0, now: log.clock }]);
 }
 
 #[test]
 fn a_mark_is_believed_as_far_ahead_as_an_event() {
     let mut log = Log::new();
-    log.row("a", 0, Lane::Normal, 1, 10);
+    log.row("a", 0, Lane::Normal, 0, 10);
     let mark = Status { marks: vec![(Lane::Normal, -1, i64::MAX - 1)], ..Status::default() };
     log.status("a", 0, 20, &mark);
     assert_eq!(log.watermark("a"), Some(20 + 600 - 2));
@@ -206,7 +239,7 @@ fn a_mark_is_believed_as_far_ahead_as_an_event() {
 #[test]
 fn absurd_numbers_end_nothing_and_leave_the_others_alone() {
     let mut log = Log::new();
-    log.row("a", 0, Lane::Normal, 1, 10);
+    log.row("a", 0, Lane::Normal, 0, 10);
     let number = log.tracker.intern("a");
     let row = |session, seq| Row {
         agent: number,
@@ -217,6 +250,7 @@ fn absurd_numbers_end_nothing_and_leave_the_others_alone() {
         event_time: START + 20 * SECOND,
         received_at: START + 20 * SECOND,
         replayed: false,
+        hearsay: false,
     };
     for (session, seq) in [(i64::MAX, 1), (MAX_NUMBER + 1, 1), (0, 1), (START, i64::MAX), (START, -7)] {
         assert_eq!(log.tracker.event(&row(session, seq)).verdict, Verdict::Uncertain);
@@ -238,7 +272,7 @@ fn absurd_numbers_end_nothing_and_leave_the_others_alone() {
         log.clock(5);
     }
     assert!(log.tracker.take_lost().is_empty());
-    assert_eq!(log.row("a", 0, Lane::Normal, 2, 30).verdict, Verdict::Fresh);
+    assert_eq!(log.row("a", 0, Lane::Normal, 1, 30).verdict, Verdict::Fresh);
     assert_eq!(log.watermark("a"), Some(28));
 }
 
@@ -250,13 +284,219 @@ fn an_event_from_the_future_is_judged_by_its_arrival() {
         agent,
         session: START,
         lane: Lane::Normal,
-        seq: 1,
+        seq: 0,
         event_id: None,
         event_time: START + 86_400 * SECOND,
         received_at: START + 10 * SECOND,
         replayed: false,
+        hearsay: false,
     };
     let decision = log.tracker.event(&row);
     assert!(decision.in_future);
     assert_eq!(log.watermark("a"), Some(8));
+}
+
+#[test]
+fn a_first_event_that_never_arrives_is_missed() {
+    let mut log = Log::new();
+    log.row("a", 0, Lane::Normal, 1, 10);
+    assert_eq!(log.watermark("a"), None);
+    for _ in 0..6 {
+        log.clock(5);
+    }
+    let lost: i64 = log.tracker.take_lost().iter().map(|lost| lost.count).sum();
+    assert_eq!((log.watermark("a"), lost), (Some(8), 1));
+    assert_eq!(log.row("a", 0, Lane::Normal, 0, 5).verdict, Verdict::Fresh);
+    assert_eq!(log.row("a", 0, Lane::Normal, 0, 5).verdict, Verdict::Duplicate);
+}
+
+#[test]
+fn a_mark_that_is_never_reached_does_not_hold_the_watermark_for_ever() {
+    let mut log = Log::new();
+    let all = Status { lanes: Some(vec![Lane::Critical, Lane::Normal]), ..Status::default() };
+    log.row("a", 0, Lane::Normal, 0, 10);
+    log.status("a", 0, 10, &all);
+    for at in 1..80 {
+        log.row("a", 0, Lane::Normal, at, 10 + 5 * at);
+        let mark =
+            Status { marks: vec![(Lane::Critical, 0, START + (10 + 5 * at) * SECOND)], ..Status::default() };
+        log.status("a", 0, 10 + 5 * at, &mark);
+        log.clock(5);
+    }
+    // What the lane's only event said is lost; after five minutes it holds nothing back.
+    assert_eq!(log.watermark("a"), Some(10 + 5 * 79 - 2));
+}
+
+#[test]
+fn claims_beyond_reason_are_counted_and_ignored() {
+    let mut log = Log::new();
+    log.row("a", 0, Lane::Bulk, 0, 10);
+    let claim = |from, to| Status {
+        shed: Some((START, Lane::Bulk, from, to)),
+        marks: vec![(Lane::Bulk, to, START + 20 * SECOND)],
+        ..Status::default()
+    };
+    log.status("a", 0, 10, &claim(1, MAX_NUMBER));
+    assert_eq!(log.tracker.take_refused(), 2);
+    let number = log.tracker.intern("a");
+    let lane = |log: &Log| log.tracker.agent(number).sessions[0].lanes[2].clone().unwrap();
+    assert_eq!(lane(&log).highest(), MAX_AHEAD);
+    // Negative, overlapping, repeated, descending, huge: nothing grows, nothing ends.
+    for at in 0..20_000_i64 {
+        let (from, to) = match at % 5 {
+            0 => (i64::MIN, at),
+            1 => (at, MAX_NUMBER),
+            2 => (MAX_NUMBER - at, MAX_NUMBER),
+            3 => (-at, -1),
+            _ => ((1 << 40) - 3 * at, (1 << 40) - 3 * at),
+        };
+        log.status("a", 0, 10, &claim(from, to));
+        log.tracker.rejected(number, START, Lane::Bulk, from);
+    }
+    assert!(lane(&log).intervals() <= MAX_INTERVALS);
+    assert!(lane(&log).heap_bytes() < 512 * 1024, "{}", lane(&log).heap_bytes());
+    assert!(log.tracker.take_refused() > 20_000);
+    assert_eq!(log.row("a", 0, Lane::Bulk, 1, 20).verdict, Verdict::Fresh);
+    assert_eq!(log.row("a", 0, Lane::Bulk, 1, 20).verdict, Verdict::Duplicate);
+    assert_eq!(log.row("b", 0, Lane::Bulk, 0, 20).verdict, Verdict::Fresh);
+}
+
+#[test]
+fn sessions_in_descending_order_are_bounded() {
+    let mut log = Log::new();
+    for session in (0..1_000).rev() {
+        let verdict = log.row("a", session, Lane::Normal, 0, 2_000).verdict;
+        assert_eq!(verdict == Verdict::Fresh, session >= 1_000 - MAX_SESSIONS as i64, "{session}");
+        assert_ne!(verdict, Verdict::Duplicate);
+    }
+    let number = log.tracker.intern("a");
+    assert_eq!(log.tracker.agent(number).sessions.len(), MAX_SESSIONS);
+}
+
+#[test]
+fn what_was_given_up_stays_uncertain_when_later_sessions_are_forgotten() {
+    let mut log = Log::new();
+    for session in 0..=MAX_SESSIONS as i64 {
+        log.row("a", session, Lane::Normal, 0, 100);
+        let tails = Status {
+            tails: Some((START + (session - 1) * SECOND, vec![(Lane::Normal, 0)])),
+            ..Status::default()
+        };
+        if session > 1 {
+            log.status("a", session, 100, &tails);
+        }
+    }
+    let oldest = Status { oldest: Some(START + 90 * SECOND), ..Status::default() };
+    log.status("a", MAX_SESSIONS as i64, 100, &oldest);
+    let number = log.tracker.intern("a");
+    assert_eq!(log.tracker.agent(number).sessions.len(), 1);
+    assert_eq!(log.row("a", 3, Lane::Normal, 0, 100).verdict, Verdict::Duplicate);
+    // The first session had to make room: what comes of it now may be new.
+    assert_eq!(log.row("a", 0, Lane::Normal, 1, 100).verdict, Verdict::Uncertain);
+}
+
+/// What a later worker has, if the rows of these operators are there.
+fn restored(tracker: &mut Tracker, names: &[&str]) -> Tracker {
+    let mut fresh = Tracker::new(Lateness(2 * SECOND), HOLD);
+    for (from, to) in tracker.operators().into_iter().zip(fresh.operators()) {
+        if names.contains(&from.name()) {
+            to.restore(&from.snapshot().unwrap()).unwrap();
+        }
+    }
+    fresh
+}
+
+#[test]
+fn where_the_state_of_agents_was_dropped_what_they_go_on_with_is_uncertain() {
+    let mut log = Log::new();
+    log.clock(5);
+    log.tracker = restored(&mut log.tracker, &["clock", "agents", "foreign"]);
+    // That no agent was known is no loss of state.
+    assert_eq!(log.row("a", 1, Lane::Normal, 0, 10).verdict, Verdict::Fresh);
+    for _ in 0..2 {
+        log.tracker = restored(&mut log.tracker, &["clock", "foreign"]);
+        // It goes on at number 57: nothing below is missed, and nobody knows whether it is new.
+        assert_eq!(log.row("a", 1, Lane::Normal, 57, 60).verdict, Verdict::Uncertain);
+        assert_eq!(log.watermark("a"), Some(58));
+        assert_eq!(log.row("a", 1, Lane::Normal, 57, 60).verdict, Verdict::Duplicate);
+        assert_eq!(log.row("a", 1, Lane::Normal, 12, 20).verdict, Verdict::Uncertain);
+        assert_eq!(log.row("a", 6, Lane::Normal, 0, 70).verdict, Verdict::Fresh);
+    }
+    log.tracker = restored(&mut log.tracker, &["clock", "agents", "foreign"]);
+    assert_eq!(log.row("a", 6, Lane::Normal, 0, 70).verdict, Verdict::Duplicate);
+    assert_eq!(log.row("b", 4, Lane::Normal, 0, 70).verdict, Verdict::Uncertain);
+    assert_eq!(log.row("b", 6, Lane::Normal, 0, 70).verdict, Verdict::Fresh);
+}
+
+impl Log {
+    /// Lets the hold pass; the names of those who were dropped, in their order.
+    fn expire(&mut self) -> Vec<String> {
+        let mut expired = Vec::new();
+        for _ in 0..=HOLD.0 / (10 * SECOND) {
+            self.clock(10);
+            for number in self.tracker.take_expired() {
+                expired.push(self.tracker.agent(number).id.to_string());
+                self.tracker.forget(number, START + 60 * SECOND);
+            }
+        }
+        expired
+    }
+}
+
+#[test]
+fn an_agent_unheard_of_is_dropped_and_comes_back_above_its_floor() {
+    let mut log = Log::new();
+    for id in ["b", "a"] {
+        log.row(id, 100, Lane::Normal, 0, 10);
+        log.row(id, 100, Lane::Normal, 1, 20);
+    }
+    assert_eq!(log.expire(), ["a", "b"]);
+    assert_eq!(log.tracker.census(), Census { floors: 2, ..Census::default() });
+    // The same session goes on: each passes once, flagged, and time goes on as well, but not below the floor.
+    assert_eq!(log.watermark("a"), Some(60));
+    for seq in [7, 8, 3] {
+        assert_eq!(log.row("a", 100, Lane::Normal, seq, 100 + seq).verdict, Verdict::Uncertain);
+    }
+    assert_eq!(log.row("a", 100, Lane::Normal, 8, 108).verdict, Verdict::Duplicate);
+    assert_eq!(log.watermark("a"), Some(106));
+    assert_eq!(log.row("a", 50, Lane::Normal, 0, 60).verdict, Verdict::Uncertain);
+    // A new session is new.
+    assert_eq!(log.row("a", 200, Lane::Normal, 0, 200).verdict, Verdict::Fresh);
+    assert_eq!(log.row("a", 200, Lane::Normal, 0, 200).verdict, Verdict::Duplicate);
+    let number = log.tracker.intern("a");
+    let tails = Status { tails: Some((START + 100 * SECOND, vec![(Lane::Normal, 8)])), ..Status::default() };
+    log.status("a", 200, 200, &tails);
+    assert_eq!(log.watermark("a"), Some(106), "the oldest session has not told its end");
+    assert_eq!(log.tracker.agent(number).floor, START + 100 * SECOND);
+    assert!(log.tracker.take_lost().is_empty());
+    assert_eq!(log.tracker.census().floors, 1);
+}
+
+#[test]
+fn marks_move_the_lanes_of_an_agent_that_came_back() {
+    let mut log = Log::new();
+    let all = Status { lanes: Some(vec![Lane::Critical, Lane::Normal]), ..Status::default() };
+    log.row("a", 0, Lane::Critical, 0, 10);
+    log.row("a", 0, Lane::Normal, 0, 10);
+    log.expire();
+    log.row("a", 0, Lane::Normal, 5, 100);
+    log.status("a", 0, 100, &all);
+    // Of the other lane nothing will come, and what there was is forgotten.
+    let mark = Status { marks: vec![(Lane::Critical, 0, START + 110 * SECOND)], ..Status::default() };
+    log.row("a", 0, Lane::Normal, 6, 110);
+    log.status("a", 0, 110, &mark);
+    assert_eq!(log.watermark("a"), Some(108));
+}
+
+#[test]
+fn neither_an_outage_of_ours_nor_a_long_interval_drops_an_agent() {
+    let mut log = Log::new();
+    log.row("a", 0, Lane::Normal, 0, 10);
+    log.clock(100 * HOLD.0 / SECOND);
+    assert!(!log.tracker.has_expired());
+    let slow = Status { interval: Some(HOLD.0), ..Status::default() };
+    log.status("a", 0, 10, &slow);
+    assert!(log.expire().is_empty());
+    assert!(log.expire().is_empty());
+    assert_eq!(log.expire(), ["a"]);
 }

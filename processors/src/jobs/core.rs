@@ -13,6 +13,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use ahash::AHashMap;
 use arrow::array::RecordBatch;
 use bytes::Bytes;
 use eventlog::batches::{BatchDecoder, BatchEncoder, Group};
@@ -26,11 +27,12 @@ use schemas::record::RecordKind;
 use schemas::topics::{FEATURE_SIZES, Topics};
 
 use super::features::{Emission, FeaturePlans, FeatureWindows, Heard};
-use super::scan::{Picked, Scan, text};
+use super::gauges::Gauges;
+use super::scan::{Picked, Scan, micros, text};
 use crate::alerts::{Alert, to_batch, to_ocsf};
 use crate::engine::operator::Operator;
 use crate::engine::{Job, JobError, Output, PartitionState};
-use crate::event_time::{Lateness, Tracker};
+use crate::event_time::{Hold, Lateness, Tracker};
 use crate::functions::Functions;
 use crate::normalise::Normaliser;
 use crate::rules::{Offer, Place, RuleState, Rulebook};
@@ -52,6 +54,8 @@ pub struct CoreSetup {
     pub rules: Offer,
     /// How long windows wait for what is out of order.
     pub lateness: Lateness,
+    /// How long an agent may be unheard of before it is dropped.
+    pub hold: Hold,
 }
 
 /// The job; see the module.
@@ -81,6 +85,7 @@ pub struct CoreState {
     tracker: Tracker,
     windows: FeatureWindows,
     rules: RuleState,
+    gauges: Gauges,
 }
 
 impl PartitionState for CoreState {
@@ -209,16 +214,34 @@ impl CoreJob {
                 closings.push(Closing { agent, before, watermark });
             }
         }
+        self.close_all(state, &closings, output)?;
+        Ok(())
+    }
+
+    /// Closes windows of some agents, sends what they come to and judges it; answers the latest end by agent, µs.
+    fn close_all(
+        &mut self,
+        state: &mut CoreState,
+        closings: &[Closing],
+        output: &mut Output<'_>,
+    ) -> Result<AHashMap<Arc<str>, i64>, JobError> {
         let mut alerts = Vec::new();
-        for emission in state.windows.close(&mut self.features, &closings).map_err(fatal)? {
+        let mut until = AHashMap::new();
+        for emission in state.windows.close(&mut self.features, closings).map_err(fatal)? {
             if emission.kind == RecordKind::Feature1m {
                 let judge = self.rules.judge();
                 alerts
                     .extend(judge.features(emission.kind, &emission.rows, &mut state.rules).map_err(fatal)?);
             }
+            let agents = text(&emission.rows, "agent_id").map_err(fatal)?;
+            for (row, end) in micros(&emission.rows, "window_end").map_err(fatal)?.iter().enumerate() {
+                let latest = until.entry(Arc::from(agents.value(row))).or_insert(*end);
+                *latest = (*latest).max(*end);
+            }
             self.send_features(emission, output)?;
         }
-        self.send_alerts(&alerts, output)
+        self.send_alerts(&alerts, output)?;
+        Ok(until)
     }
 
     /// Emits the windows of agents that fell silent as they stand; they stay open.
@@ -238,6 +261,30 @@ impl CoreJob {
         for emission in state.windows.peek(&mut self.features, &agents).map_err(fatal)? {
             self.send_features(emission, output)?;
         }
+        Ok(())
+    }
+
+    /// Closes all windows of agents that nobody heard of for the whole hold, and drops the agents.
+    fn expired(&mut self, state: &mut CoreState, output: &mut Output<'_>) -> Result<(), JobError> {
+        if !state.tracker.has_expired() {
+            return Ok(());
+        }
+        self.close(state, output)?;
+        let expired = state.tracker.take_expired();
+        let closing = |number: &u32| {
+            let agent = state.tracker.agent(*number);
+            Closing { agent: Arc::clone(&agent.id), before: agent.watermark, watermark: i64::MAX }
+        };
+        let closings: Vec<Closing> = expired.iter().map(closing).collect();
+        let until = self.close_all(state, &closings, output)?;
+        let mut excess = 0;
+        for (number, closing) in expired.iter().zip(&closings) {
+            let until = until.get(&closing.agent).copied();
+            state.rules.forget(*number);
+            excess += state.tracker.forget(*number, until.unwrap_or(i64::MIN));
+        }
+        metrics::counter!("varta_processors_expired_agents_total").increment(expired.len() as u64);
+        metrics::counter!("varta_processors_dropped_floors_total").increment(excess);
         Ok(())
     }
 
@@ -320,9 +367,10 @@ impl Job for CoreJob {
 
     fn open(&mut self, partition: i32) -> Result<CoreState, JobError> {
         Ok(CoreState {
-            tracker: Tracker::new(self.setup.lateness),
+            tracker: Tracker::new(self.setup.lateness, self.setup.hold),
             windows: FeatureWindows::new(&self.features),
             rules: RuleState::new(partition),
+            gauges: Gauges::new(partition),
         })
     }
 
@@ -358,8 +406,11 @@ impl Job for CoreJob {
             let judge = self.rules.judge();
             alerts.extend(judge.clock(&mut state.rules, &state.tracker, seen).map_err(fatal)?);
             self.send_alerts(&std::mem::take(&mut alerts), output)?;
+            self.expired(state, output)?;
+            metrics::counter!("varta_processors_refused_claims_total")
+                .increment(state.tracker.take_refused());
         }
-        metrics::gauge!("varta_processors_agents").set(state.tracker.agents() as f64);
+        state.gauges.show(&state.tracker);
         Ok(())
     }
 

@@ -62,9 +62,13 @@ fn registry() -> (Arc<MemoryRegistry>, SchemaIds) {
 
 /// A job with these rules on offer.
 fn job(rules: Offer) -> Shared {
+    job_that_holds(Hold(30 * 24 * 3_600 * SECOND), rules)
+}
+
+fn job_that_holds(hold: Hold, rules: Offer) -> Shared {
     let (registry, ids) = registry();
     let lateness = Lateness(2 * SECOND);
-    let setup = CoreSetup { registry, ids, topics: Topics::default(), rules, lateness };
+    let setup = CoreSetup { registry, ids, topics: Topics::default(), rules, lateness, hold };
     Shared(Arc::new(Mutex::new(CoreJob::new(setup).unwrap())))
 }
 
@@ -148,7 +152,7 @@ fn script(seed: u64, ids: SchemaIds) -> Vec<(i64, Option<i32>, String, Bytes)> {
     let mut chance = Chance::new(seed);
     for number in 0..5_i64 {
         let agent = format!("agent-{number}");
-        let mut seq = 0;
+        let mut seq = -1;
         for at in (0..540).step_by(15) {
             let time = START + at * SECOND + number;
             seq += 1;
@@ -407,5 +411,7 @@ fn disturbances_change_nothing() {
     }
 }
 
+#[path = "expiry_tests.rs"]
+mod expiry;
 #[path = "core_rules_tests.rs"]
 mod rules;

@@ -2,6 +2,7 @@
 
 mod core;
 mod features;
+mod gauges;
 mod scan;
 mod status;
 mod trial;

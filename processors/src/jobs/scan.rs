@@ -132,15 +132,17 @@ impl<'a> Scan<'a> {
                 Columns::Events { events, status } => {
                     let identity = &events.identity;
                     let agent = known(tracker, identity.agent.value(index));
+                    let lane = identity.lane(index);
                     let seen = Row {
                         agent,
                         session: identity.session.value(index),
-                        lane: identity.lane(index),
+                        lane,
                         seq: identity.seq.value(index),
                         event_id: events.event_id.is_valid(index).then(|| events.event_id.value(index)),
                         event_time: events.event_time[index],
                         received_at: events.received_at[index],
                         replayed: events.replayed.value(index),
+                        hearsay: status.is_some() && lane == Lane::Foreign,
                     };
                     let decision = tracker.event(&seen);
                     notice(tracker, at, &mut segment.seen);
@@ -150,7 +152,7 @@ impl<'a> Scan<'a> {
                     }
                     // The broker's last will and its like have no sequence and say nothing about sequences.
                     if let Some(status) = status
-                        && seen.lane != Lane::Foreign
+                        && !seen.hearsay
                     {
                         let said = status.read(index, seen.session);
                         tracker.status(agent, seen.session, decision.time, seen.received_at, &said);
@@ -161,7 +163,11 @@ impl<'a> Scan<'a> {
                     }
                     picked.rows.push(row);
                     picked.times.push(Timed { time: decision.time, watermark: decision.watermark });
-                    picked.heard.push(Heard { agent, interval: tracker.agent(agent).interval });
+                    picked.heard.push(Heard {
+                        agent,
+                        interval: tracker.agent(agent).interval,
+                        hearsay: seen.hearsay,
+                    });
                 }
                 Columns::Clock { bridge, connected, goodbye } => {
                     let appended = self.records[at].timestamp.saturating_mul(1_000);
@@ -174,7 +180,7 @@ impl<'a> Scan<'a> {
                     seen.ticks.push(Tick { bridge, now, connected, goodbye });
                     seen.at_minute = now / MINUTE != before / MINUTE;
                     seen.at_hour = now / HOUR != before / HOUR;
-                    if every_tick || seen.at_minute || !silent.is_empty() {
+                    if every_tick || seen.at_minute || !silent.is_empty() || tracker.has_expired() {
                         seen.at_tick = true;
                         seen.silent = silent;
                         segment.end = at + 1;

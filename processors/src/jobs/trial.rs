@@ -8,7 +8,7 @@ use schemas::record::RecordKind;
 use super::scan::Scan;
 use crate::alerts::Alert;
 use crate::engine::JobError;
-use crate::event_time::{Lateness, Tracker};
+use crate::event_time::{Hold, Lateness, Tracker};
 use crate::functions::Functions;
 use crate::normalise::Normaliser;
 use crate::rules::{Judge, Place, RuleSet, RuleState};
@@ -36,7 +36,7 @@ impl Trial {
         Ok(Self {
             judge: Judge::new(set).map_err(fatal)?,
             normaliser: Normaliser::new(&Functions::new()).map_err(fatal)?,
-            tracker: Tracker::new(Lateness(LATENESS)),
+            tracker: Tracker::new(Lateness(LATENESS), Hold(i64::MAX)),
             state: RuleState::new(0),
             offset: 0,
         })
@@ -44,7 +44,7 @@ impl Trial {
 
     /// Forgets everything that was seen.
     pub(crate) fn begin(&mut self) {
-        self.tracker = Tracker::new(Lateness(LATENESS));
+        self.tracker = Tracker::new(Lateness(LATENESS), Hold(i64::MAX));
         self.state = RuleState::new(0);
     }
 

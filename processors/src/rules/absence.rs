@@ -160,6 +160,13 @@ impl Absences {
         }
     }
 
+    /// The number of an agent is free from now on.
+    pub(super) fn forget(&mut self, number: u32) {
+        if let Some(waiting) = &mut self.waiting {
+            waiting.remove(&number);
+        }
+    }
+
     /// Agents that are silent at a clock record; `silent` are those that have just become so.
     pub(super) fn agents(
         &mut self,
@@ -169,10 +176,8 @@ impl Absences {
         silent: &[u32],
         changes: &mut Vec<Change>,
     ) {
-        let waiting = self.waiting.get_or_insert_with(|| {
-            let all = 0..tracker.agents() as u32;
-            all.filter(|number| tracker.agent(*number).silent).map(|number| (number, 0)).collect()
-        });
+        let waiting =
+            self.waiting.get_or_insert_with(|| tracker.silent().map(|number| (number, 0)).collect());
         waiting.extend(silent.iter().map(|number| (*number, 0)));
         let of_agents = || limits.iter().filter(|limit| limit.of == Subject::Agent);
         let longest = of_agents().map(|limit| limit.silence).max().unwrap_or(0);

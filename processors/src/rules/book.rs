@@ -211,7 +211,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::event_time::{Lateness, Tracker};
+    use crate::event_time::{Hold, Lateness, Tracker};
     use crate::rules::testing::rows_of;
     use crate::rules::{Place, Seen};
 
@@ -238,7 +238,7 @@ mod tests {
         // the log refused something: the worker begins again, perhaps with another partition
         book.open(&mut state, 0, 0).unwrap();
         take(&mut book, 2);
-        let tracker = Tracker::new(Lateness(0));
+        let tracker = Tracker::new(Lateness(0), Hold(i64::MAX));
         let alerts = book.judge().settle(&mut state, &tracker, &Seen::default()).unwrap();
         assert_eq!(alerts.iter().map(|alert| alert.message.as_str()).collect::<Vec<_>>(), ["2"]);
     }

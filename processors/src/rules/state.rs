@@ -66,6 +66,12 @@ impl RuleState {
         self.absences.is_waiting()
     }
 
+    /// The tracker drops an agent, whose number is free from now on. What is remembered under its name goes with the
+    /// next hour of the log's clock.
+    pub(crate) fn forget(&mut self, number: u32) {
+        self.absences.forget(number);
+    }
+
     /// Other rules are in force: what rules remember that are gone, or mean something else now, is forgotten, and what
     /// was told of it is closed at `now` (µs of the log's clock). `before` is `None` if nobody knows the rules before.
     pub(super) fn change_rules(&mut self, before: Option<&Judge>, after: &Judge, now: i64) -> Vec<Alert> {

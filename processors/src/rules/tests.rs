@@ -8,7 +8,7 @@ use serde_json::json;
 use super::testing::{self, TestReport, rows_of};
 use super::*;
 use crate::alerts::Alert;
-use crate::event_time::{Lateness, Tracker};
+use crate::event_time::{Hold, Lateness, Tracker};
 use crate::functions::Functions;
 
 const GOOD: &str = r"
@@ -281,7 +281,7 @@ fn the_hash_covers_what_rules_mean_and_nothing_else() {
 fn judged(set: &RuleSet, rows: &[serde_json::Value], cuts: &[usize]) -> Vec<Alert> {
     let batch = rows_of(RecordKind::Family(Family::ProcessEvent), rows).unwrap();
     let (mut judge, mut state) = (Judge::new(set).unwrap(), RuleState::new(0));
-    let tracker = Tracker::new(Lateness(0));
+    let tracker = Tracker::new(Lateness(0), Hold(i64::MAX));
     let (mut alerts, mut from) = (Vec::new(), 0);
     for length in cuts {
         let place = |row: usize| Place { at: row as u32, time: 0, watermark: 0 };

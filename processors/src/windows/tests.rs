@@ -15,7 +15,7 @@ use schemas::identity::Lane;
 use super::*;
 use crate::engine::operator::StateError;
 use crate::engine::simulation::Chance;
-use crate::event_time::{Lateness, Row, Tracker, Verdict};
+use crate::event_time::{Hold, Lateness, Row, Tracker, Verdict};
 use crate::functions::Functions;
 use crate::plan::CachedPlan;
 
@@ -91,7 +91,7 @@ fn script(seed: u64) -> Script {
         arrivals.push((at, arrivals.len(), None));
     }
     arrivals.sort_unstable_by_key(|arrival| (arrival.0, arrival.1));
-    let mut tracker = Tracker::new(Lateness(2 * SECOND));
+    let mut tracker = Tracker::new(Lateness(2 * SECOND), Hold(i64::MAX));
     let numbers: Vec<u32> = (0..AGENTS).map(|number| tracker.intern(&agent(number))).collect();
     let mut script = Script { steps: Vec::new(), watermarks: Vec::new() };
     for (at, _, what) in arrivals {
@@ -112,6 +112,7 @@ fn script(seed: u64) -> Script {
                     event_time: time,
                     received_at: at,
                     replayed: false,
+                    hearsay: false,
                 });
                 assert_ne!(decision.verdict, Verdict::Duplicate);
                 Step::Event(Event {

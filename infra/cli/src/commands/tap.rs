@@ -162,6 +162,11 @@ impl Printer<'_> {
     }
 
     fn filtered(&mut self, kind: RecordKind, batch: RecordBatch) -> anyhow::Result<RecordBatch> {
+        // A query runs on a runtime of its own, which no thread may enter that already drives one.
+        tokio::task::block_in_place(|| self.matching(kind, batch))
+    }
+
+    fn matching(&mut self, kind: RecordKind, batch: RecordBatch) -> anyhow::Result<RecordBatch> {
         let Some(condition) = &self.args.condition else {
             return Ok(batch);
         };

@@ -103,6 +103,8 @@ pub(super) struct Heard {
     pub(super) agent: u32,
     /// The agent's reporting interval when the row came, µs; 0 if it told none.
     pub(super) interval: i64,
+    /// Told about the agent, not by it: it was not heard.
+    pub(super) hearsay: bool,
 }
 
 /// Feature rows to be sent.
@@ -152,6 +154,9 @@ impl FeatureWindows {
         let hosts = rows.column_by_name("host").and_then(|hosts| hosts.as_string_opt::<i32>());
         let mut run: Option<(u32, i64, Run<'_>)> = None;
         for (row, (timed, heard)) in times.iter().zip(heard).enumerate() {
+            if heard.hearsay {
+                continue;
+            }
             let mut start = timed.time.div_euclid(MINUTE).saturating_mul(MINUTE);
             let is_late = start.saturating_add(MINUTE) <= timed.watermark;
             if is_late {

@@ -48,7 +48,7 @@ impl Rig {
             .iter()
             .map(|row| Timed { time: row["event_time"].as_i64().unwrap(), watermark: self.watermark })
             .collect();
-        let heard = vec![Heard { agent, interval: self.interval }; rows.len()];
+        let heard = vec![Heard { agent, interval: self.interval, hearsay: false }; rows.len()];
         let batch = rows_of(RecordKind::Family(family), &rows).unwrap();
         self.windows.add(family, &batch, &times, &heard, |number| Arc::from(name(number))).unwrap().len()
     }

@@ -24,6 +24,9 @@ const FAMILIES: [Family; 5] = [
 ];
 /// Columns that tell of the run and not of the event.
 const OF_THE_RUN: [&str; 6] = ["session", "seq", "received_at", "sent_at", "replayed", "dt_by_arrival"];
+/// Rules whose alerts follow from the events alone. Others keep quiet for a while about what repeats, and which of
+/// several events is the first depends on the order of arrival.
+const COMPARED: [&str; 2] = ["suspicious-path", "cpu-sustained"];
 const A_FEW: usize = 5;
 const MINUTE: i64 = 60_000_000;
 /// What may be open at the end: lateness, and the gap between two events of a lane.
@@ -40,6 +43,8 @@ pub(super) struct Outcome {
     payloads: BTreeMap<String, Digest>,
     /// `rule event` or `rule window` to what it says and how often.
     alerts: BTreeMap<String, Vec<String>>,
+    /// Messages of findings, of all rules, that are there more than once.
+    twice: Vec<String>,
     /// Stream and window to its revisions.
     features: BTreeMap<(usize, i64), Vec<Row>>,
     /// Rows and points of the stores, as text, and how often each is there.
@@ -86,9 +91,11 @@ pub(super) async fn stores_have_caught_up(stage: &Stage, streams: &Streams) -> a
             ensure!(stored == starts, "{stored} of {starts} program starts");
             let stored = stage.postgres.count("features_1m").await?;
             ensure!(stored >= windows, "{stored} of {windows} windows");
-            let (stored, alerts) =
-                (stage.postgres.count("alerts").await?, stage.records(&stage.topics().alerts())?.len());
-            ensure!(stored == alerts, "{stored} of {alerts} alerts");
+            let told = stage.alerts().await?;
+            // what lasts is told several times; the table has how it stands
+            let alerts: BTreeSet<_> = told.iter().filter_map(|alert| alert.text("finding_uid")).collect();
+            let stored = stage.postgres.count("alerts").await?;
+            ensure!(stored == alerts.len(), "{stored} of {} alerts", alerts.len());
             Ok(true)
         })
         .await?;
@@ -120,7 +127,12 @@ impl Outcome {
             payloads.insert(format!("lake {}", family.name()), digest);
         }
         let mut alerts = BTreeMap::<String, Vec<String>>::new();
+        let (mut messages, mut twice) = (BTreeSet::new(), Vec::new());
         for alert in stage.alerts().await? {
+            let message = (alert.text("finding_uid").map(str::to_owned), alert.long("revision"));
+            if !messages.insert(message.clone()) {
+                twice.push(format!("{message:?}"));
+            }
             if let Some((key, line)) = alert_line(&alert, streams) {
                 alerts.entry(key).or_default().push(line);
             }
@@ -131,7 +143,7 @@ impl Outcome {
                 features.entry(key).or_default().push(row);
             }
         }
-        Ok(Self { payloads, alerts, features, stored: stored(stage, streams).await? })
+        Ok(Self { payloads, alerts, twice, features, stored: stored(stage, streams).await? })
     }
 
     /// The first few of each kind of difference; none when the runs are equal and nothing is there twice.
@@ -161,6 +173,11 @@ impl Outcome {
         found.extend(differing.take(A_FEW).map(|key| {
             format!("alert {key}: disturbed {:?}, calm {:?}", self.alerts.get(key), calm.alerts.get(key))
         }));
+        for (run, twice) in [("disturbed", &self.twice), ("calm", &calm.twice)] {
+            found.extend(
+                twice.iter().take(A_FEW).map(|message| format!("{run}: alert {message} is there twice")),
+            );
+        }
         found.extend(self.of_features(calm));
         for (place, rows) in &self.stored {
             let calm = &calm.stored[place];
@@ -260,12 +277,13 @@ fn of_digests(place: &str, here: &Digest, there: &Digest) -> Vec<String> {
 
 /// What an alert is about, and what it says; `None` where it is about the run itself.
 fn alert_line(alert: &Row, streams: &Streams) -> Option<(String, String)> {
-    let rule = alert.text("rule_id")?;
+    let rule = alert.text("rule_id").filter(|rule| COMPARED.contains(rule))?;
     let stream = streams.of_agent(alert.text("agent_id")?)?;
     if alert.long("window_start").is_some() {
         let line = alert.line_without(&["finding_uid", "session", "seq", "evidence", "message", "lane"]);
         let (_, window) = closed(alert, streams)?;
-        return Some((format!("{rule} of {stream}, window {window}"), line));
+        let revision = alert.long("revision")?;
+        return Some((format!("{rule} of {stream}, window {window}, revision {revision}"), line));
     }
     let mut evidence: Value = serde_json::from_str(alert.text("evidence")?).ok()?;
     let first = evidence.get_mut(0)?.as_object_mut()?;

@@ -29,7 +29,7 @@ impl fmt::Display for Death {
         match self {
             Self::At(name, count) => write!(f, "{name}={count}"),
             Self::After(time) => write!(f, "after {time:?}"),
-            Self::Asleep => write!(f, "asleep for {:?}, later", SLEEP[1] - SLEEP[0]),
+            Self::Asleep => write!(f, "asleep for {:?}, later", SLEEP[1].saturating_sub(SLEEP[0])),
         }
     }
 }

@@ -8,6 +8,7 @@
 
 mod config;
 mod copy;
+mod feedback;
 mod migrations;
 mod store;
 mod tables;
@@ -55,6 +56,7 @@ pub async fn run<L: Log>(
         topics.events(Family::AgentStatus),
         topics.features("1m"),
         topics.alerts(),
+        topics.feedback(),
     ];
     let feed = Feed {
         group: config.group.clone(),

@@ -115,8 +115,7 @@ pub async fn run<L: Log>(
     let now = Instant::now();
     let clock = ClockRecords::new(config.clock_interval, partitions, now);
     let pipeline = Pipeline::new(&config, intake, appender, Arc::clone(&deliveries), now);
-    let driver =
-        Driver::new(config.clone(), &link, pipeline, deliveries, clock, broker_health, kafka_health);
+    let driver = Driver::new(config.clone(), &link, pipeline, deliveries, clock, broker_health, kafka_health);
     let over_http = http::run(&config, log, &topics, ids, &health, shutdown.clone());
     tokio::try_join!(driver.run(link, shutdown), over_http)?;
     Ok(())

@@ -3,11 +3,12 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, BodyDataStream};
 use bytes::Bytes;
 use flate2::write::MultiGzDecoder;
 use futures::StreamExt as _;
 
+use super::config::INFLATER;
 use super::limits::Share;
 
 /// How a body was packed.
@@ -32,8 +33,8 @@ pub(super) enum BodyRefused {
     NotGzip(String),
 }
 
-/// What the inflater holds beside what comes out of it: its window and buffers.
-const INFLATER: u64 = 80 << 10;
+/// How long a sender that is refused may go on sending.
+const SKIP: Duration = Duration::from_secs(2);
 
 /// Gathers pieces.
 struct Gathered {
@@ -116,36 +117,33 @@ fn of_gzip(inflated: &Bounded, error: &io::Error) -> BodyRefused {
     if inflated.is_over { BodyRefused::TooLarge } else { BodyRefused::NotGzip(error.to_string()) }
 }
 
-/// Reads a whole body of at most `limit` bytes, as sent and inflated, within `time`. `declared` is what the sender
-/// says of its length. `share` grows with what is held.
+/// Reads a whole body of at most `limit` bytes, as sent and inflated, within `time`. `expected` is what its sender says
+/// of its length. `share` grows with what is held.
 pub(super) async fn read(
     body: Body,
     packing: Packing,
-    declared: Option<u64>,
+    expected: usize,
     limit: usize,
     time: Duration,
     share: &mut Share,
 ) -> Result<Bytes, BodyRefused> {
-    if declared.is_some_and(|declared| declared > limit as u64) {
-        return Err(BodyRefused::TooLarge);
+    let mut pieces = body.into_data_stream();
+    let whole = gather(&mut pieces, packing, expected, limit, share);
+    let outcome = tokio::time::timeout(time, whole).await.map_err(|_| BodyRefused::Slow)?;
+    if let Err(BodyRefused::TooLarge | BodyRefused::NoRoom | BodyRefused::NotGzip(_)) = &outcome {
+        skip(&mut pieces, 2 * limit as u64).await;
     }
-    // At once, so that requests that do not fit together do not each get half-way.
-    if !share.grow_to(declared.unwrap_or(0)) {
-        return Err(BodyRefused::NoRoom);
-    }
-    let whole = gather(body, packing, declared.unwrap_or(0) as usize, limit, share);
-    tokio::time::timeout(time, whole).await.map_err(|_| BodyRefused::Slow)?
+    outcome
 }
 
 async fn gather(
-    body: Body,
+    pieces: &mut BodyDataStream,
     packing: Packing,
     expected: usize,
     limit: usize,
     share: &mut Share,
 ) -> Result<Bytes, BodyRefused> {
     let mut gathered = Gathered::new(packing, limit, expected);
-    let mut pieces = body.into_data_stream();
     while let Some(piece) = pieces.next().await {
         let piece = piece.map_err(|error| BodyRefused::Cut(error.to_string()))?;
         gathered.push(&piece)?;
@@ -157,10 +155,13 @@ async fn gather(
 }
 
 /// Reads what is left of a request that is refused, without keeping it: a connection that is closed on a sender who
-/// still sends takes the answer away from it. Gives up after `limit` bytes or `time`.
-pub(super) async fn discard(body: Body, limit: u64, time: Duration) {
+/// still sends takes the answer away from it. Gives up after `limit` bytes, or [`SKIP`].
+pub(super) async fn discard(body: Body, limit: u64) {
+    skip(&mut body.into_data_stream(), limit).await;
+}
+
+async fn skip(pieces: &mut BodyDataStream, limit: u64) {
     let read = async {
-        let mut pieces = body.into_data_stream();
         let mut bytes = 0;
         while let Some(Ok(piece)) = pieces.next().await {
             bytes += piece.len() as u64;
@@ -170,7 +171,7 @@ pub(super) async fn discard(body: Body, limit: u64, time: Duration) {
         }
     };
     // Who is slow loses the answer, and nothing else.
-    let _ = tokio::time::timeout(time, read).await;
+    let _ = tokio::time::timeout(SKIP, read).await;
 }
 
 #[cfg(test)]
@@ -233,23 +234,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_declared_has_room_before_it_is_read_and_what_is_not_as_it_comes() {
+    async fn what_comes_finds_room_or_is_refused_and_read_to_its_end() {
         let room = Room::new(64 << 10);
         let time = Duration::from_secs(5);
         let body = || Body::from(vec![b'x'; 48 << 10]);
         let mut first = room.share();
-        let declared = Some(48 << 10);
-        read(body(), Packing::Plain, declared, 1 << 20, time, &mut first).await.unwrap();
-        for declared in [declared, None] {
-            let mut second = room.share();
-            let refused = read(body(), Packing::Plain, declared, 1 << 20, time, &mut second).await;
-            assert_eq!(refused, Err(BodyRefused::NoRoom));
-        }
-        let mut third = room.share();
-        let refused = read(body(), Packing::Plain, Some(2 << 20), 1 << 20, time, &mut third).await;
-        assert_eq!(refused, Err(BodyRefused::TooLarge), "it is not even begun");
-        drop((first, third));
+        read(body(), Packing::Plain, 48 << 10, 1 << 20, time, &mut first).await.unwrap();
+        let mut second = room.share();
+        let refused = read(body(), Packing::Plain, 0, 1 << 20, time, &mut second).await;
+        assert_eq!(refused, Err(BodyRefused::NoRoom));
+        drop((first, second));
         assert_eq!(room.held(), 0);
+        let left = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let count = std::sync::Arc::clone(&left);
+        let pieces = futures::stream::iter((0..10).map(move |n| {
+            count.store(n, std::sync::atomic::Ordering::Relaxed);
+            Ok::<_, io::Error>(Bytes::from(vec![b'x'; 1000]))
+        }));
+        let refused = read(Body::from_stream(pieces), Packing::Plain, 0, 5000, time, &mut room.share()).await;
+        assert_eq!(refused, Err(BodyRefused::TooLarge));
+        assert_eq!(left.load(std::sync::atomic::Ordering::Relaxed), 9, "the rest is read, and forgotten");
     }
 
     #[tokio::test(start_paused = true)]
@@ -261,7 +265,7 @@ mod tests {
         let room = Room::new(64 << 10);
         let body = Body::from_stream(pieces);
         let time = Duration::from_secs(30);
-        let refused = read(body, Packing::Plain, None, 1 << 20, time, &mut room.share()).await;
+        let refused = read(body, Packing::Plain, 0, 1 << 20, time, &mut room.share()).await;
         assert_eq!(refused, Err(BodyRefused::Slow));
     }
 

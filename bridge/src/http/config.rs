@@ -5,8 +5,24 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use runtime::config::{ByteSize, Check, Problems, key};
-use schemas::translate::MAX_MESSAGE_BYTES;
+use schemas::translate::{MAX_EVENTS, MAX_MESSAGE_BYTES};
 use serde::Deserialize;
+
+/// Memory counted for each event beside its bytes: its row, its record, and the places in lists of both.
+pub(super) const EVENT: u64 = 512;
+/// What the inflater of a body holds beside what comes out of it: its window and buffers.
+pub(super) const INFLATER: u64 = 80 << 10;
+
+/// Memory counted for the events of a body beside the body itself.
+pub(super) fn for_events(body: usize, events: usize) -> u64 {
+    2 * body as u64 + EVENT * events as u64
+}
+
+/// Most memory that one request can be counted with: a body of the smallest pieces that could be events.
+fn most_for_one(body: u64) -> u64 {
+    let events = (body / 2 + 1).min(MAX_EVENTS as u64);
+    body + for_events(body as usize, events as usize) + INFLATER
+}
 
 /// Section `[bridge.http]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -62,8 +78,8 @@ pub struct HttpTlsConfig {
 pub struct LimitsConfig {
     /// Largest body, as sent and inflated; at most 2 MiB, the largest message of MQTT.
     pub body: ByteSize,
-    /// Bytes of bodies held at once, and of events that Kafka has not confirmed; 512 for each event beside its own.
-    /// Kafka's client holds about as much again.
+    /// Bytes that all requests may hold at once, until Kafka has confirmed them: a body counts three times (itself,
+    /// rows, records), each event 512 more. Kafka's client holds about a body more.
     pub bytes_in_flight: ByteSize,
     /// Requests of which Kafka has not confirmed all events.
     pub requests_in_flight: usize,
@@ -137,11 +153,12 @@ impl Check for LimitsConfig {
         if self.body.0 == 0 || self.body.0 > limit {
             problems.add(key(at, "body"), format!("must be 1 byte to {}", ByteSize(limit)), None);
         }
-        if self.bytes_in_flight.0 < 8 * self.body.0 {
+        let needed = most_for_one(self.body.0);
+        if self.bytes_in_flight.0 < needed {
             problems.add(
                 key(at, "bytes_in_flight"),
-                "smaller than eight bodies",
-                Some("a body of many small events counts several times its bytes".to_owned()),
+                format!("smaller than what one request of {} may need", self.body),
+                Some(format!("at least {needed} bytes: many small events count several times their bytes")),
             );
         }
         if self.bytes_in_flight.0 > ByteSize::gib(64).0 {

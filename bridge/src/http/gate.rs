@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::http::request::Parts;
@@ -28,8 +28,6 @@ use crate::metrics::Metrics;
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Longest of these.
 const MAX_IDEMPOTENCY_KEY: usize = 200;
-/// How long a sender that is refused may go on sending.
-const DISCARD: Duration = Duration::from_secs(2);
 
 /// What all requests share.
 pub(super) struct Gate {
@@ -84,27 +82,34 @@ impl Gate {
             let error = "show a key: `Authorization: Bearer varta_…`";
             return Err(Refusal::new(StatusCode::UNAUTHORIZED, "no_key", error));
         };
-        let set = Arc::clone(&self.keys.borrow());
+        // Not 401: the key may be good.
+        let unread = || Refusal::unavailable("keys_unread", "the keys cannot be read");
+        let set = self.keys.borrow().as_ref().map(Arc::clone).ok_or_else(unread)?;
         let key = set.authenticate(text, now())?;
         self.rates
             .take(&key.id, Instant::now())
             .map_err(|wait| Refusal::busy("rate", "this key sends too many requests", wait))?;
         if self.outage.lasts() {
-            return Err(Refusal::kafka("kafka_away", "kafka does not answer"));
+            return Err(Refusal::unavailable("kafka_away", "kafka does not answer"));
         }
         Ok(key)
     }
 
-    /// Reads the body.
-    pub(super) async fn load(&self, parts: &Parts, body: Body) -> Result<Loaded, Refusal> {
-        let mut share = self.room.share();
-        let declared = match parts.headers.get(header::CONTENT_LENGTH) {
-            None => None,
-            Some(value) => value.to_str().ok().and_then(|text| text.parse().ok()),
-        };
+    /// Takes the body out and reads it. What is refused by its head alone is left.
+    pub(super) async fn load(&self, parts: &Parts, body: &mut Option<Body>) -> Result<Loaded, Refusal> {
         let packing = packing(&parts.headers)?;
         let (limit, time) = (self.limits.body.bytes() as usize, self.limits.body_timeout);
-        let bytes = body::read(body, packing, declared, limit, time, &mut share).await?;
+        // The server has made sure that it is a number, if it is there.
+        let declared = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+        let declared: u64 = declared.and_then(|text| text.parse().ok()).unwrap_or(0);
+        if declared > limit as u64 {
+            return Err(body::BodyRefused::TooLarge.into());
+        }
+        // At once, so that requests that do not fit together do not each get half-way.
+        let mut share = self.room.share();
+        Self::reserve(&mut share, declared)?;
+        let body = body.take().unwrap_or_default();
+        let bytes = body::read(body, packing, declared as usize, limit, time, &mut share).await?;
         Ok(Loaded { bytes, share })
     }
 
@@ -124,21 +129,21 @@ impl Gate {
             mpsc::error::TrySendError::Full(_) => {
                 Refusal::busy("requests_in_flight", "too many requests wait for kafka", SOON)
             }
-            mpsc::error::TrySendError::Closed(_) => Refusal::kafka("stopping", "this server stops"),
+            mpsc::error::TrySendError::Closed(_) => Refusal::unavailable("stopping", "this server stops"),
         })?;
         match tokio::time::timeout(self.limits.kafka_timeout, outcome).await {
             Ok(Ok(Outcome::Stored)) => Ok(()),
             Ok(Ok(Outcome::Unavailable(error))) => {
                 tracing::warn!(%error, "kafka did not take a request");
-                Err(Refusal::kafka("kafka_failed", "kafka did not take all of it"))
+                Err(Refusal::unavailable("kafka_failed", "kafka did not take all of it"))
             }
             Ok(Ok(Outcome::Refused(error))) => {
                 tracing::error!(%error, "kafka refuses a record of a request for good");
                 let error = "kafka refuses one of its records for good; it may have the others";
                 Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "kafka_refused", error))
             }
-            Ok(Err(_)) => Err(Refusal::kafka("stopping", "this server stops")),
-            Err(_) => Err(Refusal::kafka("kafka_slow", "kafka did not confirm in time").after(LATER)),
+            Ok(Err(_)) => Err(Refusal::unavailable("stopping", "this server stops")),
+            Err(_) => Err(Refusal::unavailable("kafka_slow", "kafka did not confirm in time").after(LATER)),
         }
     }
 
@@ -146,7 +151,7 @@ impl Gate {
     pub(super) async fn dismiss(&self, headers: &HeaderMap, body: Body) {
         // Who asked first is waiting and has sent nothing.
         if !headers.contains_key(header::EXPECT) {
-            body::discard(body, 2 * self.limits.body.bytes(), DISCARD).await;
+            body::discard(body, 2 * self.limits.body.bytes()).await;
         }
     }
 

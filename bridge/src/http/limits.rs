@@ -89,8 +89,7 @@ impl Rates {
             // One that is full tells nothing that a new one would not.
             buckets.retain(|_, bucket| self.filled(bucket, now) < self.burst);
         }
-        let bucket =
-            buckets.entry(key.to_owned()).or_insert(Bucket { tokens: self.burst, at: now });
+        let bucket = buckets.entry(key.to_owned()).or_insert(Bucket { tokens: self.burst, at: now });
         bucket.tokens = self.filled(bucket, now);
         bucket.at = now;
         if bucket.tokens >= 1.0 {

@@ -31,12 +31,12 @@ use runtime::shutdown::Shutdown;
 use schemas::topics::Topics;
 use schemas::translate::Translator;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use crate::config::BridgeConfig;
 use crate::deliveries::Deliveries;
 use crate::intake::{Intake, WriterIds};
-use crate::keys::{self, Keys};
+use crate::keys::{Keys, Watcher};
 use crate::{BridgeError, start};
 use config::HttpConfig;
 use courier::{Courier, Outage};
@@ -61,15 +61,14 @@ pub(crate) async fn run<L: Log>(
     let Some((appender, deliveries)) = opened else {
         return Ok(());
     };
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|error| BridgeError::Listen { address, error })?;
+    let listener =
+        TcpListener::bind(address).await.map_err(|error| BridgeError::Listen { address, error })?;
     tracing::info!(%address, tls = tls.is_some(), "taking events over http");
     let intake = Intake::new(&config.id, Translator::new(), ids, topics);
-    let (sender, receiver) = watch::channel(Arc::default());
     let keys_health = health.component(format!("bridge {} keys", config.id));
-    let looking = keys::watch(&config.http.keys, sender, keys_health, shutdown.clone());
-    let serving = Serving { appender, deliveries, intake, keys: receiver, listener, tls };
+    let (watcher, keys) = Watcher::new(&config.http.keys, keys_health);
+    let looking = watcher.run(shutdown.clone());
+    let serving = Serving { appender, deliveries, intake, keys, listener, tls };
     let serving = serving.run(&config.http, config.drain, served, shutdown);
     tokio::pin!(serving);
     tokio::select! {
@@ -101,8 +100,7 @@ impl<A: Appender> Serving<A> {
         let limits = config.limits.clone();
         let outage = Outage::default();
         let (shipments, queue) = mpsc::channel(limits.requests_in_flight);
-        let courier =
-            Courier::new(appender, deliveries, limits.kafka_timeout, outage.clone(), health);
+        let courier = Courier::new(appender, deliveries, limits.kafka_timeout, outage.clone(), health);
         let gate = Arc::new(Gate::new(intake, limits, keys, shipments, outage));
         // The courier ends when the last request has gone, and with it the last of the senders.
         let serving = async {

@@ -67,7 +67,8 @@ impl Refusal {
         Self::new(StatusCode::TOO_MANY_REQUESTS, label, error).after(retry_after)
     }
 
-    pub(super) fn kafka(label: &'static str, error: &str) -> Self {
+    /// Something that is needed is away.
+    pub(super) fn unavailable(label: &'static str, error: &str) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, label, error).after(LATER)
     }
 }
@@ -137,7 +138,10 @@ mod tests {
         assert_eq!(response.status(), 429);
         assert_eq!(response.headers()[header::RETRY_AFTER], "2");
         let response = Refusal::from(Denied::Revoked).into_response();
-        assert_eq!((response.status().as_u16(), &response.headers()[header::WWW_AUTHENTICATE]), (401, &HeaderValue::from_static("Bearer")));
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()[header::WWW_AUTHENTICATE]),
+            (401, &HeaderValue::from_static("Bearer"))
+        );
         assert_eq!(seconds(Duration::ZERO), 1);
     }
 

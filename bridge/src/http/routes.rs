@@ -18,13 +18,11 @@ use schemas::mqtt::is_agent_id;
 use schemas::translate::{Feedback, Form};
 use serde::{Deserialize, Serialize};
 
+use super::config::for_events;
 use super::gate::{Gate, Loaded, form};
 use super::refusal::{BadEvent, Refusal};
 use crate::intake::{Arrival, Parcel, Turned, Voice, cut};
 use crate::keys::Key;
-
-/// Memory counted for each event beside its bytes: its row, its record, and the places in lists of both.
-const EVENT: u64 = 512;
 
 /// What may be asked of `POST /v1/events`.
 #[derive(Debug, Default, Deserialize)]
@@ -67,7 +65,9 @@ pub(super) fn router(gate: Arc<Gate>) -> Router {
     Router::new()
         .route("/v1/events", post(events))
         .route("/v1/feedback", post(feedback))
-        .fallback(async || refuse("other", Refusal::new(StatusCode::NOT_FOUND, "no_such_path", "no such path")))
+        .fallback(async || {
+            refuse("other", Refusal::new(StatusCode::NOT_FOUND, "no_such_path", "no such path"))
+        })
         .method_not_allowed_fallback(async || {
             refuse("other", Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method", "only POST is answered"))
         })
@@ -125,7 +125,6 @@ fn count(endpoint: &'static str, status: StatusCode, reason: &'static str) {
         .increment(1);
 }
 
-/// `body` is taken out when it is read.
 async fn take_events(
     gate: &Gate,
     parts: &axum::http::request::Parts,
@@ -139,9 +138,9 @@ async fn take_events(
     let form = form(&parts.headers)?;
     let asked = asked(parts, &key)?;
     let mint = gate.mint(&key, &parts.headers)?;
-    let Loaded { bytes, mut share } = gate.load(parts, body.take().unwrap_or_default()).await?;
+    let Loaded { bytes, mut share } = gate.load(parts, body).await?;
     let cut = cut(&bytes, form).map_err(|turned| turned_away(turned, &key))?;
-    Gate::reserve(&mut share, 2 * bytes.len() as u64 + EVENT * cut.len() as u64)?;
+    Gate::reserve(&mut share, bytes.len() as u64 + for_events(bytes.len(), cut.len()))?;
     let arrival = Arrival {
         topic: Bytes::from(format!("POST /v1/events key {}", key.id)),
         payload: bytes,
@@ -160,7 +159,10 @@ async fn take_events(
             .collect();
         if !bad.is_empty() && !asked.partial {
             let error = format!("{} of {} events are bad; none was taken", bad.len(), judged.len());
-            return Err(Refusal { events: bad, ..Refusal::new(StatusCode::BAD_REQUEST, "bad_events", error) });
+            return Err(Refusal {
+                events: bad,
+                ..Refusal::new(StatusCode::BAD_REQUEST, "bad_events", error)
+            });
         }
         let accepted = judged.len() - bad.len();
         (gate.intake.gather(&arrival, judged), Taken { accepted, refused: bad })
@@ -215,7 +217,7 @@ async fn take_feedback(
         let error = "Content-Type: expected application/json";
         return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_type", error));
     }
-    let Loaded { bytes, share } = gate.load(parts, body.take().unwrap_or_default()).await?;
+    let Loaded { bytes, share } = gate.load(parts, body).await?;
     let feedback = Feedback::from_json(&bytes, &key.name, now_us())
         .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, "bad_feedback", error.to_string()))?;
     gate.deliver(vec![gate.intake.feedback_record(&feedback)], share).await?;

@@ -124,13 +124,7 @@ impl Intake {
         NewRecord::keyed(self.feedback.clone(), feedback.key(), value)
     }
 
-    fn single(
-        &self,
-        arrival: &Arrival,
-        index: usize,
-        event: &Bytes,
-        agent_id: &str,
-    ) -> Result<Row, Refused> {
+    fn single(&self, arrival: &Arrival, index: usize, event: &Bytes, agent_id: &str) -> Result<Row, Refused> {
         // By its place, so that a request that is sent again under the same key of repetition mints the same.
         let mut mint = || arrival.mint.id(index);
         let context = Context {

@@ -34,8 +34,10 @@ pub fn change<T>(
     lock.file().lock()?;
     let mut file = read(path)?;
     let answer = edit(&mut file)?;
-    let text = toml::to_string(&file)
-        .map_err(|error| KeysError::Malformed { path: path.display().to_string(), what: error.to_string() })?;
+    let text = toml::to_string(&file).map_err(|error| KeysError::Malformed {
+        path: path.display().to_string(),
+        what: error.to_string(),
+    })?;
     let fresh = beside(path, ".new");
     match fs_err::remove_file(&fresh) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),

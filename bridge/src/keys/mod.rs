@@ -21,7 +21,7 @@ use subtle::ConstantTimeEq as _;
 use thiserror::Error;
 
 pub use file::{change, read};
-pub(crate) use watch::{Keys, watch};
+pub(crate) use watch::{Keys, Watcher};
 
 use crate::intake::Voice;
 

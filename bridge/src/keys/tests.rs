@@ -130,7 +130,11 @@ fn changes_at_the_same_time_are_all_there() {
 #[test]
 fn a_file_that_is_none_of_keys_is_refused_with_its_name() {
     let (_folder, path) = folder();
-    for text in ["[[key]]\nid = 1", "nonsense", "[[key]]\nid = \"a\"\nname = \"\"\nsha256 = \"00\"\nissued_at = \"2026-01-01T00:00:00Z\""] {
+    for text in [
+        "[[key]]\nid = 1",
+        "nonsense",
+        "[[key]]\nid = \"a\"\nname = \"\"\nsha256 = \"00\"\nissued_at = \"2026-01-01T00:00:00Z\"",
+    ] {
         fs_err::write(&path, text).unwrap();
         let error = read(&path).unwrap_err();
         assert!(error.to_string().contains("keys.toml"), "{error}");

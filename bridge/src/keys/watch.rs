@@ -1,6 +1,6 @@
 //! Keys that change while the bridge runs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -13,8 +13,8 @@ use super::{KeyFile, KeySet, KeysError, read};
 /// How often the file is looked at: so long a key that was revoked is good at most.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The keys as they are now.
-pub(crate) type Keys = watch::Receiver<Arc<KeySet>>;
+/// The keys as they are now; `None` until they could be read.
+pub(crate) type Keys = watch::Receiver<Option<Arc<KeySet>>>;
 
 /// What tells one state of the file from another: a rename gives another inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,34 +34,50 @@ fn stamp(path: &Path) -> Option<Stamp> {
     Some(Stamp { modified: found.modified().ok(), bytes: found.len(), inode })
 }
 
-/// Looks at the file until shutdown and hands on what it holds. A file that cannot be used changes nothing: the keys
-/// before it stay good, and health says why.
-pub(crate) async fn watch(
-    path: &Path,
-    keys: watch::Sender<Arc<KeySet>>,
+/// Whoever looks at a file of keys and hands on what it holds.
+pub(crate) struct Watcher {
+    path: PathBuf,
+    keys: watch::Sender<Option<Arc<KeySet>>>,
     health: Component,
-    shutdown: Shutdown,
-) {
-    let mut looked_at: Option<Option<Stamp>> = None;
-    loop {
-        let found = stamp(path);
-        if looked_at != Some(found) {
-            looked_at = Some(found);
-            match load(path) {
-                Ok(set) => {
-                    tracing::info!(path = %path.display(), keys = set.len(), "read the keys");
-                    health.ready();
-                    keys.send_replace(Arc::new(set));
-                }
-                Err(error) => {
-                    tracing::error!(%error, "the file of keys cannot be used; those read before stay good");
-                    health.waiting(error.to_string());
-                }
+    looked_at: Option<Option<Stamp>>,
+}
+
+impl Watcher {
+    /// Has looked once.
+    pub(crate) fn new(path: &Path, health: Component) -> (Self, Keys) {
+        let (keys, receiver) = watch::channel(None);
+        let mut watcher = Self { path: path.to_owned(), keys, health, looked_at: None };
+        watcher.look();
+        (watcher, receiver)
+    }
+
+    /// Looks at the file until shutdown.
+    pub(crate) async fn run(mut self, shutdown: Shutdown) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => self.look(),
+                () = shutdown.wait() => return,
             }
         }
-        tokio::select! {
-            () = tokio::time::sleep(LOOK) => {}
-            () = shutdown.wait() => return,
+    }
+
+    /// A file that cannot be used changes nothing: the keys before it stay good, and health says why.
+    fn look(&mut self) {
+        let found = stamp(&self.path);
+        if self.looked_at == Some(found) {
+            return;
+        }
+        self.looked_at = Some(found);
+        match load(&self.path) {
+            Ok(set) => {
+                tracing::info!(path = %self.path.display(), keys = set.len(), "read the keys");
+                self.health.ready();
+                self.keys.send_replace(Some(Arc::new(set)));
+            }
+            Err(error) => {
+                tracing::error!(%error, "the file of keys cannot be used; those read before stay good");
+                self.health.waiting(error.to_string());
+            }
         }
     }
 }
@@ -70,4 +86,36 @@ pub(crate) async fn watch(
 fn load(path: &Path) -> Result<KeySet, KeysError> {
     let file: KeyFile = read(path)?;
     KeySet::new(file).map_err(|what| KeysError::Malformed { path: path.display().to_string(), what })
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::Utc;
+    use runtime::health::{Health, State};
+
+    use super::*;
+    use crate::keys::{Wanted, change};
+
+    #[test]
+    fn a_file_that_breaks_leaves_the_keys_that_were_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.toml");
+        let health = Health::new();
+        let issue = || {
+            let wanted = Wanted { agents: vec!["a".to_owned()], ..Wanted::default() };
+            change(&path, |file| file.issue(wanted, Utc::now())).unwrap()
+        };
+        fs_err::write(&path, "nonsense").unwrap();
+        let (mut watcher, keys) = Watcher::new(&path, health.component("keys"));
+        assert!(keys.borrow().is_none(), "nobody is told that a key is not known");
+        fs_err::remove_file(&path).unwrap();
+        watcher.look();
+        assert_eq!(keys.borrow().as_ref().unwrap().len(), 0);
+        let text = issue();
+        watcher.look();
+        fs_err::write(&path, "nonsense").unwrap();
+        watcher.look();
+        assert!(keys.borrow().as_ref().unwrap().authenticate(&text, Utc::now()).is_ok());
+        assert!(matches!(&health.snapshot()["keys"], State::Waiting(why) if why.contains("keys.toml")));
+    }
 }

@@ -101,9 +101,7 @@ impl Feedback {
         if !is_uuid(alert_id) {
             return Err(FeedbackRefused::AlertId);
         }
-        if author.trim().is_empty()
-            || author.len() > MAX_AUTHOR_BYTES
-            || author.chars().any(char::is_control)
+        if author.trim().is_empty() || author.len() > MAX_AUTHOR_BYTES || author.chars().any(char::is_control)
         {
             return Err(FeedbackRefused::Author);
         }
@@ -116,8 +114,8 @@ impl Feedback {
     /// Reads `{"alert_id": …, "verdict": "tp" | "fp" | "benign", "note": …, "author": …}`; the last two may be
     /// missing. Nothing else may be there: a mistyped field must not look as if it had been taken.
     pub fn from_json(json: &[u8], default_author: &str, given_at: i64) -> Result<Self, FeedbackRefused> {
-        let given: Given = serde_json::from_slice(json)
-            .map_err(|error| FeedbackRefused::NotFeedback(error.to_string()))?;
+        let given: Given =
+            serde_json::from_slice(json).map_err(|error| FeedbackRefused::NotFeedback(error.to_string()))?;
         let verdict = Verdict::parse(&given.verdict).ok_or(FeedbackRefused::Verdict)?;
         let author = given.author.unwrap_or_else(|| default_author.to_owned());
         Self::new(&given.alert_id, verdict, given.note, author, given_at)
@@ -177,7 +175,8 @@ mod tests {
 
     #[test]
     fn what_is_said_is_taken_and_the_author_has_a_default() {
-        let feedback = read(&format!(r#"{{"alert_id": "{}", "verdict": "fp"}}"#, ALERT.to_uppercase())).unwrap();
+        let feedback =
+            read(&format!(r#"{{"alert_id": "{}", "verdict": "fp"}}"#, ALERT.to_uppercase())).unwrap();
         assert_eq!((feedback.alert_id(), feedback.author()), (ALERT, "soc"));
         assert_eq!(feedback.key(), format!("{ALERT}/soc"));
         let text = format!(r#"{{"alert_id": "{ALERT}", "verdict": "tp", "note": "seen", "author": "ann"}}"#);

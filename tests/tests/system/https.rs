@@ -143,9 +143,9 @@ async fn send_until_enough(
             let request = http.post(format!("{base}/v1/events")).bearer_auth(key);
             // Each in another way.
             let request = match sender % 2 {
-                0 => request
-                    .header("Content-Type", "application/json")
-                    .body(format!("[{}]", events.join(","))),
+                0 => {
+                    request.header("Content-Type", "application/json").body(format!("[{}]", events.join(",")))
+                }
                 _ => request
                     .header("Content-Type", "application/x-ndjson")
                     .header("Content-Encoding", "gzip")
@@ -218,13 +218,7 @@ fn event(sender: usize, seq: i64) -> Value {
     })
 }
 
-async fn post(
-    http: &Client,
-    base: &str,
-    key: &str,
-    path: &str,
-    body: String,
-) -> anyhow::Result<StatusCode> {
+async fn post(http: &Client, base: &str, key: &str, path: &str, body: String) -> anyhow::Result<StatusCode> {
     let request = http.post(format!("{base}{path}")).bearer_auth(key);
     Ok(request.header("Content-Type", "application/json").body(body).send().await?.status())
 }

@@ -79,8 +79,10 @@ async fn nothing_of_a_bad_batch_is_taken_unless_asked_and_each_bad_event_is_name
     // The good one, and a marker for each number that can be read.
     assert_eq!(seqs(&stand.records("varta.raw")), [1, 2, 3]);
     let letters = stand.records("varta.dlq");
-    let mut originals: Vec<Value> =
-        letters.iter().map(|letter| serde_json::from_slice(letter.value.as_ref().unwrap()).unwrap()).collect();
+    let mut originals: Vec<Value> = letters
+        .iter()
+        .map(|letter| serde_json::from_slice(letter.value.as_ref().unwrap()).unwrap())
+        .collect();
     originals.sort_by_key(Value::to_string);
     let mut expected = vec![wrong, timeless, json!(7)];
     expected.sort_by_key(Value::to_string);
@@ -123,7 +125,7 @@ async fn only_a_good_key_is_let_in_and_a_revoked_one_is_shut_out_while_running()
     let id = stand.key.split('_').nth(1).unwrap().to_owned();
     for (header, reason) in [
         ("Authorization: Basic dmFydGE6dmFydGE=".to_owned(), "show a key"),
-        (show(""), "not known"),
+        (show(""), "show a key"),
         (show("varta_000000000000_00"), "not known"),
         (show(&format!("varta_{id}_{}", "0".repeat(64))), "not known"),
         (show(&stand.key.to_uppercase()), "not known"),
@@ -264,5 +266,12 @@ async fn feedback_is_written_by_keys_that_may() {
     }
     let events = event(AGENT, 2).to_string();
     assert_eq!(stand.post("/v1/events", &[&analyst], events.as_bytes()).await.status, 403);
+    stand.stop().await;
+}
+
+#[tokio::test]
+async fn keys_that_cannot_be_read_are_no_reason_to_give_up() {
+    let stand = Stand::new(|config| fs_err::write(&config.keys, "nonsense").unwrap()).await;
+    assert_eq!(stand.events(&event(AGENT, 1)).await.status, 503);
     stand.stop().await;
 }

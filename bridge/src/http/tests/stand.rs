@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use eventlog::memory::MemoryLog;
 use eventlog::{Log as _, Record};
-use runtime::health::{Health, State};
+use runtime::health::Health;
 use runtime::shutdown::Shutdown;
 use schemas::record::RecordKind;
 use schemas::topics::Topics;
@@ -16,7 +16,6 @@ use schemas::translate::Translator;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::description;
@@ -77,8 +76,8 @@ impl Stand {
         let mut config = HttpConfig { keys: keys.clone(), ..HttpConfig::default() };
         config.limits.requests_per_second = 10_000.0;
         config.limits.burst = 10_000;
-        change(&mut config);
         let key = issue(&keys, &[AGENT], true, None);
+        change(&mut config);
         let topics = Topics::default();
         let log = MemoryLog::new();
         for topic in [topics.raw(), topics.dlq(), topics.feedback()] {
@@ -86,8 +85,7 @@ impl Stand {
         }
         let deliveries = Arc::new(Deliveries::new(config.limits.requests_in_flight));
         let told = Arc::clone(&deliveries);
-        let appender =
-            log.appender(Box::new(move |token, outcome| told.settle(token, outcome))).unwrap();
+        let appender = log.appender(Box::new(move |token, outcome| told.settle(token, outcome))).unwrap();
         let ids = WriterIds::new(|kind| match kind {
             RecordKind::Family(family) => 10 + family as u32,
             RecordKind::Feedback => FEEDBACK_ID,
@@ -97,18 +95,14 @@ impl Stand {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (health, shutdown) = (Health::new(), Shutdown::new());
-        let (sender, receiver) = watch::channel(Arc::default());
-        let (path, told, stop) = (keys.clone(), health.component("keys"), shutdown.clone());
-        tokio::spawn(async move { keys::watch(&path, sender, told, stop).await });
+        let (watcher, receiver) = keys::Watcher::new(&keys, health.component("keys"));
+        tokio::spawn(watcher.run(shutdown.clone()));
         let serving = Serving { appender, deliveries, intake, keys: receiver, listener, tls: None };
         let served = health.component("http");
         let stop = shutdown.clone();
         let server =
             tokio::spawn(async move { serving.run(&config, Duration::from_secs(5), served, stop).await });
-        let stand =
-            Self { address, log, health, shutdown, key, keys, server, _folder: folder };
-        stand.until("keys are read", |stand| stand.health.snapshot()["keys"] == State::Ready).await;
-        stand
+        Self { address, log, health, shutdown, key, keys, server, _folder: folder }
     }
 
     /// Another key.
@@ -190,7 +184,12 @@ impl Stand {
     /// The server ends as it should.
     pub(super) async fn stop(self) {
         self.shutdown.request();
-        tokio::time::timeout(PATIENCE, self.server).await.unwrap().unwrap().unwrap();
+        self.ended().await.unwrap();
+    }
+
+    /// How the server ends that nobody asks to.
+    pub(super) async fn ended(self) -> Result<(), BridgeError> {
+        tokio::time::timeout(PATIENCE, self.server).await.expect("it ends in time").unwrap()
     }
 }
 

@@ -62,7 +62,9 @@ pub(crate) fn feedback(config: &Config, args: &Args) -> anyhow::Result<Exit> {
     })?;
     let limit = config.kafka.request_timeout;
     let outcome = outcome.recv_timeout(limit);
-    outcome.with_context(|| format!("Kafka has not confirmed within {limit:?}; it may have it all the same"))??;
+    outcome.with_context(|| {
+        format!("Kafka has not confirmed within {limit:?}; it may have it all the same")
+    })??;
     println!("{}: {} by {}", feedback.alert_id(), feedback.verdict().as_str(), feedback.author());
     Ok(Exit::Done)
 }

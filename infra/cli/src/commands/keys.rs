@@ -61,7 +61,9 @@ fn expiry(text: &str) -> Result<Expiry, String> {
         return Ok(Expiry::At(at.to_utc()));
     }
     let after = humantime::parse_duration(text);
-    after.map(Expiry::After).map_err(|_| "neither a time such as 90d nor a date such as 2027-01-31T00:00:00Z".into())
+    after
+        .map(Expiry::After)
+        .map_err(|_| "neither a time such as 90d nor a date such as 2027-01-31T00:00:00Z".into())
 }
 
 /// Does what was asked.
@@ -171,7 +173,9 @@ mod tests {
     #[test]
     fn an_end_is_a_time_or_a_date() {
         assert!(matches!(expiry("90d"), Ok(Expiry::After(after)) if after == Duration::from_hours(90 * 24)));
-        assert!(matches!(expiry("2027-01-31T00:00:00+02:00"), Ok(Expiry::At(at)) if date(at) == "2027-01-30T22:00:00Z"));
+        assert!(
+            matches!(expiry("2027-01-31T00:00:00+02:00"), Ok(Expiry::At(at)) if date(at) == "2027-01-30T22:00:00Z")
+        );
         assert!(expiry("soon").is_err());
     }
 }

@@ -155,9 +155,9 @@ impl Gate {
         }
     }
 
-    /// Root of the identifiers of a request's events. The same for a request that is sent again by the same key
-    /// under the same `Idempotency-Key`.
-    pub(super) fn mint(&self, key: &Key, headers: &HeaderMap) -> Result<Mint, Refusal> {
+    /// Root of the identifiers of a request's events. The same for the same body that is sent again by the same key
+    /// under the same `Idempotency-Key`; another body under it must not be taken for a repetition.
+    pub(super) fn mint(&self, key: &Key, headers: &HeaderMap, body: &[u8]) -> Result<Mint, Refusal> {
         let Some(name) = headers.get(IDEMPOTENCY_KEY) else {
             let message = self.requests.fetch_add(1, Ordering::Relaxed);
             return Ok(Mint { process: self.process, message });
@@ -167,7 +167,7 @@ impl Gate {
             return Err(Refusal::new(StatusCode::BAD_REQUEST, "idempotency_key", error));
         }
         let digest = Sha256::new().chain_update(&key.id).chain_update([0]).chain_update(name.as_bytes());
-        let digest: [u8; 32] = digest.finalize().into();
+        let digest: [u8; 32] = digest.chain_update([0]).chain_update(body).finalize().into();
         let mut id = [0; 16];
         id.copy_from_slice(&digest[..16]);
         Ok(Mint { process: uuid::Builder::from_custom_bytes(id).into_uuid(), message: 0 })

@@ -137,8 +137,8 @@ async fn take_events(
     }
     let form = form(&parts.headers)?;
     let asked = asked(parts, &key)?;
-    let mint = gate.mint(&key, &parts.headers)?;
     let Loaded { bytes, mut share } = gate.load(parts, body).await?;
+    let mint = gate.mint(&key, &parts.headers, &bytes)?;
     let cut = cut(&bytes, form).map_err(|turned| turned_away(turned, &key))?;
     Gate::reserve(&mut share, bytes.len() as u64 + for_events(bytes.len(), cut.len()))?;
     let arrival = Arrival {

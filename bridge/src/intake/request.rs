@@ -124,6 +124,7 @@ impl Intake {
         NewRecord::keyed(self.feedback.clone(), feedback.key(), value)
     }
 
+    #[expect(clippy::result_large_err, reason = "what the translator returns")]
     fn single(&self, arrival: &Arrival, index: usize, event: &Bytes, agent_id: &str) -> Result<Row, Refused> {
         // By its place, so that a request that is sent again under the same key of repetition mints the same.
         let mut mint = || arrival.mint.id(index);
@@ -138,6 +139,7 @@ impl Intake {
     }
 
     /// Finds the best reason for an event of which not even the agent can be told.
+    #[expect(clippy::result_large_err, reason = "what the translator returns")]
     fn without_agent(
         &self,
         arrival: &Arrival,

@@ -14,15 +14,19 @@ use reqwest::{Certificate, Client, StatusCode};
 use schemas::event::event_type;
 use serde_json::{Value, json};
 use tests::audit::{Counts, Id};
+use tests::bench::part::Part;
 use tokio::task::JoinSet;
 
-use crate::stage::{Options, PATIENCE, Program, Stage, blocking, text};
+use crate::stage::{Load, Options, PATIENCE, Program, Stage, blocking, text};
 
 const SESSION: i64 = 1_760_000_000_000_000;
 /// Events of one request.
 const BATCH: i64 = 20;
 /// Programs that send at once, each for an agent of its own.
 const SENDERS: usize = 4;
+
+/// Between Kafka's confirmation and the answer.
+const FAILPOINT: &str = "bridge.http_after_kafka";
 
 /// One of the senders' agents.
 fn agent(sender: usize) -> String {
@@ -34,7 +38,7 @@ fn agent(sender: usize) -> String {
 struct Progress {
     /// Events that were answered with 202.
     taken: AtomicU64,
-    /// Requests that were answered with 503, or not at all.
+    /// Requests that were answered with 503.
     away: AtomicU64,
     is_enough: AtomicBool,
 }
@@ -42,71 +46,83 @@ struct Progress {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_answered_with_202_arrives_everywhere_once() -> anyhow::Result<()> {
     let stage = Stage::alone("https")?;
-    let listen = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
     let own = stage.stack.variables()?;
     let authority = PathBuf::from(own.get("VARTA_MQTT_CA")?);
     let certificates = authority.parent().context("the authority lies in a folder")?;
-    let keys = stage.folder.join("keys.toml");
-    let extra = format!(
-        "[bridge.http]\nlisten = \"{listen}\"\nkeys = \"{}\"\ntls = {{ certificate = \"{}\", key = \"{}\" }}\n\
-         [bridge.http.limits]\nkafka_timeout = \"2s\"\n",
-        keys.display(),
-        certificates.join("server.crt").display(),
-        certificates.join("server.key").display()
-    );
+    let (listen, doomed_listen) = (free_address()?, free_address()?);
+    let extra = |listen: &str| {
+        format!(
+            "[bridge.http]\nlisten = \"{listen}\"\nkeys = \"{}\"\n\
+             tls = {{ certificate = \"{}\", key = \"{}\" }}\n[bridge.http.limits]\nkafka_timeout = \"2s\"\n",
+            stage.folder.join("keys.toml").display(),
+            certificates.join("server.crt").display(),
+            certificates.join("server.key").display()
+        )
+    };
     blocking(|| stage.stack.up(&["kafka", "registry", "mosquitto", "postgres", "influx"]))?;
-    stage.start_server(&Options { extra, ..Options::default() })?;
+    stage.start_server(&Options { extra: extra(&listen), ..Options::default() })?;
+    // A second bridge, which is killed between Kafka's word and its own.
+    let options = Options { bridge: "doomed".into(), extra: extra(&doomed_listen), ..Options::default() };
+    let fate = [("VARTA_FAILPOINT", format!("{FAILPOINT}=15"))];
+    let doomed = stage.starter("doomed", &["bridge"], &options)?.start(&Load::new(0, 1, 1), &fate)?;
     let config = stage.folder.join("up.toml");
     let key = issue(&config, &["--agent", "https-*", "--feedback", "--name", "soc"])?;
     let http = Client::builder()
         .tls_certs_only([Certificate::from_pem(&fs_err::read(&authority)?)?])
         .timeout(Duration::from_secs(20))
         .build()?;
-    let base = format!("https://{listen}");
-    stage
-        .until("the server answers over TLS and knows the key", PATIENCE, async || {
-            let answer = post(&http, &base, &key, "/v1/events", "[]".into()).await?;
-            Ok(answer == StatusCode::ACCEPTED)
-        })
-        .await?;
+    let bases = [listen.as_str(), &doomed_listen].map(|listen| format!("https://{listen}"));
+    for base in &bases {
+        stage
+            .until("the server answers over TLS and knows the key", PATIENCE, async || {
+                let answer = post(&http, base, &key, "/v1/events", "[]".into()).await?;
+                Ok(answer == StatusCode::ACCEPTED)
+            })
+            .await?;
+    }
+    let base = &bases[0];
     let plain = reqwest::get(format!("http://{listen}/v1/events")).await;
     ensure!(plain.is_err(), "plain HTTP is answered: {plain:?}");
 
-    let made = kafka_is_away_during_the_load(&stage, &http, &base, &key).await?;
+    let made = a_bridge_and_kafka_die_during_the_load(&stage, &http, &bases, &key, &doomed).await?;
     stage
         .until("answered with 202 = raw = events = lake, once each", PATIENCE, async || {
             stage.must_equal(&made).await?;
             Ok(true)
         })
         .await?;
-    feedback_reaches_the_stores(&stage, &http, &base, &key, &config).await?;
+    feedback_reaches_the_stores(&stage, &http, base, &key, &config).await?;
 
     let id = key.split('_').nth(1).context("a key has an id")?;
     varta(&config, &["keys", "revoke", id])?;
     stage
         .until("the revoked key is shut out", PATIENCE, async || {
-            Ok(post(&http, &base, &key, "/v1/events", "[]".into()).await? == StatusCode::UNAUTHORIZED)
+            Ok(post(&http, base, &key, "/v1/events", "[]".into()).await? == StatusCode::UNAUTHORIZED)
         })
         .await?;
     stage.stop("up")
 }
 
 /// What was answered with 202.
-async fn kafka_is_away_during_the_load(
+async fn a_bridge_and_kafka_die_during_the_load(
     stage: &Stage,
     http: &Client,
-    base: &str,
+    bases: &[String; 2],
     key: &str,
+    doomed: &Part,
 ) -> anyhow::Result<Counts> {
     let progress = Arc::new(Progress::default());
     let mut senders = JoinSet::new();
     for sender in 0..SENDERS {
-        let (http, base, key) = (http.clone(), base.to_owned(), key.to_owned());
+        let (http, bases, key) = (http.clone(), bases.clone(), key.to_owned());
         let progress = Arc::clone(&progress);
-        senders.spawn(async move { send_until_enough(&http, &base, &key, sender, &progress).await });
+        senders.spawn(async move { send_until_enough(&http, &bases, &key, sender, &progress).await });
     }
     let taken = || progress.taken.load(Ordering::Relaxed);
     stage.until("events are taken", PATIENCE, async || Ok(taken() > 1000)).await?;
+    stage
+        .until("one of the bridges is dead", PATIENCE, async || Ok(doomed.deaths_at(FAILPOINT)? == 1))
+        .await?;
     blocking(|| stage.stack.kill("kafka"))?;
     let told = progress.away.load(Ordering::Relaxed);
     stage
@@ -131,25 +147,24 @@ async fn kafka_is_away_during_the_load(
 /// Sends batch after batch, each until it is answered with 202; how many events were.
 async fn send_until_enough(
     http: &Client,
-    base: &str,
+    bases: &[String; 2],
     key: &str,
     sender: usize,
     progress: &Progress,
 ) -> anyhow::Result<(usize, i64)> {
-    let mut next = 0;
+    let (mut next, mut bridge) = (0, sender % 2);
     while !progress.is_enough.load(Ordering::Relaxed) {
         let events: Vec<String> = (next..next + BATCH).map(|seq| event(sender, seq).to_string()).collect();
         loop {
-            let request = http.post(format!("{base}/v1/events")).bearer_auth(key);
+            let request = http.post(format!("{}/v1/events", bases[bridge])).bearer_auth(key);
             // Each in another way.
-            let request = match sender % 2 {
-                0 => {
-                    request.header("Content-Type", "application/json").body(format!("[{}]", events.join(",")))
-                }
-                _ => request
+            let request = if sender < SENDERS / 2 {
+                request.header("Content-Type", "application/json").body(format!("[{}]", events.join(",")))
+            } else {
+                request
                     .header("Content-Type", "application/x-ndjson")
                     .header("Content-Encoding", "gzip")
-                    .body(gzip(&events.join("\n"))?),
+                    .body(gzip(&events.join("\n"))?)
             };
             match request.send().await {
                 Ok(answer) if answer.status() == StatusCode::ACCEPTED => break,
@@ -159,7 +174,8 @@ async fn send_until_enough(
                 }
                 Ok(answer) if answer.status() == StatusCode::TOO_MANY_REQUESTS => {}
                 Ok(answer) => anyhow::bail!("{}: {}", answer.status(), answer.text().await?),
-                Err(error) => tracing::debug!(%error, "no answer"),
+                // No answer is no answer; the other bridge may have one.
+                Err(_) => bridge = 1 - bridge,
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -208,6 +224,10 @@ async fn feedback_reaches_the_stores(
             Ok(true)
         })
         .await
+}
+
+fn free_address() -> anyhow::Result<String> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
 }
 
 fn event(sender: usize, seq: i64) -> Value {

@@ -228,6 +228,11 @@ async fn a_request_that_is_sent_again_under_its_name_mints_the_same_ids() {
     assert_ne!(first[0], first[1], "equal events of one request are two");
     assert_eq!(under("a").await, first);
     assert_ne!(under("b").await, first);
+    let before = stand.records("varta.raw").len();
+    let other = body.replace("\"x\"", "\"y\"");
+    stand.post("/v1/events", &["Idempotency-Key: a"], other.as_bytes()).await;
+    let ids: Vec<String> = stand.records("varta.raw")[before..].iter().map(minted).collect();
+    assert!(ids.iter().all(|id| !first.contains(id)), "another body is no repetition");
     let answer = stand.post("/v1/events", &["Idempotency-Key: "], body.as_bytes()).await;
     assert_eq!(answer.status, 400);
     stand.stop().await;

@@ -149,7 +149,7 @@ impl Topics {
         self.named("clean")
     }
 
-    /// What people said about alerts.
+    /// What people said about alerts, each author's newest word about each alert.
     pub fn feedback(&self) -> Arc<str> {
         self.named("feedback")
     }
@@ -181,7 +181,7 @@ impl Topics {
         specs.push(kept(self.dlq(), 30, DEAD_LETTER_MAX));
         specs.extend(JOBS.map(|job| compacted(self.state(job))));
         specs.push(kept(self.clean(), 7, MIB));
-        specs.push(kept(self.feedback(), 30, MIB));
+        specs.push(compacted(self.feedback()));
         specs.push(compacted(self.policies()));
         specs.push(kept(self.commands(), 30, MIB));
         specs.push(kept(self.responses(), 30, MIB));

@@ -76,7 +76,7 @@ impl<A: Appender> Pipeline<A> {
             self.retry_at = Some(now + delay);
             return;
         };
-        if now < at || self.stalled.is_some() {
+        if now < at || self.shipping.is_stalled() {
             return;
         }
         self.retry_at = None;
@@ -86,7 +86,7 @@ impl<A: Appender> Pipeline<A> {
 
     /// Makes a dead letter of the front message, which Kafka refuses for good.
     fn condemn(&mut self) {
-        if self.stalled.is_some() {
+        if self.shipping.is_stalled() {
             return;
         }
         let reason = format!("kafka refuses it: {}", self.deliveries.last_error());
@@ -105,6 +105,6 @@ impl<A: Appender> Pipeline<A> {
         *is_condemned |= condemned;
         let slot = *slot;
         let parcel = parcel(&self.intake, &message.arrival);
-        self.dispatch(slot, parcel.records);
+        self.shipping.ship(slot, parcel.records);
     }
 }

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{check, replay as replay_command, rules, run, tap, topics, watch};
+use crate::commands::{check, feedback, keys, replay as replay_command, rules, run, tap, topics, watch};
 use crate::exit::Exit;
 
 #[global_allocator]
@@ -38,7 +38,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the bridge: MQTT in, Kafka out.
+    /// Run the bridge: MQTT and HTTPS in, Kafka out.
     Bridge,
     /// Run the stream jobs.
     Process,
@@ -56,6 +56,10 @@ enum Command {
     Topics(topics::Args),
     /// Print decoded records of a topic as JSON lines.
     Tap(tap::Args),
+    /// Issue, list and revoke API keys of the HTTPS intake.
+    Keys(keys::Args),
+    /// Say what an alert turned out to be.
+    Feedback(feedback::Args),
     /// Check rules, run their tests, explain one; no server is asked.
     Rules(rules::Args),
     /// Send recorded Windows events through MQTT as an agent of each recorded host would.
@@ -90,6 +94,8 @@ fn main() -> ExitCode {
             Command::Check(args) => check::check(&config, &args).await,
             Command::Topics(args) => topics::topics(&config, &args),
             Command::Tap(args) => tap::tap(&config, &args),
+            Command::Keys(args) => keys::keys(&config, &args),
+            Command::Feedback(args) => feedback::feedback(&config, &args),
             Command::Rules(args) => rules::rules(&config, &args).await,
             Command::Replay(args) => replay_command::replay(&config, &args).await,
             Command::Watch(args) => watch::watch(&config, &args).await,

@@ -1,4 +1,4 @@
-//! The Delta lake: one table per family, raw, features, alerts, late and dead letters.
+//! The Delta lake: one table per family, raw, features, alerts, feedback, late and dead letters.
 //!
 //! **Exactly once.** A commit adds files *and* a `txn` action per topic-partition with the last offset that the
 //! files hold. Before each attempt the sink reads the table's log to its end, drops from memory what the table
@@ -88,6 +88,7 @@ fn tables(topics: &Topics) -> Vec<(String, Arc<str>, Content)> {
         tables.push((format!("user_features_{size}"), topics.user_features(size), Content::Kind(by_user)));
     }
     tables.push(("alerts".to_owned(), topics.alerts(), Content::Kind(RecordKind::Alert)));
+    tables.push(("feedback".to_owned(), topics.feedback(), Content::Kind(RecordKind::Feedback)));
     tables.push(("late".to_owned(), topics.late(), Content::Records));
     tables.push(("dead_letters".to_owned(), topics.dlq(), Content::Records));
     tables

@@ -79,6 +79,7 @@ impl Shape {
                     | RecordKind::UserFeature1m
                     | RecordKind::UserFeature5m
                     | RecordKind::UserFeature1h => (fields, "agent_id", "window_start", "revision"),
+                    RecordKind::Feedback => (fields, "alert_id", "given_at", "verdict_id"),
                     _ => (fields, "agent_id", "event_time", "seq"),
                 }
             }

@@ -8,6 +8,8 @@
 
 mod config;
 mod copy;
+mod feedback;
+mod migrations;
 mod store;
 mod tables;
 
@@ -24,8 +26,11 @@ use runtime::{failpoint, health::Health, shutdown::Shutdown};
 use schemas::{family::Family, topics::Topics};
 use sqlx::PgConnection;
 
-pub use self::config::{Exclude, PostgresConfig};
 use self::tables::{ForTable, Staged, TABLES};
+pub use self::{
+    config::{Exclude, PostgresConfig},
+    migrations::migrate,
+};
 use crate::{
     DeadLetters, Flush, Sink, SinkError, Start,
     batch::{Batch, Place},
@@ -51,6 +56,7 @@ pub async fn run<L: Log>(
         topics.events(Family::AgentStatus),
         topics.features("1m"),
         topics.alerts(),
+        topics.feedback(),
     ];
     let feed = Feed {
         group: config.group.clone(),

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use super::{
     config::Exclude,
     copy::{Cells, Column, Kind, Tuple},
+    feedback,
 };
 use crate::{
     SinkError,
@@ -43,7 +44,7 @@ pub(super) struct Staged {
 pub(super) type Refused = (usize, String);
 
 /// How many tables there are.
-pub(super) const COUNT: usize = 4;
+pub(super) const COUNT: usize = 5;
 
 /// What a batch brings for one table.
 pub(super) struct ForTable {
@@ -111,6 +112,7 @@ pub(super) static TABLES: [Table; COUNT] = [
                 where (excluded.last_seen, excluded.count) > (t.last_seen, t.count)",
         clear: "truncate staged_alerts",
     },
+    feedback::TABLE,
 ];
 
 const AGENTS: [Column; 19] = [
@@ -190,6 +192,7 @@ pub(super) fn stage(rows: &Rows, exclude: &Exclude) -> Result<Option<ForTable>, 
         Some(RecordKind::Family(Family::AgentStatus)) => (1, by_column(&rows.batch, &AGENTS)?),
         Some(RecordKind::Feature1m) => (2, by_column(&rows.batch, &FEATURES)?),
         Some(RecordKind::Alert) => (3, by_column(&rows.batch, &ALERTS)?),
+        Some(RecordKind::Feedback) => (4, by_column(&rows.batch, &feedback::COLUMNS)?),
         _ => return Ok(None),
     };
     let source = Arc::new(rows.batch.clone());

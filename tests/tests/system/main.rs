@@ -7,6 +7,7 @@
 mod bad_input;
 mod configuration;
 mod crash;
+mod https;
 mod identities;
 mod outages;
 mod replay;

@@ -1,6 +1,8 @@
 //! One file a command.
 
 pub(crate) mod check;
+pub(crate) mod feedback;
+pub(crate) mod keys;
 pub(crate) mod replay;
 pub(crate) mod rules;
 pub(crate) mod run;

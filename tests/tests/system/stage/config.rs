@@ -20,11 +20,20 @@ pub(crate) struct Options {
     pub(crate) tls: bool,
     /// Where it answers for its health; empty: nowhere.
     pub(crate) listen: String,
+    /// Further sections, as they stand in the file.
+    pub(crate) extra: String,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { worker: "main".into(), workers: 1, bridge: "bridge".into(), tls: false, listen: String::new() }
+        Self {
+            worker: "main".into(),
+            workers: 1,
+            bridge: "bridge".into(),
+            tls: false,
+            listen: String::new(),
+            extra: String::new(),
+        }
     }
 }
 
@@ -102,7 +111,9 @@ instance = "{prefix}-influx"
 url = "{postgres}"
 group = "{prefix}-postgres"
 instance = "{prefix}-postgres"
+{extra}
 "#,
+            extra = options.extra,
             kafka = self.kafka,
             registry = self.registry,
             prefix = self.prefix,

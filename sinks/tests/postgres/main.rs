@@ -5,4 +5,5 @@
 mod database;
 mod log;
 mod migrations;
+mod reports;
 mod tables;

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use sinks::influx::InfluxConfig;
 use sinks::lake::LakeConfig;
 use sinks::postgres::PostgresConfig;
+use sinks::reports::ReportsConfig;
 
 /// Everything that `varta` can be told; each section is described in the reference of its crate.
 #[derive(Debug, Default, Deserialize)]
@@ -31,6 +32,8 @@ pub(crate) struct Config {
     pub process: ProcessConfig,
     /// Destinations.
     pub sinks: SinksConfig,
+    /// Daily and weekly reports.
+    pub reports: ReportsConfig,
     /// Metrics and health over HTTP.
     pub http: HttpConfig,
     /// Logs.
@@ -118,6 +121,7 @@ impl Check for Config {
         self.bridge.check(&key(at, "bridge"), problems);
         self.process.check(&key(at, "process"), problems);
         self.sinks.check(&key(at, "sinks"), problems);
+        self.reports.check(&key(at, "reports"), problems);
         self.log.check(&key(at, "log"), problems);
         let prefix = &self.topics.prefix;
         let legal = |character: char| character.is_ascii_alphanumeric() || "._-".contains(character);

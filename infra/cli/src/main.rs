@@ -19,7 +19,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{check, feedback, keys, replay as replay_command, rules, run, tap, topics, watch};
+use crate::commands::{
+    check, feedback, keys, replay as replay_command, report, rules, run, tap, topics, watch,
+};
 use crate::exit::Exit;
 
 #[global_allocator]
@@ -44,7 +46,7 @@ enum Command {
     Process,
     /// Run sinks; all that are enabled, or those named.
     Sink {
-        /// lake, influx, postgres
+        /// lake, influx, postgres, reports
         #[arg(value_enum)]
         names: Vec<parts::SinkName>,
     },
@@ -64,6 +66,8 @@ enum Command {
     Rules(rules::Args),
     /// Send recorded Windows events through MQTT as an agent of each recorded host would.
     Replay(replay_command::Args),
+    /// Compute the report of a day or a week: of all machines, of one, of a user.
+    Report(report::Args),
     /// Show what flows: events by family, the last rows in the stores, alerts as they come.
     Watch(watch::Args),
 }
@@ -98,6 +102,7 @@ fn main() -> ExitCode {
             Command::Feedback(args) => feedback::feedback(&config, &args),
             Command::Rules(args) => rules::rules(&config, &args).await,
             Command::Replay(args) => replay_command::replay(&config, &args).await,
+            Command::Report(args) => report::report(&config, &args).await,
             Command::Watch(args) => watch::watch(&config, &args).await,
         }
     });

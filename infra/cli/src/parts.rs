@@ -11,6 +11,8 @@ pub(crate) enum SinkName {
     Influx,
     /// Tables.
     Postgres,
+    /// Reports of what the tables hold.
+    Reports,
 }
 
 /// A part of the server that runs until it is told to stop.

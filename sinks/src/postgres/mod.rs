@@ -1,4 +1,4 @@
-//! PostgreSQL: program starts, agents, features and alerts for reports and people.
+//! PostgreSQL: program starts, agents, users, programs, features and alerts for reports and people.
 //!
 //! **Exactly once.** Rows and offsets move in one transaction, and an offset moves by compare-and-set: a process that
 //! believes in an older offset (it slept, or lost the partition) fails its whole transaction, drops what it
@@ -6,10 +6,12 @@
 //!
 //! A row that PostgreSQL refuses is found by halving within the transaction and dead-lettered before the commit.
 
+mod columns;
 mod config;
 mod copy;
 mod feedback;
 mod migrations;
+mod programs;
 mod store;
 mod tables;
 
@@ -26,10 +28,12 @@ use runtime::{failpoint, health::Health, shutdown::Shutdown};
 use schemas::{family::Family, topics::Topics};
 use sqlx::PgConnection;
 
+pub(crate) use self::store::failed;
 use self::tables::{ForTable, Staged, TABLES};
 pub use self::{
     config::{Exclude, PostgresConfig},
     migrations::migrate,
+    store::connect,
 };
 use crate::{
     DeadLetters, Flush, Sink, SinkError, Start,
@@ -55,6 +59,8 @@ pub async fn run<L: Log>(
         topics.events(Family::ProcessEvent),
         topics.events(Family::AgentStatus),
         topics.features("1m"),
+        topics.features("1h"),
+        topics.user_features("1h"),
         topics.alerts(),
         topics.feedback(),
     ];
@@ -114,7 +120,7 @@ impl PostgresSink {
     async fn connection(&mut self) -> Result<PgConnection, SinkError> {
         match self.connection.take() {
             Some(connection) => Ok(connection),
-            None => store::connect(&self.config).await,
+            None => store::open(&self.config).await,
         }
     }
 
@@ -219,19 +225,20 @@ impl Sink for PostgresSink {
             self.letters.push((Arc::clone(&topic), place, letter));
         }
         for rows in &batch.rows {
-            let Some(ForTable { table, staged, refused }) = tables::stage(rows, &self.config.exclude)? else {
-                continue;
-            };
-            for (row, reason) in refused {
-                let place = rows.places[row];
-                let letter = Self::letter(&topic, place, reason, row_json::row(&rows.batch, row));
-                self.letters.push((Arc::clone(&topic), place, letter));
+            let mut is_held = false;
+            for ForTable { table, staged, refused } in tables::stage(rows, &self.config.exclude)? {
+                for (row, reason) in refused {
+                    let place = rows.places[row];
+                    let letter = Self::letter(&topic, place, reason, row_json::row(&rows.batch, row));
+                    self.letters.push((Arc::clone(&topic), place, letter));
+                }
+                is_held |= !staged.is_empty();
+                self.bytes += staged.iter().map(|row| row.tuple.len()).sum::<usize>();
+                self.rows[table].extend(staged.into_iter().map(|row| (Arc::clone(&topic), row)));
             }
-            if !staged.is_empty() {
+            if is_held {
                 self.bytes += rows.memory();
             }
-            self.bytes += staged.iter().map(|row| row.tuple.len()).sum::<usize>();
-            self.rows[table].extend(staged.into_iter().map(|row| (Arc::clone(&topic), row)));
         }
         Ok(())
     }

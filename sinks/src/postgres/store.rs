@@ -16,19 +16,23 @@ use super::{
 };
 use crate::{SinkError, batch::Place};
 
-/// Opens a connection, applies what migrations are missing, and makes the staging tables.
-pub(super) async fn connect(config: &PostgresConfig) -> Result<PgConnection, SinkError> {
+/// A connection under this name, with nothing asked yet.
+pub async fn connect(config: &PostgresConfig, name: &str) -> Result<PgConnection, SinkError> {
     let options = PgConnectOptions::from_str(config.url.expose())
         .map_err(|_| SinkError::Fatal("postgres: the URL cannot be used".to_owned()))?
-        .application_name("varta-sink-postgres")
+        .application_name(name)
         .options([
             ("statement_timeout", config.timeout.as_millis().to_string()),
             ("idle_in_transaction_session_timeout", (config.timeout * 2).as_millis().to_string()),
         ]);
     let connecting = PgConnection::connect_with(&options);
     let connected = tokio::time::timeout(config.timeout, connecting).await;
-    let mut connection =
-        connected.map_err(|_| SinkError::unavailable("postgres", "no answer"))?.map_err(failed)?;
+    connected.map_err(|_| SinkError::unavailable("postgres", "no answer"))?.map_err(failed)
+}
+
+/// Opens a connection, applies what migrations are missing, and makes the staging tables.
+pub(super) async fn open(config: &PostgresConfig) -> Result<PgConnection, SinkError> {
+    let mut connection = connect(config, "varta-sink-postgres").await?;
     migrate(&mut connection).await?;
     for statement in TABLES.each_ref().map(|table| table.stage) {
         connection.execute(statement).await.map_err(failed)?;
@@ -152,7 +156,7 @@ fn is_about_rows(error: &sqlx::Error) -> bool {
 
 /// What to do about an error. Only a missing table or column and the like need a person: the schema is not ours
 /// any more. A wrong password or a missing database may be set up later, so they are waited for.
-pub(super) fn failed(error: sqlx::Error) -> SinkError {
+pub(crate) fn failed(error: sqlx::Error) -> SinkError {
     let code = error.as_database_error().and_then(|error| error.code().map(std::borrow::Cow::into_owned));
     match code {
         Some(code) if code.starts_with("42") && code != "42501" => {

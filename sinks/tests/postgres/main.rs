@@ -3,4 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod database;
+mod log;
 mod migrations;
+mod reports;
+mod tables;

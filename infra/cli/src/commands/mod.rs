@@ -4,6 +4,7 @@ pub(crate) mod check;
 pub(crate) mod feedback;
 pub(crate) mod keys;
 pub(crate) mod replay;
+pub(crate) mod report;
 pub(crate) mod rules;
 pub(crate) mod run;
 pub(crate) mod tap;

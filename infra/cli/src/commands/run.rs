@@ -91,6 +91,17 @@ pub(crate) async fn run(config: Config, parts: &[Part]) -> anyhow::Result<Exit> 
                     shutdown.clone(),
                 ),
             ),
+            Part::Sink(SinkName::Reports) if config.reports.enabled && config.sinks.postgres.enabled => {
+                supervisor.spawn(
+                    "reports",
+                    sinks::reports::run(
+                        config.reports.clone(),
+                        config.sinks.postgres.clone(),
+                        health.clone(),
+                        shutdown.clone(),
+                    ),
+                )
+            }
             Part::Sink(name) => tracing::info!(sink = ?name, "not enabled"),
         }
     }

@@ -8,6 +8,7 @@
 
 mod config;
 mod copy;
+mod migrations;
 mod store;
 mod tables;
 
@@ -24,8 +25,11 @@ use runtime::{failpoint, health::Health, shutdown::Shutdown};
 use schemas::{family::Family, topics::Topics};
 use sqlx::PgConnection;
 
-pub use self::config::{Exclude, PostgresConfig};
 use self::tables::{ForTable, Staged, TABLES};
+pub use self::{
+    config::{Exclude, PostgresConfig},
+    migrations::migrate,
+};
 use crate::{
     DeadLetters, Flush, Sink, SinkError, Start,
     batch::{Batch, Place},

@@ -1,23 +1,20 @@
-//! The connection: migrations, transactions, offsets, and what PostgreSQL's errors mean.
+//! The connection: transactions, offsets, and what PostgreSQL's errors mean.
 
 use std::{collections::HashMap, str::FromStr as _, sync::Arc};
 
 use eventlog::TopicPartition;
 use sqlx::{
-    AssertSqlSafe, Connection as _, Executor as _, PgConnection, Postgres, Row as _, SqlSafeStr as _,
-    Transaction,
-    migrate::{Migration, MigrationType, Migrator},
+    AssertSqlSafe, Connection as _, Executor as _, PgConnection, Postgres, Row as _, Transaction,
     postgres::PgConnectOptions,
 };
 
 use super::{
     config::PostgresConfig,
     copy::{HEADER, TRAILER},
+    migrations::migrate,
     tables::{Staged, TABLES, Table},
 };
 use crate::{SinkError, batch::Place};
-
-const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "spine", include_str!("../../migrations/0001_spine.sql"))];
 
 /// Opens a connection, applies what migrations are missing, and makes the staging tables.
 pub(super) async fn connect(config: &PostgresConfig) -> Result<PgConnection, SinkError> {
@@ -37,22 +34,6 @@ pub(super) async fn connect(config: &PostgresConfig) -> Result<PgConnection, Sin
         connection.execute(statement).await.map_err(failed)?;
     }
     Ok(connection)
-}
-
-async fn migrate(connection: &mut PgConnection) -> Result<(), SinkError> {
-    let migration = |(version, name, sql): (i64, &'static str, &'static str)| {
-        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
-    };
-    let mut migrator = Migrator::with_migrations(MIGRATIONS.map(migration).to_vec());
-    // A newer version may have been here before a downgrade; its additions do not disturb this one.
-    migrator.set_ignore_missing(true);
-    migrator.run_direct(None, connection, false).await.map_err(|error| match error {
-        sqlx::migrate::MigrateError::Execute(error) => failed(error),
-        sqlx::migrate::MigrateError::VersionMismatch(_) | sqlx::migrate::MigrateError::Dirty(_) => {
-            SinkError::Fatal(format!("postgres: {error}"))
-        }
-        other => SinkError::unavailable("postgres", other),
-    })
 }
 
 /// The offset to go on from, of each partition that the store has seen.

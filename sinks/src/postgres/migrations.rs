@@ -15,6 +15,7 @@ use crate::SinkError;
 static MIGRATIONS: &[(i64, &str, &str)] = &[
     // every file of the folder
     (1, "spine", include_str!("../../migrations/0001_spine.sql")),
+    (2, "notifications", include_str!("../../migrations/0002_notifications.sql")),
 ];
 
 /// Brings the schema to this version. Every process that opens the database calls it first: they wait for each other

@@ -24,6 +24,7 @@ mod dead_letters;
 mod error;
 pub mod influx;
 pub mod lake;
+pub mod mqtt;
 pub mod notifier;
 pub mod postgres;
 mod row_json;

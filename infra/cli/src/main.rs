@@ -19,7 +19,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{check, replay as replay_command, rules, run, tap, topics, watch};
+use crate::commands::{check, notify, replay as replay_command, rules, run, tap, topics, watch};
 use crate::exit::Exit;
 
 #[global_allocator]
@@ -44,7 +44,7 @@ enum Command {
     Process,
     /// Run sinks; all that are enabled, or those named.
     Sink {
-        /// lake, influx, postgres
+        /// lake, influx, postgres, notifier, mqtt
         #[arg(value_enum)]
         names: Vec<parts::SinkName>,
     },
@@ -60,6 +60,8 @@ enum Command {
     Rules(rules::Args),
     /// Send recorded Windows events through MQTT as an agent of each recorded host would.
     Replay(replay_command::Args),
+    /// Say where people are told of alerts, and whether a test message gets through.
+    Notify(notify::Args),
     /// Show what flows: events by family, the last rows in the stores, alerts as they come.
     Watch(watch::Args),
 }
@@ -92,6 +94,7 @@ fn main() -> ExitCode {
             Command::Tap(args) => tap::tap(&config, &args),
             Command::Rules(args) => rules::rules(&config, &args).await,
             Command::Replay(args) => replay_command::replay(&config, &args).await,
+            Command::Notify(args) => notify::notify(&config, &args).await,
             Command::Watch(args) => watch::watch(&config, &args).await,
         }
     });

@@ -71,13 +71,13 @@ impl Dealer {
         let now = Instant::now();
         if now >= *count_at {
             *count_at = now + COUNT_EVERY;
-            for (channel, items, open, failed) in store::waiting_by_channel(database).await? {
+            for standing in store::standing(database).await? {
                 let gauge = |name: &'static str, value: i64| {
-                    metrics::gauge!(name, "channel" => channel.clone()).set(value as f64);
+                    metrics::gauge!(name, "channel" => standing.channel.clone()).set(value as f64);
                 };
-                gauge("varta_notifier_waiting_items", items);
-                gauge("varta_notifier_open_messages", open);
-                gauge("varta_notifier_failed_messages", failed);
+                gauge("varta_notifier_waiting_items", standing.waiting);
+                gauge("varta_notifier_open_messages", standing.open);
+                gauge("varta_notifier_refused_messages", standing.refused);
             }
         }
         if now >= *purge_at && !more {

@@ -43,6 +43,7 @@ pub use self::{
     },
     filter::Filter,
     item::Severity,
+    store::Standing,
 };
 use crate::{SinkError, postgres};
 
@@ -150,4 +151,14 @@ pub async fn try_out(config: &NotifierConfig) -> Result<Vec<Trial>, SinkError> {
         }
     });
     Ok(futures::future::join_all(trials).await)
+}
+
+/// How each channel that was ever used stands.
+pub async fn standing(config: &NotifierConfig) -> Result<Vec<Standing>, SinkError> {
+    store::standing(&mut store::connect(config).await?).await
+}
+
+/// Tries again what a channel's service has refused, for a token that was wrong. How many messages.
+pub async fn try_again(config: &NotifierConfig, channel: &str) -> Result<u64, SinkError> {
+    store::reopen(&mut store::connect(config).await?, channel).await
 }

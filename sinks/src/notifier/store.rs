@@ -34,6 +34,21 @@ pub(super) struct Claimed {
     pub(super) attempts: i32,
 }
 
+/// How a channel stands.
+#[derive(Debug)]
+pub struct Standing {
+    /// The channel.
+    pub channel: String,
+    /// Items that are in no message yet.
+    pub waiting: i64,
+    /// Messages that are being sent, or will be again.
+    pub open: i64,
+    /// Messages that the service refused for good.
+    pub refused: i64,
+    /// Its words for that, five of them.
+    pub reasons: Vec<String>,
+}
+
 /// What a channel is to do.
 #[derive(Debug)]
 pub(super) enum Next {
@@ -355,22 +370,43 @@ pub(super) async fn postpone(
     transaction.commit().await.map_err(failed)
 }
 
-/// What waits, by channel: items not yet in a message, messages that are open, messages that failed.
-pub(super) async fn waiting_by_channel(
-    connection: &mut PgConnection,
-) -> Result<Vec<(String, i64, i64, i64)>, SinkError> {
+/// What waits, by channel.
+pub(super) async fn standing(connection: &mut PgConnection) -> Result<Vec<Standing>, SinkError> {
     let rows = sqlx::query(
         "select c.channel, \
          (select count(*) from notification_deliveries d where d.channel = c.channel and d.message_id is null), \
          (select count(*) from notification_messages m where m.channel = c.channel and m.state = 'open'), \
-         (select count(*) from notification_messages m where m.channel = c.channel and m.state = 'failed') \
+         (select count(*) from notification_messages m where m.channel = c.channel and m.state = 'failed'), \
+         array(select distinct m.reason from notification_messages m \
+         where m.channel = c.channel and m.state = 'failed' and m.reason is not null order by m.reason limit 5) \
          from notification_channels c order by c.channel",
     )
     .fetch_all(connection)
     .await
     .map_err(failed)?;
-    let read = |row: &PgRow| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?));
+    let read = |row: &PgRow| {
+        Ok(Standing {
+            channel: row.try_get(0)?,
+            waiting: row.try_get(1)?,
+            open: row.try_get(2)?,
+            refused: row.try_get(3)?,
+            reasons: row.try_get(4)?,
+        })
+    };
     rows.iter().map(read).collect::<Result<_, sqlx::Error>>().map_err(failed)
+}
+
+/// Opens what was refused anew. How many messages.
+pub(super) async fn reopen(connection: &mut PgConnection, channel: &str) -> Result<u64, SinkError> {
+    let done = sqlx::query(
+        "update notification_messages set state = 'open', done_at = null, due_at = clock_timestamp() \
+         where channel = $1 and state = 'failed'",
+    )
+    .bind(channel)
+    .execute(connection)
+    .await
+    .map_err(failed)?;
+    Ok(done.rows_affected())
 }
 
 /// Deletes what was told, or failed, longer ago. What still waits is kept, however old.

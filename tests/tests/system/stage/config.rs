@@ -20,11 +20,20 @@ pub(crate) struct Options {
     pub(crate) tls: bool,
     /// Where it answers for its health; empty: nowhere.
     pub(crate) listen: String,
+    /// Further sections of the file.
+    pub(crate) more: String,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { worker: "main".into(), workers: 1, bridge: "bridge".into(), tls: false, listen: String::new() }
+        Self {
+            worker: "main".into(),
+            workers: 1,
+            bridge: "bridge".into(),
+            tls: false,
+            listen: String::new(),
+            more: String::new(),
+        }
     }
 }
 
@@ -102,6 +111,7 @@ instance = "{prefix}-influx"
 url = "{postgres}"
 group = "{prefix}-postgres"
 instance = "{prefix}-postgres"
+{more}
 "#,
             kafka = self.kafka,
             registry = self.registry,
@@ -124,6 +134,7 @@ instance = "{prefix}-postgres"
             influx_token = self.influx.token,
             influx_bucket = self.influx.bucket,
             postgres = self.postgres.url,
+            more = options.more,
         );
         let path = self.folder.join(format!("{name}.toml"));
         fs_err::write(&path, text)?;

@@ -24,6 +24,8 @@ mod dead_letters;
 mod error;
 pub mod influx;
 pub mod lake;
+pub mod mqtt;
+pub mod notifier;
 pub mod postgres;
 pub mod reports;
 mod row_json;

@@ -13,6 +13,8 @@ use schemas::topics::Topics;
 use serde::Deserialize;
 use sinks::influx::InfluxConfig;
 use sinks::lake::LakeConfig;
+use sinks::mqtt::MqttConfig;
+use sinks::notifier::NotifierConfig;
 use sinks::postgres::PostgresConfig;
 use sinks::reports::ReportsConfig;
 
@@ -52,6 +54,23 @@ pub(crate) struct SinksConfig {
     pub influx: InfluxConfig,
     /// Tables.
     pub postgres: PostgresConfig,
+    /// People.
+    pub notifier: NotifierConfig,
+    /// Alerts on the MQTT bus.
+    pub mqtt: MqttConfig,
+}
+
+impl SinksConfig {
+    /// The PostgreSQL sink, told what people are to be told.
+    pub(crate) fn postgres(&self) -> PostgresConfig {
+        PostgresConfig { notify: self.notifier.notify(), ..self.postgres.clone() }
+    }
+
+    /// The notifier, told where its outbox is.
+    pub(crate) fn notifier(&self) -> NotifierConfig {
+        let url = self.notifier.url.clone().unwrap_or_else(|| self.postgres.url.clone());
+        NotifierConfig { url: Some(url), ..self.notifier.clone() }
+    }
 }
 
 impl Check for SinksConfig {
@@ -59,6 +78,8 @@ impl Check for SinksConfig {
         self.lake.check(&key(at, "lake"), problems);
         self.influx.check(&key(at, "influx"), problems);
         self.postgres.check(&key(at, "postgres"), problems);
+        self.notifier.check(&key(at, "notifier"), problems);
+        self.mqtt.check(&key(at, "mqtt"), problems);
     }
 }
 
@@ -163,4 +184,34 @@ pub(crate) fn read(path: Option<&Path>) -> Result<Config, Problems> {
         },
     };
     runtime::config::load(&text, &origin, &|name| std::env::var(name).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lines that begin with `#` and no blank are settings that somebody may want.
+    #[test]
+    fn every_setting_of_the_file_is_known_those_that_are_commented_out_too() {
+        let file = include_str!("../../config/varta.toml");
+        let all: Vec<&str> = file
+            .lines()
+            .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
+            .collect();
+        for (text, is_on) in [(file.to_owned(), false), (all.join("\n"), true)] {
+            let env = |name: &str| {
+                let value = match name {
+                    "VARTA_POSTGRES" => "postgres://v@h/v",
+                    "VARTA_KAFKA" => "127.0.0.1:1",
+                    "VARTA_MQTT_PORT" => "1883",
+                    "VARTA_MQTT_HOST" => "localhost",
+                    _ => "http://127.0.0.1:1",
+                };
+                Some(value.to_owned())
+            };
+            let read: Result<Config, Problems> = runtime::config::load(&text, "varta.toml", &env);
+            let config = read.unwrap_or_else(|problems| panic!("{problems}"));
+            assert_eq!(config.sinks.notifier.is_on(), is_on);
+        }
+    }
 }

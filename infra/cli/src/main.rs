@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    check, feedback, keys, replay as replay_command, report, rules, run, tap, topics, watch,
+    check, feedback, keys, notify, replay as replay_command, report, rules, run, tap, topics, watch,
 };
 use crate::exit::Exit;
 
@@ -46,7 +46,7 @@ enum Command {
     Process,
     /// Run sinks; all that are enabled, or those named.
     Sink {
-        /// lake, influx, postgres, reports
+        /// lake, influx, postgres, reports, notifier, mqtt
         #[arg(value_enum)]
         names: Vec<parts::SinkName>,
     },
@@ -68,6 +68,8 @@ enum Command {
     Replay(replay_command::Args),
     /// Compute the report of a day or a week: of all machines, of one, of a user.
     Report(report::Args),
+    /// Say where people are told of alerts, and whether a test message gets through.
+    Notify(notify::Args),
     /// Show what flows: events by family, the last rows in the stores, alerts as they come.
     Watch(watch::Args),
 }
@@ -103,6 +105,7 @@ fn main() -> ExitCode {
             Command::Rules(args) => rules::rules(&config, &args).await,
             Command::Replay(args) => replay_command::replay(&config, &args).await,
             Command::Report(args) => report::report(&config, &args).await,
+            Command::Notify(args) => notify::notify(&config, &args).await,
             Command::Watch(args) => watch::watch(&config, &args).await,
         }
     });

@@ -15,6 +15,7 @@ use crate::SinkError;
 static MIGRATIONS: &[(i64, &str, &str)] = &[
     // every file of the folder
     (1, "spine", include_str!("../../migrations/0001_spine.sql")),
+    (2, "notifications", include_str!("../../migrations/0002_notifications.sql")),
     (3, "reports", include_str!("../../migrations/0003_reports.sql")),
 ];
 

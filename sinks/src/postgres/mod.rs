@@ -4,6 +4,8 @@
 //! believes in an older offset (it slept, or lost the partition) fails its whole transaction, drops what it
 //! holds and reads again from where the table `offsets` says. The merges are idempotent beside that.
 //!
+//! What people are to be told is written in the same transaction ([`outbox`]).
+//!
 //! A row that PostgreSQL refuses is found by halving within the transaction and dead-lettered before the commit.
 
 mod columns;
@@ -11,8 +13,9 @@ mod config;
 mod copy;
 mod feedback;
 mod migrations;
+mod outbox;
 mod programs;
-mod store;
+pub(crate) mod store;
 mod tables;
 
 use std::{
@@ -33,6 +36,7 @@ use self::tables::{ForTable, Staged, TABLES};
 pub use self::{
     config::{Exclude, PostgresConfig},
     migrations::migrate,
+    outbox::Notify,
     store::connect,
 };
 use crate::{
@@ -164,10 +168,11 @@ impl PostgresSink {
             store::move_offset(&mut transaction, &self.config.sink, &of, from, span.end).await?;
         }
         let mut letters: Vec<DeadLetter> = self.letters.iter().map(|(_, _, letter)| letter.clone()).collect();
+        let tells = self.config.notify.is_some();
         let tables: [&'static tables::Table; tables::COUNT] = TABLES.each_ref();
         for (table, rows) in tables.into_iter().zip(&self.rows) {
             let staged: Vec<Staged> = rows.iter().map(|(_, staged)| staged.clone()).collect();
-            for (refused, reason) in store::store(&mut transaction, table, &staged).await? {
+            for (refused, reason) in store::store(&mut transaction, table, &staged, tells).await? {
                 let (topic, row) = &rows[refused];
                 let original = row_json::row(&row.source, row.row as usize);
                 letters.push(Self::letter(topic, row.place, format!("{}: {reason}", table.name), original));

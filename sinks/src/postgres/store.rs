@@ -1,8 +1,9 @@
 //! The connection: transactions, offsets, and what PostgreSQL's errors mean.
 
-use std::{collections::HashMap, str::FromStr as _, sync::Arc};
+use std::{collections::HashMap, str::FromStr as _, sync::Arc, time::Duration};
 
 use eventlog::TopicPartition;
+use runtime::config::Secret;
 use sqlx::{
     AssertSqlSafe, Connection as _, Executor as _, PgConnection, Postgres, Row as _, Transaction,
     postgres::PgConnectOptions,
@@ -12,31 +13,49 @@ use super::{
     config::PostgresConfig,
     copy::{HEADER, TRAILER},
     migrations::migrate,
+    outbox::{self, Merge},
     tables::{Staged, TABLES, Table},
 };
 use crate::{SinkError, batch::Place};
 
 /// A connection under this name, with nothing asked yet.
 pub async fn connect(config: &PostgresConfig, name: &str) -> Result<PgConnection, SinkError> {
-    let options = PgConnectOptions::from_str(config.url.expose())
+    dial(&config.url, config.timeout, name).await
+}
+
+/// `timeout` bounds each statement, and how long the server may take to answer at all.
+async fn dial(url: &Secret, timeout: Duration, name: &str) -> Result<PgConnection, SinkError> {
+    let options = PgConnectOptions::from_str(url.expose())
         .map_err(|_| SinkError::Fatal("postgres: the URL cannot be used".to_owned()))?
         .application_name(name)
         .options([
-            ("statement_timeout", config.timeout.as_millis().to_string()),
-            ("idle_in_transaction_session_timeout", (config.timeout * 2).as_millis().to_string()),
+            ("statement_timeout", timeout.as_millis().to_string()),
+            ("idle_in_transaction_session_timeout", (timeout * 2).as_millis().to_string()),
         ]);
-    let connecting = PgConnection::connect_with(&options);
-    let connected = tokio::time::timeout(config.timeout, connecting).await;
+    let connected = tokio::time::timeout(timeout, PgConnection::connect_with(&options)).await;
     connected.map_err(|_| SinkError::unavailable("postgres", "no answer"))?.map_err(failed)
 }
 
 /// Opens a connection, applies what migrations are missing, and makes the staging tables.
 pub(super) async fn open(config: &PostgresConfig) -> Result<PgConnection, SinkError> {
-    let mut connection = connect(config, "varta-sink-postgres").await?;
-    migrate(&mut connection).await?;
+    let mut connection = migrated(&config.url, config.timeout, "varta-sink-postgres").await?;
+    if let Some(notify) = &config.notify {
+        outbox::prepare(&mut connection, notify).await?;
+    }
     for statement in TABLES.each_ref().map(|table| table.stage) {
         connection.execute(statement).await.map_err(failed)?;
     }
+    Ok(connection)
+}
+
+/// A connection to a database whose schema is of this version. `timeout` bounds each statement.
+pub(crate) async fn migrated(
+    url: &Secret,
+    timeout: Duration,
+    name: &str,
+) -> Result<PgConnection, SinkError> {
+    let mut connection = dial(url, timeout, name).await?;
+    migrate(&mut connection).await?;
     Ok(connection)
 }
 
@@ -99,17 +118,18 @@ pub(super) async fn move_offset(
 }
 
 /// Stores rows of one table. Rows that PostgreSQL refuses are found by halving and returned with its words; all
-/// others are stored.
+/// others are stored. With `tells` people are told of what is new.
 pub(super) async fn store(
     transaction: &mut Transaction<'_, Postgres>,
     table: &Table,
     rows: &[Staged],
+    tells: bool,
 ) -> Result<Vec<(usize, String)>, SinkError> {
     let mut refused = Vec::new();
     let mut parts = if rows.is_empty() { vec![] } else { vec![(0, rows.len())] };
     while let Some((from, to)) = parts.pop() {
         let mut savepoint = (**transaction).begin().await.map_err(failed)?;
-        match attempt(&mut savepoint, table, &rows[from..to]).await {
+        match attempt(&mut savepoint, table, &rows[from..to], tells).await {
             Ok(()) => savepoint.commit().await.map_err(failed)?,
             Err(error) if is_about_rows(&error) => {
                 savepoint.rollback().await.map_err(failed)?;
@@ -131,6 +151,7 @@ async fn attempt(
     transaction: &mut Transaction<'_, Postgres>,
     table: &Table,
     rows: &[Staged],
+    tells: bool,
 ) -> Result<(), sqlx::Error> {
     let mut copy = transaction.copy_in_raw(table.copy).await?;
     let mut bytes = HEADER.to_vec();
@@ -140,7 +161,7 @@ async fn attempt(
     bytes.extend_from_slice(TRAILER);
     copy.send(bytes).await?;
     copy.finish().await?;
-    sqlx::query(AssertSqlSafe(table.merge)).execute(&mut **transaction).await?;
+    sqlx::query(AssertSqlSafe(Merge { table, tells }.to_string())).execute(&mut **transaction).await?;
     transaction.execute(table.clear).await?;
     Ok(())
 }

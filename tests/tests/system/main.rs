@@ -9,6 +9,7 @@ mod configuration;
 mod crash;
 mod https;
 mod identities;
+mod notifications;
 mod outages;
 mod replay;
 mod rows;

@@ -3,6 +3,7 @@
 pub(crate) mod check;
 pub(crate) mod feedback;
 pub(crate) mod keys;
+pub(crate) mod notify;
 pub(crate) mod replay;
 pub(crate) mod report;
 pub(crate) mod rules;

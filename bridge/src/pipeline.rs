@@ -93,6 +93,9 @@ pub(crate) struct Pipeline<A> {
     is_stopped: bool,
     progress_at: Instant,
     metrics: Metrics,
+    /// A planted defect: PUBACKs do not wait for Kafka.
+    #[cfg(test)]
+    acknowledges_early: bool,
 }
 
 /// Slots needed for a window of so many messages; the last one is for the clock's goodbye.
@@ -132,6 +135,8 @@ impl<A: Appender> Pipeline<A> {
             is_stopped: false,
             progress_at: now,
             metrics: Metrics::new(),
+            #[cfg(test)]
+            acknowledges_early: false,
         }
     }
 

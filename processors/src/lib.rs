@@ -12,9 +12,12 @@ pub mod engine;
 pub mod event_time;
 pub mod functions;
 pub mod jobs;
+pub mod metered;
 pub mod normalise;
 pub mod paths;
 pub mod plan;
+#[cfg(test)]
+mod planted;
 pub mod rules;
 mod run;
 pub mod windows;

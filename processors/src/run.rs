@@ -65,6 +65,7 @@ pub async fn run<L: Log>(
     shutdown: Shutdown,
     now: fn() -> i64,
 ) -> Result<(), ProcessError> {
+    crate::metered::describe();
     // Planning runs a small runtime of its own, which must not happen on a thread of this one.
     let path = config.rules.clone();
     let loaded = tokio::task::spawn_blocking(move || match &path {

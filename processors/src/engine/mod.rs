@@ -6,7 +6,7 @@ mod job;
 pub mod operator;
 mod restore;
 mod ticker;
-mod worker;
+pub(crate) mod worker;
 
 #[cfg(test)]
 pub(crate) mod simulation;

@@ -29,6 +29,7 @@ use schemas::topics::{FEATURE_SIZES, Topics};
 use super::features::{Emission, FeaturePlans, FeatureWindows, Heard};
 use super::gauges::Gauges;
 use super::scan::{Picked, Scan, micros, text};
+use super::stages::{Stages, Step};
 use crate::alerts::{Alert, to_batch, to_ocsf};
 use crate::engine::operator::Operator;
 use crate::engine::{Job, JobError, Output, PartitionState};
@@ -67,6 +68,7 @@ pub struct CoreJob {
     rules: Rulebook,
     features: FeaturePlans,
     names: Names,
+    stages: Stages,
 }
 
 struct Names {
@@ -122,6 +124,7 @@ impl CoreJob {
             features: FeaturePlans::new(&Functions::new()).map_err(fatal)?,
             names,
             setup,
+            stages: Stages::new(),
         })
     }
 
@@ -142,7 +145,9 @@ impl CoreJob {
         output: &mut Output<'_>,
     ) -> Result<(), JobError> {
         let batch = picked.batch(&group.batch).map_err(fatal)?;
+        let began = self.stages.begin();
         let normalised = self.normaliser.apply(family, batch).map_err(fatal)?;
+        self.stages.end(Step::Normalise, picked.rows.len(), began);
         for (rule, rows) in &normalised.dropped {
             metrics::counter!("varta_processors_dropped_rows_total", "family" => family.name(), "rule" => rule.clone())
                 .increment(*rows);
@@ -154,6 +159,7 @@ impl CoreJob {
         }
         let index_of = |row: usize| group.rows[picked.rows[normalised.kept[row] as usize] as usize];
         let record_of = |row: usize| &records[index_of(row) as usize];
+        let began = self.stages.begin();
         let values = self.encode(RecordKind::Family(family), &normalised.batch)?;
         let topic = &self.names.events[family as usize];
         for (row, value) in values.into_iter().enumerate() {
@@ -165,14 +171,19 @@ impl CoreJob {
                 headers: Vec::new(),
             })?;
         }
+        self.stages.end(Step::Encode, rows, began);
         let place = |row: usize| {
             let Timed { time, watermark } = picked.times[normalised.kept[row] as usize];
             Place { at: index_of(row), time, watermark }
         };
+        let began = self.stages.begin();
         self.rules.judge().rows(family, &normalised.batch, place).map_err(fatal)?;
+        self.stages.end(Step::Rules, rows, began);
         let (times, heard) = of_kept(picked, &normalised.kept);
         let agent = |number| Arc::clone(&state.tracker.agent(number).id);
+        let began = self.stages.begin();
         let late = state.windows.add(family, &normalised.batch, &times, &heard, agent).map_err(fatal)?;
+        self.stages.end(Step::Windows, rows, began);
         for late in late {
             self.late(record_of(late.row), late, times[late.row].watermark, output)?;
         }
@@ -225,6 +236,7 @@ impl CoreJob {
         closings: &[Closing],
         output: &mut Output<'_>,
     ) -> Result<AHashMap<Arc<str>, i64>, JobError> {
+        let began = self.stages.begin();
         let mut alerts = Vec::new();
         let mut until = AHashMap::new();
         for emission in state.windows.close(&mut self.features, closings).map_err(fatal)? {
@@ -241,6 +253,9 @@ impl CoreJob {
             self.send_features(emission, output)?;
         }
         self.send_alerts(&alerts, output)?;
+        if !closings.is_empty() {
+            self.stages.end(Step::Close, closings.len(), began);
+        }
         Ok(until)
     }
 
@@ -380,13 +395,17 @@ impl Job for CoreJob {
         records: &[Record],
         output: &mut Output<'_>,
     ) -> Result<(), JobError> {
+        let began = self.stages.begin();
         let decoded = self.decoder.decode(records).map_err(|error| registry_trouble(&error))?;
+        self.stages.end(Step::Decode, records.len(), began);
         self.dead_letters(decoded.poison, records, output)?;
         let scan = Scan::new(records, &decoded.groups).map_err(fatal)?;
         let mut alerts = self.rules_in_force(state, records, output)?;
         let mut from = 0;
         while from < records.len() {
+            let began = self.stages.begin();
             let segment = scan.segment(&mut state.tracker, from, state.rules.wants_ticks());
+            self.stages.end(Step::Scan, segment.end - from, began);
             from = segment.end;
             metrics::counter!("varta_processors_duplicates_total").increment(segment.duplicates);
             for (group, picked) in decoded.groups.iter().zip(&segment.picked) {
@@ -410,7 +429,7 @@ impl Job for CoreJob {
             metrics::counter!("varta_processors_refused_claims_total")
                 .increment(state.tracker.take_refused());
         }
-        state.gauges.show(&state.tracker);
+        state.gauges.show(&state.tracker, || state.windows.open());
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use super::*;
 use crate::engine::decode_chunk;
 use crate::rules::Held;
 
-const RULES: &str = r#"
+pub(super) const RULES: &str = r#"
 id: start
 title: A program starts
 severity: low
@@ -86,7 +86,7 @@ suppress: { by: [fact], for: 2m }
 message: "{fact} {agent_id} {host} {missing}"
 "#;
 
-fn set(text: &str) -> RuleSet {
+pub(super) fn set(text: &str) -> RuleSet {
     RuleSet::parse([("rules.yaml", text)], []).unwrap()
 }
 
@@ -138,7 +138,7 @@ fn eventful(seed: u64) -> Vec<(i64, Option<i32>, String, Bytes)> {
 }
 
 /// How often each rule told what: `busy create`.
-fn told(outputs: &Outputs) -> BTreeMap<String, usize> {
+pub(super) fn told(outputs: &Outputs) -> BTreeMap<String, usize> {
     let topic = Topics::default().alerts_ocsf();
     let mut told = BTreeMap::new();
     for ((name, _, value, _), count) in outputs {
@@ -185,7 +185,7 @@ fn what_rules_remember_depends_on_the_log_alone() {
             let found = run(&rows, &Run { batch, commit_ms, ..CALM });
             compare(&found, &expected, &format!("seed {seed}, batches of {batch}"));
         }
-        let chaos = Run { workers: 2, batch: 40, commit_ms: 30, chaos: Some(seed) };
+        let chaos = Run { workers: 2, batch: 40, commit_ms: 30, chaos: Some(seed), ..CALM };
         compare(&run(&rows, &chaos), &expected, &format!("seed {seed}, disturbed"));
     }
 }
@@ -269,7 +269,7 @@ fn committed_alerts_are_those_of_the_rules_that_the_state_names() {
         let jobs = [job(Offer::new(first.clone(), 1)), job(Offer::new(second.clone(), 2))];
         let starts = AtomicUsize::new(0);
         let make = move || jobs[starts.fetch_add(1, Ordering::Relaxed) % 2].clone();
-        let chaos = Run { workers: 2, batch: 40, commit_ms: 30, chaos: Some(seed) };
+        let chaos = Run { workers: 2, batch: 40, commit_ms: 30, chaos: Some(seed), ..CALM };
         let log = run_jobs(&rows, &chaos, Box::new(make));
         let histories = histories(&log);
         for history in &histories {

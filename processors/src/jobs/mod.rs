@@ -4,6 +4,7 @@ mod core;
 mod features;
 mod gauges;
 mod scan;
+mod stages;
 mod status;
 mod trial;
 

@@ -93,6 +93,8 @@ impl<L: Log, J: Job> Worker<L, J> {
         let mut opened = self.job.open(partition).map_err(|error| WorkerError::Job(error.to_string()))?;
         let standings = restore::apply(found, partition, opened.operators(), self.settings.on_state_mismatch)
             .map_err(restore_trouble)?;
+        let rows: usize = standings.values().map(|standing| standing.rows).sum();
+        metrics::counter!("varta_processors_restored_rows_total").increment(rows as u64);
         session.consumer.start(&[Position { topic: input.topic, partition, offset: next }])?;
         let changelog = Changelog::new(state.topic, partition, standings);
         let active = Active { state: opened, changelog, next, touched: false, moved: false };

@@ -1,6 +1,7 @@
 //! A log in memory with events in it, for the tests of this crate.
 
 use std::{
+    ops::Range,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -93,10 +94,15 @@ impl World {
 
     /// `count` events of agent `a<partition>` to the topic of host metrics, `seq` from `from`.
     pub(crate) fn send_metrics(&self, partition: i32, from: i64, count: i64) {
+        self.send_metrics_of(partition, from..from + count, |seq| NOW + seq * 1000);
+    }
+
+    /// The same with event times by `seq`.
+    pub(crate) fn send_metrics_of(&self, partition: i32, seqs: Range<i64>, at: impl Fn(i64) -> i64) {
         let topic = self.topics.events(Family::HostMetrics);
         let appender = self.log.appender(Box::new(|_, outcome| assert!(outcome.is_ok()))).unwrap();
-        for seq in from..from + count {
-            let value = self.metric(&format!("a{partition}"), seq, NOW + seq * 1000);
+        for seq in seqs {
+            let value = self.metric(&format!("a{partition}"), seq, at(seq));
             appender.append(NewRecord::keyed(&*topic, "key", value).to_partition(partition), 0).unwrap();
         }
         appender.flush(Duration::from_secs(5)).unwrap();

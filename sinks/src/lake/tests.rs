@@ -1,6 +1,6 @@
 //! The lake on a temporary folder: whatever crashes, sleeps or races, each row is there once.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::{Duration, Instant};
 
 use arrow::array::{Array as _, AsArray as _, RecordBatch};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
@@ -9,18 +9,23 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use runtime::config::ByteSize;
 use tokio::task::JoinHandle;
 
+use eventlog::TopicPartition;
+
 use super::{
     shape::Shape,
-    table::{Attempt, LogAction, actions},
+    table::{Attempt, LogAction, Root, actions},
     verify::{Verified, verify},
+    writer::{Scope, TableWriter},
     *,
 };
 use crate::{
+    Flush, Sink as _,
     batch::{Batch, Place, Rows, Span},
     testing::{NOW, World, until},
 };
 
 type Identity = (String, i64);
+const DAY: i64 = 86_400_000_000;
 
 struct Lake {
     folder: tempfile::TempDir,
@@ -34,6 +39,7 @@ impl Lake {
             root: folder.path().to_str().unwrap().to_owned(),
             commit_rows: 100,
             commit_age: Duration::from_millis(50),
+            late_age: Duration::from_millis(250),
             poll_rows: 37,
             checkpoint_every: 3,
             drain: Duration::from_secs(5),
@@ -52,7 +58,7 @@ impl Lake {
     }
 
     fn root(&self) -> Root {
-        Root { location: self.config.root.clone(), options: BTreeMap::new() }
+        self.config.root()
     }
 
     /// Paths of the files that the log names.
@@ -120,12 +126,10 @@ impl Writer {
     async fn open(lake: &Lake, world: &World) -> Self {
         let (name, topic, content) =
             tables(&world.topics).into_iter().find(|(name, ..)| name == "host_metrics").unwrap();
-        let writing = Writing {
-            row_group_rows: 1000,
-            zstd_level: 3,
-            believable: Believable::new(lake.config.oldest, lake.config.ahead),
-        };
-        let mut writer = TableWriter::new(name, Arc::clone(&topic), "varta", content, writing).unwrap();
+        let writing = encoding::Writing { row_group_rows: 1000, ..lake.config.writing() };
+        let limits = lake.config.limits();
+        let mut writer =
+            TableWriter::new(name, Arc::clone(&topic), "varta", content, writing, limits).unwrap();
         writer.open(&lake.root(), 10).await.unwrap();
         writer.next_offsets(&[0]).await.unwrap();
         let letters = DeadLetters::open(&world.log, &world.topics, "lake").unwrap();
@@ -172,8 +176,12 @@ impl Writer {
         self.table.accept(batch, vec![]).await.unwrap();
     }
 
+    async fn commit_fresh(&mut self) {
+        self.table.commit(Scope::Fresh, &self.letters).await.unwrap();
+    }
+
     async fn commit(&mut self) -> Result<(), SinkError> {
-        self.table.commit(&self.letters).await
+        self.table.commit(Scope::Everything, &self.letters).await
     }
 }
 
@@ -183,14 +191,14 @@ async fn a_writer_that_slept_skips_what_another_has_committed() {
     let mut sleeper = Writer::open(&lake, &world).await;
     sleeper.accept(&world, 0, 30).await;
     sleeper.table.cut().await.unwrap();
-    sleeper.table.prepare().await.unwrap();
+    sleeper.table.prepare(Scope::Everything).await.unwrap();
 
     let mut other = Writer::open(&lake, &world).await;
     other.accept(&world, 0, 20).await;
     other.commit().await.unwrap();
 
     // It wakes exactly between its check and its commit: the version is taken.
-    assert_eq!(sleeper.table.append().await.unwrap(), Attempt::Conflict);
+    assert_eq!(sleeper.table.append(Scope::Everything).await.unwrap(), Attempt::Conflict);
     sleeper.commit().await.unwrap();
     assert_eq!(lake.identities("host_metrics"), expected(1, 30));
     // And long after, with rows that are all there.
@@ -221,7 +229,7 @@ async fn files_of_a_crash_before_the_commit_are_invisible() {
     let mut crashed = Writer::open(&lake, &world).await;
     crashed.accept(&world, 0, 10).await;
     crashed.table.cut().await.unwrap();
-    crashed.table.prepare().await.unwrap();
+    crashed.table.prepare(Scope::Everything).await.unwrap();
     drop(crashed);
     assert!(lake.files("host_metrics").is_empty());
     let mut next = Writer::open(&lake, &world).await;
@@ -229,6 +237,75 @@ async fn files_of_a_crash_before_the_commit_are_invisible() {
     next.commit().await.unwrap();
     assert_eq!(lake.identities("host_metrics"), expected(1, 10));
     assert_eq!(lake.verified(&world, "host_metrics").await.problems, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn late_rows_wait_for_company_and_survive_a_crash() {
+    let (world, lake) = (World::new(1), Lake::new());
+    let mut writer = Writer::open(&lake, &world).await;
+    for minute in 0..10 {
+        // one row of today, one of each of three days long past
+        let times = [NOW + minute, NOW - 5 * DAY, NOW - 6 * DAY, NOW - 7 * DAY];
+        writer.accept_times(&world, minute * 4, &times).await;
+        writer.commit_fresh().await;
+    }
+    assert_eq!(lake.files("host_metrics").len(), 10, "late rows have made files");
+    // it dies with thirty late rows in memory; its successor reads on where the first of them is
+    drop(writer);
+    let mut successor = Writer::open(&lake, &world).await;
+    let start = successor.table.next_offsets(&[0]).await.unwrap();
+    assert_eq!(start, [Some(1)]);
+    for minute in 0..10 {
+        let times = [NOW + minute, NOW - 5 * DAY, NOW - 6 * DAY, NOW - 7 * DAY];
+        successor.accept_times(&world, minute * 4, &times).await;
+    }
+    successor.commit().await.unwrap();
+    assert_eq!(lake.files("host_metrics").len(), 13);
+    assert_eq!(lake.identities("host_metrics"), expected(1, 40));
+    assert_eq!(successor.table.next_offsets(&[0]).await.unwrap(), [Some(40)]);
+    let verified = lake.verified(&world, "host_metrics").await;
+    assert_eq!(verified.problems, Vec::<String>::new());
+    assert_eq!(verified.covered, verified.covered_late);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_without_offsets_of_late_rows_goes_on_where_all_ended() {
+    let (world, lake) = (World::new(1), Lake::new());
+    let mut writer = Writer::open(&lake, &world).await;
+    writer.accept_times(&world, 0, &[NOW, NOW - 5 * DAY]).await;
+    writer.commit().await.unwrap();
+    let entry = lake.folder.path().join("host_metrics/_delta_log/00000000000000000001.json");
+    let text = fs_err::read_to_string(&entry).unwrap();
+    let older: Vec<&str> = text.lines().filter(|line| !line.contains(":0:late")).collect();
+    assert_eq!(older.len() + 1, text.lines().count());
+    fs_err::write(&entry, older.join("\n")).unwrap();
+    let mut writer = Writer::open(&lake, &world).await;
+    assert_eq!(writer.table.next_offsets(&[0]).await.unwrap(), [Some(2)]);
+    writer.accept_times(&world, 0, &[NOW, NOW - 5 * DAY, NOW, NOW - 5 * DAY]).await;
+    writer.commit().await.unwrap();
+    assert_eq!(lake.identities("host_metrics"), expected(1, 4));
+}
+
+/// The store is away in the middle of several files: what is there already is neither written again nor left behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_failed_goes_on_where_it_was() {
+    let (world, lake) = (World::new(1), Lake::new());
+    let mut writer = Writer::open(&lake, &world).await;
+    writer.accept_times(&world, 0, &[NOW - 2 * DAY, NOW - DAY, NOW]).await;
+    // a file where a folder must be
+    let blocked = lake.folder.path().join("host_metrics/dt=2025-11-20");
+    fs_err::write(&blocked, "").unwrap();
+    for _ in 0..3 {
+        assert!(matches!(writer.commit().await, Err(SinkError::Unavailable { .. })));
+    }
+    fs_err::remove_file(&blocked).unwrap();
+    writer.commit().await.unwrap();
+    assert_eq!(lake.identities("host_metrics"), expected(1, 3));
+    let days = ["dt=2025-11-19", "dt=2025-11-20", "dt=2025-11-21"];
+    for day in days {
+        let folder = lake.folder.path().join("host_metrics").join(day);
+        assert_eq!(fs_err::read_dir(folder).unwrap().count(), 1, "{day}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -331,6 +408,12 @@ async fn everything_of_the_topics_is_in_the_tables() {
     let letters = world.dead_letters();
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0].value.as_deref(), Some(&b"garbage"[..]));
+    let rows = lake.rows("dead_letters");
+    let cell = |name: &str| rows[0].column_by_name(name).unwrap().as_string::<i32>().value(0).to_owned();
+    assert_eq!((cell("stage"), cell("origin")), ("lake".to_owned(), format!("{raw}-0-2")));
+    assert!(!cell("reason").is_empty());
+    assert!(rows[0].column_by_name("at").unwrap().as_primitive::<TimestampMicrosecondType>().value(0) > NOW);
+    assert_eq!(rows[0].column_by_name("value").unwrap().as_binary::<i32>().value(0), b"garbage");
     for table in verify(&lake.config, &world.topics, true).await.unwrap() {
         assert_eq!(table.problems, Vec::<String>::new(), "{}", table.table);
     }
@@ -350,7 +433,9 @@ async fn kills_and_rebalances_leave_each_row_once() {
         let log = world.log.handle();
         let (victim, _) = lake.start(&world, log.clone());
         for partition in 0..3 {
-            world.send_metrics(partition, round * 90, 90);
+            // every seventh row is three days old
+            let at = |seq| if seq % 7 == 0 { NOW - 3 * DAY + seq } else { NOW + seq * 1000 };
+            world.send_metrics_of(partition, round * 90..(round + 1) * 90, at);
         }
         tokio::time::sleep(Duration::from_millis(17 * (round as u64 % 5))).await;
         if round % 3 == 0 {

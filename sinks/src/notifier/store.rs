@@ -63,7 +63,7 @@ pub(super) enum Next {
 /// A connection for one task.
 pub(super) async fn connect(config: &NotifierConfig) -> Result<PgConnection, SinkError> {
     let url = config.url.as_ref().ok_or_else(|| SinkError::Fatal("notifier: no database".to_owned()))?;
-    crate::postgres::store::open(url, config.timeout, "varta-notifier").await
+    crate::postgres::store::migrated(url, config.timeout, "varta-notifier").await
 }
 
 /// The database's clock, in µs since 1970-01-01 UTC.

@@ -259,7 +259,7 @@ async fn from_an_event_to_a_message_and_back_to_the_edge() -> anyhow::Result<()>
         password = broker.get("VARTA_MQTT_PASSWORD_BRIDGE")?,
         prefix = stage.prefix,
     );
-    stage.start_server(&Options { more, ..Options::default() })?;
+    stage.start_server(&Options { extra: more, ..Options::default() })?;
     stage
         .until("the server has created the topics", PATIENCE, async || {
             Ok(stage.records(&stage.topics().raw()).is_ok_and(|clocks| !clocks.is_empty()))

@@ -30,8 +30,12 @@ pub struct Session {
     pub lanes: [Option<Box<Sequence>>; LANES],
     /// Last number of each lane, once the next session told it: -1 if the lane was never used, [`UNTOLD`] before.
     pub tails: [i64; LANES],
-    /// Bits of the lanes that the agent said it uses.
+    /// Bits of the lanes that the agent said it uses, and of those that were seen.
     pub in_use: u8,
+    /// Whether it has said which lanes it uses; before, others may be on their way.
+    pub told: bool,
+    /// Quiet clock when it was first heard of.
+    pub began: i64,
     /// No longer waited for.
     pub released: bool,
     /// What was seen of it before is forgotten: whatever comes may be a repeat.
@@ -47,6 +51,8 @@ impl Session {
             lanes: Default::default(),
             tails: [UNTOLD; LANES],
             in_use: 0,
+            told: false,
+            began: quiet,
             released: false,
             unsure: false,
             moved: quiet,
@@ -205,6 +211,7 @@ impl Agent {
         if at > 0 {
             // Until it says otherwise a new session uses the lanes of the one before.
             made.in_use = self.sessions[at - 1].in_use;
+            made.told = self.sessions[at - 1].told;
         }
         self.sessions.insert(at, made);
         Some(at)
@@ -246,8 +253,10 @@ impl Agent {
         for session in &self.sessions {
             put(out, session.session);
             session.tails.iter().for_each(|tail| put(out, *tail));
-            let flags = u64::from(session.released) | u64::from(session.unsure) << 1;
-            put_unsigned(out, u64::from(session.in_use) << 2 | flags);
+            let flags =
+                u64::from(session.released) | u64::from(session.unsure) << 1 | u64::from(session.told) << 2;
+            put_unsigned(out, u64::from(session.in_use) << 3 | flags);
+            put(out, session.began);
             put(out, session.moved);
             for lane in &session.lanes {
                 put_unsigned(out, u64::from(lane.is_some()));
@@ -280,7 +289,9 @@ impl Agent {
             let flags = take_unsigned(bytes)?;
             session.released = flags & 1 == 1;
             session.unsure = flags & 2 == 2;
-            session.in_use = u8::try_from(flags >> 2).ok()?;
+            session.told = flags & 4 == 4;
+            session.in_use = u8::try_from(flags >> 3).ok()?;
+            session.began = take(bytes)?;
             session.moved = take(bytes)?;
             for lane in &mut session.lanes {
                 if take_unsigned(bytes)? == 1 {

@@ -61,7 +61,8 @@ impl Tracker {
         }
         let is_silent = !agent.silent && unheard > patience(agent);
         let releases = waited(agent, quiet);
-        let idle = agent.sessions.last().is_some_and(|session| has_idle_lane(session, quiet));
+        let last = agent.sessions.last();
+        let idle = last.is_some_and(|session| !session.told || has_idle_lane(session, quiet));
         if is_silent {
             self.agents.change(number).silent = true;
             silent.push(number);
@@ -84,7 +85,7 @@ impl Tracker {
 
     /// Gives an agent its deadline.
     pub(super) fn watch(&mut self, number: u32) {
-        let due = due(self.agents.get(number), self.clock.quiet(), self.hold);
+        let due = self.due(self.agents.get(number), self.clock.quiet());
         self.deadlines.at_most(number, due);
     }
 
@@ -92,15 +93,45 @@ impl Tracker {
         self.deadlines.clear();
         let quiet = self.clock.quiet();
         for (number, agent) in self.agents.iter() {
-            self.deadlines.at_most(number, due(agent, quiet, self.hold));
+            let due = self.due(agent, quiet);
+            self.deadlines.at_most(number, due);
         }
+    }
+
+    /// The first moment after `quiet` at which [`Self::pass`] may do something, if nothing of the agent comes before.
+    fn due(&self, agent: &Agent, quiet: i64) -> i64 {
+        let patience = patience(agent);
+        let unheard = if agent.silent { self.hold.max(patience) } else { patience };
+        let mut due = agent.heard.saturating_add(unheard).saturating_add(1);
+        let last = agent.sessions.len().saturating_sub(1);
+        for (at, session) in agent.sessions.iter().enumerate() {
+            if at < last && !session.released {
+                due = due.min(session.moved + SESSION + 1);
+            }
+            // Lanes that hold back for a while: once that is over, it is over.
+            let mut over = |since: i64, patience: i64| {
+                let at = since + patience + 1;
+                due = if at > quiet { due.min(at) } else { due };
+            };
+            if !session.told {
+                over(session.began, self.untold);
+            }
+            over(session.moved, IDLE_LANE);
+            for sequence in session.lanes.iter().flatten() {
+                over(sequence.moved(), IDLE_LANE);
+            }
+            for since in session.lanes.iter().flatten().filter_map(|sequence| sequence.held_since()) {
+                due = due.min(since + HOLE);
+            }
+        }
+        due
     }
 
     /// The watermark follows what has been reached.
     pub(super) fn advance(&mut self, number: u32) {
         let quiet = self.clock.quiet();
         let agent = self.agents.get(number);
-        let Some(reached) = reached(agent, quiet) else {
+        let Some(reached) = reached(agent, quiet, self.untold) else {
             return;
         };
         let watermark = reached.saturating_sub(self.lateness);
@@ -117,32 +148,6 @@ impl Tracker {
 /// How long an agent may say nothing before it counts as silent.
 fn patience(agent: &Agent) -> i64 {
     LEAST_SILENCE.max(agent.interval.saturating_mul(3))
-}
-
-/// The first moment after `quiet` at which [`Tracker::pass`] may do something, if nothing of the agent comes before.
-fn due(agent: &Agent, quiet: i64, hold: i64) -> i64 {
-    let patience = patience(agent);
-    let unheard = if agent.silent { hold.max(patience) } else { patience };
-    let mut due = agent.heard.saturating_add(unheard).saturating_add(1);
-    let last = agent.sessions.len().saturating_sub(1);
-    for (at, session) in agent.sessions.iter().enumerate() {
-        if at < last && !session.released {
-            due = due.min(session.moved + SESSION + 1);
-        }
-        // Lanes that hold back for a while: once that is over, it is over.
-        let mut over = |moved: i64| {
-            let at = moved + IDLE_LANE + 1;
-            due = if at > quiet { due.min(at) } else { due };
-        };
-        over(session.moved);
-        for sequence in session.lanes.iter().flatten() {
-            over(sequence.moved());
-        }
-        for since in session.lanes.iter().flatten().filter_map(|sequence| sequence.held_since()) {
-            due = due.min(since + HOLE);
-        }
-    }
-    due
 }
 
 /// Whether something of this agent was waited for long enough.
@@ -175,7 +180,7 @@ fn release(agent: &mut Agent, quiet: i64) -> i64 {
 }
 
 /// Event time up to which everything of this agent is here, if that is known.
-fn reached(agent: &Agent, quiet: i64) -> Option<i64> {
+fn reached(agent: &Agent, quiet: i64, untold: i64) -> Option<i64> {
     let last = agent.sessions.len().checked_sub(1);
     let Some(last) = last else {
         return (agent.foreign_time > i64::MIN).then(|| agent.foreign_time.saturating_sub(FOREIGN));
@@ -183,6 +188,7 @@ fn reached(agent: &Agent, quiet: i64) -> Option<i64> {
     let mut least = i64::MAX;
     for (at, session) in agent.sessions.iter().enumerate() {
         let is_newest = at == last;
+        let may_have_more = is_newest && !session.told && quiet - session.began <= untold;
         if !is_newest && (session.released || session.is_drained()) {
             continue;
         }
@@ -190,6 +196,7 @@ fn reached(agent: &Agent, quiet: i64) -> Option<i64> {
             let tail = session.tails[lane];
             let wanted = if is_newest { session.in_use & (1 << lane) != 0 } else { tail >= 0 };
             match sequence {
+                None if may_have_more => return None,
                 Some(sequence) if is_newest && quiet - sequence.moved() > IDLE_LANE => {}
                 Some(sequence) if !is_newest && tail != UNTOLD && sequence.has_reached(tail) => {}
                 Some(sequence) => least = least.min(sequence.time()),

@@ -87,6 +87,7 @@ fn play(tracker: &mut Tracker, step: &Step, now: i64) {
                 received_at: time,
                 replayed: step.seq % 2 == 0,
                 hearsay: step.seq % 5 == 0,
+                speaks: false,
             };
             tracker.event(&row);
         }

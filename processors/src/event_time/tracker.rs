@@ -19,6 +19,9 @@ pub(super) const SECOND: i64 = 1_000_000;
 const BACKLOG: i64 = 30 * SECOND;
 /// An event time further ahead of its arrival than this is not believed.
 const FUTURE: i64 = 600 * SECOND;
+/// Lanes that an agent has not spoken of may still come: what is first heard of it may be the end of one lane of an
+/// outbox that is full of others.
+const UNTOLD_LANES: i64 = 30 * SECOND;
 /// Turns between two sessions that are both alive before they are called two machines.
 const TURNS: u8 = 3;
 
@@ -40,6 +43,8 @@ pub struct Tracker {
     pub(super) deadlines: Deadlines,
     pub(super) lateness: i64,
     pub(super) hold: i64,
+    /// How long (µs of the quiet clock) lanes are waited for of which an agent has said nothing yet.
+    pub(super) untold: i64,
     pub(super) advanced: Vec<(u32, i64)>,
     pub(super) expired: Vec<u32>,
     pub(super) noticed: Vec<Noticed>,
@@ -57,12 +62,20 @@ impl Tracker {
             deadlines: Deadlines::default(),
             lateness: lateness.0,
             hold: hold.0,
+            untold: UNTOLD_LANES,
             advanced: Vec::new(),
             expired: Vec::new(),
             noticed: Vec::new(),
             lost: Vec::new(),
             refused: 0,
         }
+    }
+
+    /// Does not wait for an agent to say which lanes it uses: where events come in order anyway.
+    #[must_use]
+    pub fn eager(mut self) -> Self {
+        self.untold = -1;
+        self
     }
 
     /// Its keyed state.
@@ -215,7 +228,9 @@ impl Tracker {
         let grown = sequence.intervals();
         agent.bound_intervals(grown);
         self.watch_for_clone(row, time);
-        self.advance(row.agent);
+        if !row.speaks {
+            self.advance(row.agent);
+        }
         if seen == Seen::Fresh && !unsure { Verdict::Fresh } else { Verdict::Uncertain }
     }
 
@@ -254,6 +269,7 @@ impl Tracker {
             && let Some(own) = agent.session(session, quiet)
         {
             if let Some(lanes) = &status.lanes {
+                own.told = true;
                 own.in_use =
                     lanes.iter().filter_map(|lane| lane_index(*lane)).fold(0, |bits, lane| bits | 1 << lane);
             }

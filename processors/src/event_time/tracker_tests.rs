@@ -12,7 +12,7 @@ struct Log {
 
 impl Log {
     fn new() -> Self {
-        let mut log = Self { tracker: Tracker::new(Lateness(2 * SECOND), HOLD), clock: START };
+        let mut log = Self { tracker: Tracker::new(Lateness(2 * SECOND), HOLD).eager(), clock: START };
         log.clock(0);
         log
     }
@@ -34,6 +34,7 @@ impl Log {
             received_at: START + at * SECOND,
             replayed: false,
             hearsay: false,
+            speaks: false,
         };
         self.tracker.event(&row)
     }
@@ -66,6 +67,7 @@ fn what_is_told_about_an_agent_moves_neither_its_time_nor_its_silence() {
         received_at: START + at * SECOND,
         replayed: false,
         hearsay: true,
+        speaks: false,
     };
     // a machine that was away for a day: the broker speaks of it before its outbox does
     assert_eq!(log.tracker.event(&will(86_400)).verdict, Verdict::Fresh);
@@ -79,6 +81,51 @@ fn what_is_told_about_an_agent_moves_neither_its_time_nor_its_silence() {
     log.tracker.event(&will(90_000));
     assert!(log.tracker.agent(number).silent);
     assert_eq!(log.watermark("a"), Some(8));
+}
+
+#[test]
+fn the_first_word_of_an_agent_does_not_outrun_its_outbox() {
+    let mut log = Log { tracker: Tracker::new(Lateness(2 * SECOND), HOLD), clock: START };
+    log.clock(0);
+    // it was away for a day and started anew since; of two bridges the one that has the new session is faster
+    let number = log.tracker.intern("a");
+    let (session, at) = (START + 86_000 * SECOND, START + 86_000 * SECOND);
+    let started = Row {
+        agent: number,
+        session,
+        lane: Lane::Critical,
+        seq: 0,
+        event_id: None,
+        event_time: at,
+        received_at: at,
+        replayed: false,
+        hearsay: false,
+        speaks: true,
+    };
+    log.tracker.event(&started);
+    assert_eq!(log.watermark("a"), None, "its time counts only beside what it says");
+    let said = Status {
+        tails: Some((START, vec![(Lane::Normal, 1), (Lane::Bulk, 0)])),
+        lanes: Some(vec![Lane::Critical]),
+        ..Status::default()
+    };
+    log.tracker.status(number, session, at, at, &said);
+    assert_eq!(log.watermark("a"), None);
+    log.row("a", 0, Lane::Normal, 0, 10);
+    log.row("a", 0, Lane::Normal, 1, 20);
+    assert_eq!(log.watermark("a"), None, "the other lane of the session before has not come");
+    log.row("a", 0, Lane::Bulk, 0, 15);
+    assert_eq!(log.watermark("a"), Some(86_000 - 2));
+
+    // an agent of which one lane comes first
+    log.row("b", 0, Lane::Normal, 0, 5_000);
+    for _ in 0..6 {
+        log.clock(5);
+    }
+    assert_eq!(log.watermark("b"), None);
+    log.row("b", 0, Lane::Bulk, 0, 10);
+    log.clock(5);
+    assert_eq!(log.watermark("b"), Some(8), "what it never speaks of is waited for no longer");
 }
 
 #[test]
@@ -251,6 +298,7 @@ fn absurd_numbers_end_nothing_and_leave_the_others_alone() {
         received_at: START + 20 * SECOND,
         replayed: false,
         hearsay: false,
+        speaks: false,
     };
     for (session, seq) in [(i64::MAX, 1), (MAX_NUMBER + 1, 1), (0, 1), (START, i64::MAX), (START, -7)] {
         assert_eq!(log.tracker.event(&row(session, seq)).verdict, Verdict::Uncertain);
@@ -290,6 +338,7 @@ fn an_event_from_the_future_is_judged_by_its_arrival() {
         received_at: START + 10 * SECOND,
         replayed: false,
         hearsay: false,
+        speaks: false,
     };
     let decision = log.tracker.event(&row);
     assert!(decision.in_future);

@@ -143,6 +143,7 @@ impl<'a> Scan<'a> {
                         received_at: events.received_at[index],
                         replayed: events.replayed.value(index),
                         hearsay: status.is_some() && lane == Lane::Foreign,
+                        speaks: status.is_some() && lane != Lane::Foreign,
                     };
                     let decision = tracker.event(&seen);
                     notice(tracker, at, &mut segment.seen);

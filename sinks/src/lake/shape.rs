@@ -258,9 +258,8 @@ fn misfit(error: &dyn std::fmt::Display) -> SinkError {
 /// text and its first time.
 pub(super) fn layout(schema: &SchemaRef) -> Result<Layout, SinkError> {
     let named = |names: &[&str]| names.iter().find_map(|name| schema.index_of(name).ok());
-    let first = |wanted: fn(&DataType) -> bool| {
-        schema.fields().iter().position(|field| wanted(field.data_type()))
-    };
+    let first =
+        |wanted: fn(&DataType) -> bool| schema.fields().iter().position(|field| wanted(field.data_type()));
     let agent = named(&["agent_id", "key"]).or_else(|| first(|kind| *kind == DataType::Utf8));
     // a record of the log is sorted by its own time, though it may tell of a window
     let time = named(&["timestamp", "event_time", "window_start"])

@@ -49,11 +49,7 @@ pub(super) async fn open(config: &PostgresConfig) -> Result<PgConnection, SinkEr
 }
 
 /// A connection to a database whose schema is of this version. `timeout` bounds each statement.
-pub(crate) async fn migrated(
-    url: &Secret,
-    timeout: Duration,
-    name: &str,
-) -> Result<PgConnection, SinkError> {
+pub(crate) async fn migrated(url: &Secret, timeout: Duration, name: &str) -> Result<PgConnection, SinkError> {
     let mut connection = dial(url, timeout, name).await?;
     migrate(&mut connection).await?;
     Ok(connection)

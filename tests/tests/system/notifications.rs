@@ -104,7 +104,11 @@ async fn killed_between_any_two_steps_a_message_arrives_and_always_under_one_key
         let mut doomed = office.notifier("doomed", failpoint)?;
         office.write(1, 3).await?;
         until("the notifier dies at the failpoint", PATIENCE, async || doomed.has_ended()).await?;
-        ensure!(doomed.deaths_at(failpoint)? == 1, "it died of something else; see {}", office.folder.display());
+        ensure!(
+            doomed.deaths_at(failpoint)? == 1,
+            "it died of something else; see {}",
+            office.folder.display()
+        );
         let arrived = office.receiver.arrived("/hook").len();
         ensure!(arrived == sent_by_the_dead, "{failpoint}: {arrived} arrived before the death");
 
@@ -149,7 +153,8 @@ async fn two_notifiers_tell_each_item_once_and_a_dead_service_holds_up_nobody() 
 
     let began = Instant::now();
     office.write(1, 1).await?;
-    until("the first message arrives", PATIENCE, async || Ok(!office.receiver.arrived("/well").is_empty())).await?;
+    until("the first message arrives", PATIENCE, async || Ok(!office.receiver.arrived("/well").is_empty()))
+        .await?;
     let first = office.receiver.arrived("/well")[0].at.saturating_duration_since(began);
     ensure!(first < Duration::from_secs(1), "the first message came after {first:?}");
 
@@ -172,8 +177,9 @@ async fn two_notifiers_tell_each_item_once_and_a_dead_service_holds_up_nobody() 
         let most = arrived
             .iter()
             .map(|from| {
-                let within =
-                    |later: &&receiver::Arrived| later.at >= from.at && later.at - from.at < Duration::from_secs(1);
+                let within = |later: &&receiver::Arrived| {
+                    later.at >= from.at && later.at - from.at < Duration::from_secs(1)
+                };
                 arrived.iter().filter(within).count()
             })
             .max();
@@ -218,7 +224,8 @@ async fn what_a_service_refuses_is_told_to_a_person_and_can_be_sent_again() -> a
     office.receiver.set("/hook", Mood::Well);
     let output = office.varta(&["notify", "--again", "hook"])?;
     ensure!(output.status.success(), "{}", said(&output));
-    until("what was refused is told", PATIENCE, async || Ok(office.items("hook", "sent").await? == 2)).await?;
+    until("what was refused is told", PATIENCE, async || Ok(office.items("hook", "sent").await? == 2))
+        .await?;
     let arrived = office.receiver.arrived("/hook");
     ensure!(arrived.len() == 3 && arrived[1].key == arrived[2].key, "{} requests", arrived.len());
     let output = office.varta(&["notify", "--test"])?;
@@ -280,7 +287,9 @@ async fn from_an_event_to_a_message_and_back_to_the_edge() -> anyhow::Result<()>
         event(&agent, "explorer.exe", "C:\\Windows\\explorer.exe", "NT AUTHORITY\\SYSTEM"),
         event(&agent, "invoice.exe", "C:\\Users\\alice\\AppData\\Local\\Temp\\invoice.exe", "alice"),
     ] {
-        client.publish(topic.clone(), Bytes::from(event.to_string()), PublishOptions::at_least_once()).await?;
+        client
+            .publish(topic.clone(), Bytes::from(event.to_string()), PublishOptions::at_least_once())
+            .await?;
     }
     let heard = tokio::time::timeout(PATIENCE, async {
         loop {
@@ -306,17 +315,23 @@ async fn from_an_event_to_a_message_and_back_to_the_edge() -> anyhow::Result<()>
         .await?;
     stage
         .until("the alert is told", PATIENCE, async || {
-            Ok(receiver.arrived("/alerts").iter().any(|message| message.body.to_string().contains("invoice.exe")))
+            Ok(receiver
+                .arrived("/alerts")
+                .iter()
+                .any(|message| message.body.to_string().contains("invoice.exe")))
         })
         .await?;
     stage
-        .until("all starts are stored", PATIENCE, async || Ok(stage.postgres.count("program_starts").await? == 4))
+        .until("all starts are stored", PATIENCE, async || {
+            Ok(stage.postgres.count("program_starts").await? == 4)
+        })
         .await?;
-    let outbox = stage
-        .postgres
-        .texts("SELECT program FROM notification_outbox WHERE kind = 'program_start'")
-        .await?;
-    ensure!(outbox == ["chrome.exe"], "neither other programs nor the system's accounts are told: {outbox:?}");
+    let outbox =
+        stage.postgres.texts("SELECT program FROM notification_outbox WHERE kind = 'program_start'").await?;
+    ensure!(
+        outbox == ["chrome.exe"],
+        "neither other programs nor the system's accounts are told: {outbox:?}"
+    );
     // Nobody is told of what is not stored.
     let strangers = stage
         .postgres

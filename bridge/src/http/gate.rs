@@ -84,7 +84,7 @@ impl Gate {
         };
         // Not 401: the key may be good.
         let unread = || Refusal::unavailable("keys_unread", "the keys cannot be read");
-        let set = self.keys.borrow().as_ref().map(Arc::clone).ok_or_else(unread)?;
+        let set = self.keys.borrow().clone().ok_or_else(unread)?;
         let key = set.authenticate(text, now())?;
         self.rates
             .take(&key.id, Instant::now())

@@ -16,22 +16,23 @@ const LOOK: Duration = Duration::from_secs(1);
 /// The keys as they are now; `None` until they could be read.
 pub(crate) type Keys = watch::Receiver<Option<Arc<KeySet>>>;
 
-/// What tells one state of the file from another: a rename gives another inode.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What tells one state of the file from another: a rename gives another inode. Without a file it is the default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Stamp {
     modified: Option<SystemTime>,
     bytes: u64,
     inode: u64,
 }
 
-/// `None`: there is no file.
-fn stamp(path: &Path) -> Option<Stamp> {
-    let found = fs_err::metadata(path).ok()?;
+fn stamp(path: &Path) -> Stamp {
+    let Ok(found) = fs_err::metadata(path) else {
+        return Stamp::default();
+    };
     #[cfg(unix)]
     let inode = std::os::unix::fs::MetadataExt::ino(&found);
     #[cfg(not(unix))]
     let inode = 0;
-    Some(Stamp { modified: found.modified().ok(), bytes: found.len(), inode })
+    Stamp { modified: found.modified().ok(), bytes: found.len(), inode }
 }
 
 /// Whoever looks at a file of keys and hands on what it holds.
@@ -39,7 +40,7 @@ pub(crate) struct Watcher {
     path: PathBuf,
     keys: watch::Sender<Option<Arc<KeySet>>>,
     health: Component,
-    looked_at: Option<Option<Stamp>>,
+    looked_at: Option<Stamp>,
 }
 
 impl Watcher {

@@ -78,6 +78,35 @@ async fn while_kafka_is_away_senders_hear_503_memory_is_bounded_and_all_goes_on_
     stand.stop().await;
 }
 
+#[tokio::test]
+async fn what_kafka_has_not_answered_for_is_counted_though_its_sender_has_left() {
+    let stand = Stand::new(|config| {
+        config.limits.body = ByteSize::kib(16);
+        config.limits.bytes_in_flight = ByteSize::kib(64);
+    })
+    .await;
+    stand.log.hold_deliveries(100);
+    // A body counts three times: it, its rows, its records.
+    let padded = |seq| format!("{}{}", event(AGENT, seq), " ".repeat(14 << 10));
+    let body = padded(1);
+    let mut left = stand.connect().await;
+    left.write_all(format!("{}{body}", stand.head(body.len())).as_bytes()).await.unwrap();
+    stand.until("kafka has it", |stand| stand.records("varta.raw").len() == 1).await;
+    drop(left);
+    for _ in 0..3 {
+        let answer = stand.post("/v1/events", &[], padded(2).as_bytes()).await;
+        assert_eq!(answer.status, 429, "{answer:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    stand.log.release_deliveries(usize::MAX);
+    let deadline = Instant::now() + PATIENCE;
+    while stand.post("/v1/events", &[], padded(2).as_bytes()).await.status != 202 {
+        assert!(Instant::now() < deadline, "the room is not given back");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    stand.stop().await;
+}
+
 /// Clients that send until they hear 202, while Kafka confirms in fits and starts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_was_answered_with_202_is_there_whatever_kafka_does() {

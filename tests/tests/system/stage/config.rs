@@ -102,6 +102,10 @@ instance = "{prefix}-influx"
 url = "{postgres}"
 group = "{prefix}-postgres"
 instance = "{prefix}-postgres"
+[reports]
+period = "day"
+after = "0s"
+every = "2s"
 "#,
             kafka = self.kafka,
             registry = self.registry,

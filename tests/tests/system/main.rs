@@ -7,6 +7,7 @@
 mod bad_input;
 mod configuration;
 mod crash;
+mod dashboards;
 mod https;
 mod identities;
 mod notifications;

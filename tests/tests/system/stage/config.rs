@@ -111,6 +111,10 @@ instance = "{prefix}-influx"
 url = "{postgres}"
 group = "{prefix}-postgres"
 instance = "{prefix}-postgres"
+[reports]
+period = "day"
+after = "0s"
+every = "2s"
 {extra}
 "#,
             extra = options.extra,

@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod alerts;
+pub mod backfill;
 pub mod config;
 pub mod dedup;
 pub mod engine;
@@ -18,6 +19,7 @@ pub mod plan;
 pub mod rules;
 mod run;
 pub mod windows;
+mod workers;
 
-pub use config::ProcessConfig;
+pub use config::{JobName, ProcessConfig};
 pub use run::{ProcessError, run};

@@ -14,7 +14,15 @@ pub mod dead_letter {
     pub const ALL: [&str; 4] = [STAGE, REASON, ORIGIN, AT];
 }
 
-/// Headers of a record on the topic of late rows, whose value is the row as it was received.
+/// Headers of a record on the clean topic, between the jobs `normalise` and `detect`.
+pub mod clean {
+    /// The event does not go on; its value is as it was received.
+    pub const DROPPED: &str = "varta.dropped";
+    /// Of a clock record: when it was appended to raw, in ms as decimal text.
+    pub const APPENDED_AT: &str = "varta.appended_at";
+}
+
+/// Headers of a record on the topic of late rows, whose value is the row as it was normalised.
 pub mod late {
     /// Which operator was past the row.
     pub const OPERATOR: &str = "varta.operator";

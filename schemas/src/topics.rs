@@ -19,7 +19,7 @@ const ALERT_MAX: u32 = 2 * MIB;
 /// Sizes of windows whose features have a topic.
 pub const FEATURE_SIZES: [&str; 3] = ["1m", "5m", "1h"];
 /// Jobs that have a state topic.
-pub const JOBS: [&str; 1] = ["core"];
+pub const JOBS: [&str; 3] = ["core", "normalise", "detect"];
 
 /// What Kafka does with old records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -144,6 +144,20 @@ impl Topics {
         self.named(&format!("state.{job}"))
     }
 
+    /// What a backfill into these topics was begun with: compacted, a key for each plan.
+    pub fn backfill(&self) -> TopicSpec {
+        compacted(self.named("backfill"))
+    }
+
+    /// The topics that the job `core` writes, its state included.
+    pub fn written(&self) -> Vec<TopicSpec> {
+        let mut names = vec![self.alerts(), self.alerts_ocsf(), self.late(), self.dlq(), self.state("core")];
+        names.extend(Family::ALL.map(|family| self.events(family)));
+        names.extend(FEATURE_SIZES.map(|size| self.features(size)));
+        names.extend(FEATURE_SIZES.map(|size| self.user_features(size)));
+        self.all().into_iter().filter(|spec| names.contains(&spec.name)).collect()
+    }
+
     /// Normalised, deduplicated events in order with the clock records: between the jobs `normalise` and `detect`.
     pub fn clean(&self) -> Arc<str> {
         self.named("clean")
@@ -232,6 +246,16 @@ mod tests {
         ] {
             assert!(names.contains(name), "{name}");
         }
+    }
+
+    #[test]
+    fn a_job_writes_neither_its_input_nor_what_people_say() {
+        let written = Topics::new("t").written();
+        let names: std::collections::BTreeSet<&str> = written.iter().map(|spec| &*spec.name).collect();
+        assert_eq!(names.len(), Family::ALL.len() + 2 * FEATURE_SIZES.len() + 5);
+        assert!(names.contains("t.state.core") && names.contains("t.user_features.1h"));
+        assert!(!names.contains("t.raw") && !names.contains("t.clean") && !names.contains("t.feedback"));
+        assert_eq!(Topics::new("t").backfill().cleanup, Cleanup::Compact);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{check, replay as replay_command, rules, run, tap, topics, watch};
+use crate::commands::{backfill, check, replay as replay_command, rules, run, tap, topics, watch};
 use crate::exit::Exit;
 
 #[global_allocator]
@@ -40,8 +40,8 @@ struct Cli {
 enum Command {
     /// Run the bridge: MQTT in, Kafka out.
     Bridge,
-    /// Run the stream jobs.
-    Process,
+    /// Run the stream jobs; with --from and --out-prefix once more over old records, into other topics.
+    Process(backfill::Args),
     /// Run sinks; all that are enabled, or those named.
     Sink {
         /// lake, influx, postgres
@@ -84,7 +84,14 @@ fn main() -> ExitCode {
     let outcome = runtime.block_on(async {
         match cli.command {
             Command::Bridge => run::run(config, &[parts::Part::Bridge]).await,
-            Command::Process => run::run(config, &[parts::Part::Process]).await,
+            Command::Process(args) => {
+                let mut config = config;
+                config.process.job = args.job.unwrap_or(config.process.job);
+                match args.backfill(&config) {
+                    Some(wanted) => backfill::backfill(config, wanted).await,
+                    None => run::run(config, &[parts::Part::Process]).await,
+                }
+            }
             Command::Sink { names } => run::run(config, &parts::sinks(&names)).await,
             Command::Up => run::run(config, &parts::all()).await,
             Command::Check(args) => check::check(&config, &args).await,

@@ -9,7 +9,7 @@ use super::*;
 use crate::engine::decode_chunk;
 use crate::rules::Held;
 
-const RULES: &str = r#"
+pub(super) const RULES: &str = r#"
 id: start
 title: A program starts
 severity: low
@@ -86,12 +86,12 @@ suppress: { by: [fact], for: 2m }
 message: "{fact} {agent_id} {host} {missing}"
 "#;
 
-fn set(text: &str) -> RuleSet {
+pub(super) fn set(text: &str) -> RuleSet {
     RuleSet::parse([("rules.yaml", text)], []).unwrap()
 }
 
 /// Two bridges, one of which is away for a while; five agents with holes, a silence and a restart without goodbye.
-fn eventful(seed: u64) -> Vec<(i64, Option<i32>, String, Bytes)> {
+pub(super) fn eventful(seed: u64) -> Vec<(i64, Option<i32>, String, Bytes)> {
     let mut script = Script::new(registry().1);
     let mut chance = Chance::new(seed);
     for number in 0..5_i64 {

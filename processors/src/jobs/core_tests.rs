@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
 use bytes::Bytes;
 use eventlog::memory::MemoryLog;
 use eventlog::registry::{MemoryRegistry, register_all};
@@ -411,7 +412,11 @@ fn disturbances_change_nothing() {
     }
 }
 
+#[path = "backfill_tests.rs"]
+mod backfill;
 #[path = "expiry_tests.rs"]
 mod expiry;
 #[path = "core_rules_tests.rs"]
 mod rules;
+#[path = "split_tests.rs"]
+mod split;

@@ -13,7 +13,7 @@ const DAY: Duration = Duration::from_hours(24);
 const MIB: u32 = 1024 * 1024;
 /// A dead letter holds a whole MQTT message (at most 2 MiB) or a whole record of another topic, and headers.
 const DEAD_LETTER_MAX: u32 = 4 * MIB;
-/// An alert carries its evidence, up to one whole event and more.
+/// An alert carries its evidence, up to one whole event and more; a clean record is one of raw with flags and a header.
 const ALERT_MAX: u32 = 2 * MIB;
 
 /// Sizes of windows whose features have a topic.
@@ -194,7 +194,7 @@ impl Topics {
         specs.push(kept(self.late(), 30, ALERT_MAX));
         specs.push(kept(self.dlq(), 30, DEAD_LETTER_MAX));
         specs.extend(JOBS.map(|job| compacted(self.state(job))));
-        specs.push(kept(self.clean(), 7, MIB));
+        specs.push(kept(self.clean(), 7, ALERT_MAX));
         specs.push(kept(self.feedback(), 30, MIB));
         specs.push(compacted(self.policies()));
         specs.push(kept(self.commands(), 30, MIB));

@@ -32,7 +32,7 @@ use crate::config::{JobName, ProcessConfig};
 use crate::engine::{Span, WorkerSettings};
 use crate::jobs::{CoreJob, CoreSetup};
 use crate::rules::{Offer, RuleSet};
-use crate::run::{ProcessError, ids, load_rules, setup, settings};
+use crate::run::{ProcessError, ids, load_rules, settings, setup};
 use crate::workers::Workers;
 
 /// Longest time between two commits: nobody waits for single rows, and each commit has its price.
@@ -117,7 +117,8 @@ impl<L: Log> Prepared<L> {
             move |slot: usize| bounded(&config, &backfill, &span, slot)
         };
         let plan = move || CoreJob::new(setup.clone());
-        let workers = Workers::start(&self.log, "backfill", config.workers, of_slot, plan, &health, &shutdown);
+        let workers =
+            Workers::start(&self.log, "backfill", config.workers, of_slot, plan, &health, &shutdown);
         let workers = workers.await?;
         let done = async {
             while !self.span.is_done() {
@@ -133,7 +134,12 @@ impl<L: Log> Prepared<L> {
 }
 
 /// The settings of the live job with names, input and end of its own.
-pub(crate) fn bounded(config: &ProcessConfig, backfill: &Backfill, span: &Arc<Span>, slot: usize) -> WorkerSettings {
+pub(crate) fn bounded(
+    config: &ProcessConfig,
+    backfill: &Backfill,
+    span: &Arc<Span>,
+    slot: usize,
+) -> WorkerSettings {
     let prefix = format!("{}backfill-{}-", config.prefix, backfill.out_prefix);
     let named = ProcessConfig { prefix, job: JobName::Core, ..config.clone() };
     let interval = config.commit_interval.max(COMMIT_INTERVAL);

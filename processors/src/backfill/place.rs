@@ -26,7 +26,9 @@ pub enum Place {
 
 /// A text that names no place.
 #[derive(Debug, Error, PartialEq, Eq)]
-#[error("{0:?} is no place: write `earliest`, `latest`, a time such as 2026-01-02T03:04:05Z, or offsets such as 0:1200,1:1187")]
+#[error(
+    "{0:?} is no place: write `earliest`, `latest`, a time such as 2026-01-02T03:04:05Z, or offsets such as 0:1200,1:1187"
+)]
 pub struct NoPlace(String);
 
 impl FromStr for Place {
@@ -73,10 +75,8 @@ impl fmt::Display for Place {
 
 /// A time, µs since the Unix epoch, as a person writes it.
 fn written(at: i64) -> String {
-    DateTime::from_timestamp_micros(at).map_or_else(
-        || format!("{at} µs"),
-        |time| time.to_rfc3339_opts(SecondsFormat::AutoSi, true),
-    )
+    DateTime::from_timestamp_micros(at)
+        .map_or_else(|| format!("{at} µs"), |time| time.to_rfc3339_opts(SecondsFormat::AutoSi, true))
 }
 
 /// Why no stretch of the input lies between two places.

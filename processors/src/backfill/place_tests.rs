@@ -1,5 +1,5 @@
 use eventlog::memory::MemoryLog;
-use eventlog::{Appender, NewRecord, TransactionalProducer};
+use eventlog::{Appender, Consumer, NewRecord, TransactionalProducer};
 
 use super::*;
 
@@ -70,11 +70,7 @@ fn a_stretch_ends_with_a_record_that_can_be_read() {
     let mut producer = log.handle().transactional_producer("id").unwrap();
     let group = log.handle();
     let mut member = group.consumer("g", &["raw"], None, eventlog::StartAt::Earliest).unwrap();
-    use eventlog::Consumer;
-    while !matches!(
-        member.poll(1, std::time::Duration::ZERO).unwrap(),
-        eventlog::Polled::Assigned(_)
-    ) {}
+    while !matches!(member.poll(1, std::time::Duration::ZERO).unwrap(), eventlog::Polled::Assigned(_)) {}
     for _ in 0..30 {
         producer.begin().unwrap();
         producer.send(NewRecord::keyed("raw", "k", "taken back").to_partition(0)).unwrap();

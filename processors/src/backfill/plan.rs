@@ -34,6 +34,9 @@ pub enum PlanError {
     /// The log did not answer.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// Somebody else writes there.
+    #[error("there are topics below {0:?} that no backfill made; name another --out-prefix")]
+    Occupied(String),
     /// Another backfill was begun under this prefix.
     #[error(
         "{topic}: a backfill was begun here with {what} {begun}, not {asked}; start it again as it was, or name another --out-prefix"
@@ -95,14 +98,16 @@ pub(super) fn settle<L: Log>(
 ) -> Result<(Plan, bool), PlanError> {
     let spec = topics.backfill();
     let of = TopicPartition::new(Arc::clone(&spec.name), 0);
-    let is_there = match log.partitions(&spec.name) {
-        Ok(_) => true,
-        Err(LogError { kind: LogErrorKind::UnknownTopic, .. }) => false,
-        Err(error) => return Err(error.into()),
-    };
-    if is_there && let Some(plan) = read(log, &of)? {
+    // Looked for before the plan is: whoever makes the topics has written it.
+    let is_occupied = exists(log, &topics.alerts())? || exists(log, &topics.state("core"))?;
+    if exists(log, &spec.name)?
+        && let Some(plan) = read(log, &of)?
+    {
         compare(&of.topic, &plan, wanted)?;
         return Ok((plan, true));
+    }
+    if is_occupied {
+        return Err(PlanError::Occupied(topics.prefix().to_owned()));
     }
     let Backfill { live, from, to, .. } = wanted.backfill;
     // Nothing is created for a range that cannot be.
@@ -121,6 +126,14 @@ pub(super) fn settle<L: Log>(
     };
     compare(&of.topic, &held, wanted)?;
     Ok((held, false))
+}
+
+fn exists<L: Log>(log: &L, topic: &str) -> Result<bool, LogError> {
+    match log.partitions(topic) {
+        Ok(_) => Ok(true),
+        Err(LogError { kind: LogErrorKind::UnknownTopic, .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn compare(topic: &Arc<str>, plan: &Plan, wanted: &Wanted<'_>) -> Result<(), PlanError> {
@@ -150,14 +163,18 @@ fn read<L: Log>(log: &L, of: &TopicPartition) -> Result<Option<Plan>, PlanError>
         }
         Ok(())
     })?;
-    let unreadable =
-        |error: serde_json::Error| PlanError::Unreadable { topic: Arc::clone(&of.topic), why: error.to_string() };
+    let unreadable = |error: serde_json::Error| PlanError::Unreadable {
+        topic: Arc::clone(&of.topic),
+        why: error.to_string(),
+    };
     first.map(|value| serde_json::from_slice(&value).map_err(unreadable)).transpose()
 }
 
 fn write<L: Log>(log: &L, of: &TopicPartition, key: String, plan: &Plan) -> Result<(), PlanError> {
-    let unwritable =
-        |error: serde_json::Error| PlanError::Unreadable { topic: Arc::clone(&of.topic), why: error.to_string() };
+    let unwritable = |error: serde_json::Error| PlanError::Unreadable {
+        topic: Arc::clone(&of.topic),
+        why: error.to_string(),
+    };
     let value = serde_json::to_vec(plan).map_err(unwritable)?;
     let refused = Arc::new(Mutex::new(None));
     let told = Arc::clone(&refused);

@@ -160,6 +160,10 @@ fn what_was_begun_goes_on_as_it_was_begun() {
     let live_prefix = Backfill { out_prefix: "varta".into(), ..backfill("earliest", "latest") };
     let error = prepare(&log.handle(), &config(), live_prefix, 1).err().unwrap();
     assert!(matches!(error, PlanError::LivePrefix(_)), "{error}");
+    log.create("taken.alerts", PARTITIONS);
+    let taken = Backfill { out_prefix: "taken".into(), ..backfill("earliest", "latest") };
+    let error = prepare(&log.handle(), &config(), taken, 1).err().unwrap();
+    assert!(matches!(error, PlanError::Occupied(_)), "{error}");
 
     let span = Arc::clone(prepared(&log, "earliest", "latest").unwrap().span());
     let writer = log.handle().appender(Box::new(|_, _| {})).unwrap();

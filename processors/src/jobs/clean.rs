@@ -28,7 +28,13 @@ const DROPPED: Bytes = Bytes::from_static(b"dropped");
 pub(super) struct CleanRecords {
     topic: Arc<str>,
     /// By record of the micro-batch; `None` for what is not passed on.
-    values: Vec<Option<(Bytes, Option<(&'static str, Bytes)>)>>,
+    values: Vec<Option<Clean>>,
+}
+
+#[derive(Clone)]
+struct Clean {
+    value: Bytes,
+    header: Option<(&'static str, Bytes)>,
 }
 
 impl CleanRecords {
@@ -40,11 +46,13 @@ impl CleanRecords {
                 let record = &records[*at as usize];
                 let header = match group.kind {
                     RecordKind::Family(_) => Some((headers::DROPPED, DROPPED)),
-                    RecordKind::Clock => Some((headers::APPENDED_AT, Bytes::from(record.timestamp.to_string()))),
+                    RecordKind::Clock => {
+                        Some((headers::APPENDED_AT, Bytes::from(record.timestamp.to_string())))
+                    }
                     RecordKind::Rejected => None,
                     _ => continue,
                 };
-                values[*at as usize] = record.value.clone().map(|value| (value, header));
+                values[*at as usize] = record.value.clone().map(|value| Clean { value, header });
             }
         }
         Self { topic, values }
@@ -52,13 +60,13 @@ impl CleanRecords {
 
     /// The event of record `at` goes on as `value`.
     pub(super) fn passes(&mut self, at: u32, value: Bytes) {
-        self.values[at as usize] = Some((value, None));
+        self.values[at as usize] = Some(Clean { value, header: None });
     }
 
     /// Sends them in their order, each to the partition that it came from.
     pub(super) fn send(self, records: &[Record], output: &mut Output<'_>) -> Result<(), JobError> {
         for (record, value) in records.iter().zip(self.values) {
-            let Some((value, header)) = value else { continue };
+            let Some(Clean { value, header }) = value else { continue };
             output.send(NewRecord {
                 topic: Arc::clone(&self.topic),
                 partition: Some(record.partition),
@@ -86,11 +94,7 @@ pub(super) fn with_raw_times(records: &[Record]) -> Cow<'_, [Record]> {
 }
 
 /// Rows that were normalised before: what goes on of those that were picked.
-pub(super) fn normalised(
-    group: &Group,
-    picked: &Picked,
-    records: &[Record],
-) -> Result<Normalised, JobError> {
+pub(super) fn normalised(group: &Group, picked: &Picked, records: &[Record]) -> Result<Normalised, JobError> {
     let goes_on = |row: &u32| records[group.rows[*row as usize] as usize].header(headers::DROPPED).is_none();
     let kept: Vec<u32> =
         (0..picked.rows.len() as u32).filter(|at| goes_on(&picked.rows[*at as usize])).collect();

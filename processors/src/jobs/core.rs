@@ -73,7 +73,7 @@ pub struct CoreJob {
 /// What the job reads.
 enum Source {
     /// Events as received; it cleans them and sends them on.
-    Raw(Events),
+    Raw(Box<Events>),
     /// What the job `normalise` wrote.
     Clean,
 }
@@ -109,7 +109,7 @@ impl CoreJob {
     /// The job `core`: plans everything once.
     pub fn new(setup: CoreSetup) -> Result<Self, JobError> {
         let events = Events::new(setup.ids.clone(), &setup.topics)?;
-        Self::over(Source::Raw(events), setup)
+        Self::over(Source::Raw(Box::new(events)), setup)
     }
 
     /// The job `detect`: plans everything once.

@@ -33,7 +33,10 @@ async fn old_records_give_what_the_live_job_gave() -> anyhow::Result<()> {
         stage.until("it is killed", PATIENCE, async || killed.has_ended()).await?;
         ensure!(killed.wait()?.is_none(), "{failpoint}: it ended by itself; see again.log");
     }
-    ensure!(written(&stage, &prefix)? != written(&stage, &stage.prefix)?, "it was done before the last start");
+    ensure!(
+        written(&stage, &prefix)? != written(&stage, &stage.prefix)?,
+        "it was done before the last start"
+    );
     let mut last = again.start(&load, &[])?;
     stage.until("it ends by itself", PATIENCE, async || last.has_ended()).await?;
     ensure!(last.wait()? == Some(0), "it ends with an error; see again.log");

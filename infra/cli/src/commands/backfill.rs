@@ -60,9 +60,8 @@ pub(crate) async fn backfill(config: Config, backfill: Backfill) -> anyhow::Resu
     let registry: Arc<dyn SchemaRegistry> = Arc::new(HttpRegistry::new(&config.registry)?);
     let process = config.process.clone();
     let (input, out_prefix) = (backfill.live.raw(), backfill.out_prefix.clone());
-    let prepared = tokio::task::spawn_blocking(move || {
-        prepare(&log, &process, backfill, runtime::clock::now_us())
-    });
+    let prepared =
+        tokio::task::spawn_blocking(move || prepare(&log, &process, backfill, runtime::clock::now_us()));
     let prepared = match prepared.await? {
         Ok(prepared) => prepared,
         Err(PlanError::Log(error) | PlanError::Range(RangeError::Log(error))) => return Err(error.into()),
@@ -158,7 +157,8 @@ impl Progress {
 
 impl std::fmt::Display for Progress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let left = self.left().map_or_else(|| "?".to_owned(), |left| humantime::format_duration(left).to_string());
+        let left =
+            self.left().map_or_else(|| "?".to_owned(), |left| humantime::format_duration(left).to_string());
         write!(f, "{} rows  {:.0}/s  {:.1} %  {left} left", self.handled, self.rate(), self.percent())
     }
 }
@@ -187,7 +187,10 @@ mod tests {
         assert!(parsed("--job detect").unwrap().is_none());
         let asked = parsed("--from 0:5,1:7 --to 2026-01-02T03:04:05Z --out-prefix again").unwrap().unwrap();
         assert_eq!((asked.live.prefix(), asked.out_prefix.as_str()), ("varta", "again"));
-        assert_eq!((asked.from.to_string(), asked.to.to_string()), ("0:5,1:7".into(), "2026-01-02T03:04:05Z".into()));
+        assert_eq!(
+            (asked.from.to_string(), asked.to.to_string()),
+            ("0:5,1:7".into(), "2026-01-02T03:04:05Z".into())
+        );
         assert_eq!(parsed("--from earliest --out-prefix again").unwrap().unwrap().to, Place::Latest);
         for line in [
             "--from earliest",

@@ -153,7 +153,7 @@ const HELD: Hold = Hold(30 * 24 * 3_600 * SECOND);
 
 #[test]
 fn two_jobs_give_what_one_gives() {
-    let rows = script(7, registry().1);
+    let rows = script(1, registry().1);
     let expected = run(&rows, &CALM);
     tells_of_features(&expected);
     let topics = Topics::default();

@@ -158,7 +158,8 @@ impl Topics {
         self.all().into_iter().filter(|spec| names.contains(&spec.name)).collect()
     }
 
-    /// Normalised, deduplicated events in order with the clock records: between the jobs `normalise` and `detect`.
+    /// Every record of raw that can be read, in its order, events as they were normalised: between the jobs `normalise`
+    /// and `detect`.
     pub fn clean(&self) -> Arc<str> {
         self.named("clean")
     }

@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod alerts;
+pub mod backfill;
 pub mod config;
 pub mod dedup;
 pub mod engine;
@@ -21,6 +22,7 @@ mod planted;
 pub mod rules;
 mod run;
 pub mod windows;
+mod workers;
 
-pub use config::ProcessConfig;
+pub use config::{JobName, ProcessConfig};
 pub use run::{ProcessError, run};

@@ -145,12 +145,11 @@ impl Check for Config {
         self.reports.check(&key(at, "reports"), problems);
         self.log.check(&key(at, "log"), problems);
         let prefix = &self.topics.prefix;
-        let legal = |character: char| character.is_ascii_alphanumeric() || "._-".contains(character);
-        if prefix.is_empty() || prefix.len() > 100 || !prefix.chars().all(legal) {
+        if !is_prefix(prefix) {
             problems.add(
                 key(at, "topics.prefix"),
                 format!("{prefix:?} cannot begin the name of a topic"),
-                Some("1 to 100 letters, digits, dots, underscores and hyphens".into()),
+                Some(PREFIX_RULE.into()),
             );
         }
         if self.topics.partitions < 1 {
@@ -168,6 +167,15 @@ impl Check for Config {
             );
         }
     }
+}
+
+/// What can begin the name of a topic.
+pub(crate) const PREFIX_RULE: &str = "1 to 100 letters, digits, dots, underscores and hyphens";
+
+/// Whether a topic's name can begin so.
+pub(crate) fn is_prefix(prefix: &str) -> bool {
+    let legal = |character: char| character.is_ascii_alphanumeric() || "._-".contains(character);
+    (1..=100).contains(&prefix.len()) && prefix.chars().all(legal)
 }
 
 /// Reads the file; without one, the defaults.

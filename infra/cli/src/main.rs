@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    check, feedback, keys, notify, replay as replay_command, report, rules, run, tap, topics, watch,
+    backfill, check, feedback, keys, notify, replay as replay_command, report, rules, run, tap, topics, watch,
 };
 use crate::exit::Exit;
 
@@ -42,8 +42,8 @@ struct Cli {
 enum Command {
     /// Run the bridge: MQTT and HTTPS in, Kafka out.
     Bridge,
-    /// Run the stream jobs.
-    Process,
+    /// Run the stream jobs; with --from and --out-prefix once more over old records, into other topics.
+    Process(backfill::Args),
     /// Run sinks; all that are enabled, or those named.
     Sink {
         /// lake, influx, postgres, reports, notifier, mqtt
@@ -94,7 +94,14 @@ fn main() -> ExitCode {
     let outcome = runtime.block_on(async {
         match cli.command {
             Command::Bridge => run::run(config, &[parts::Part::Bridge]).await,
-            Command::Process => run::run(config, &[parts::Part::Process]).await,
+            Command::Process(args) => {
+                let mut config = config;
+                config.process.job = args.job.unwrap_or(config.process.job);
+                match args.backfill(&config) {
+                    Some(wanted) => backfill::backfill(config, wanted).await,
+                    None => run::run(config, &[parts::Part::Process]).await,
+                }
+            }
             Command::Sink { names } => run::run(config, &parts::sinks(&names)).await,
             Command::Up => run::run(config, &parts::all()).await,
             Command::Check(args) => check::check(&config, &args).await,

@@ -91,7 +91,7 @@ pub(super) fn set(text: &str) -> RuleSet {
 }
 
 /// Two bridges, one of which is away for a while; five agents with holes, a silence and a restart without goodbye.
-fn eventful(seed: u64) -> Vec<(i64, Option<i32>, String, Bytes)> {
+pub(super) fn eventful(seed: u64) -> Vec<(i64, Option<i32>, String, Bytes)> {
     let mut script = Script::new(registry().1);
     let mut chance = Chance::new(seed);
     for number in 0..5_i64 {

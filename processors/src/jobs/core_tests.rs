@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
 use bytes::Bytes;
 use eventlog::memory::MemoryLog;
 use eventlog::registry::{MemoryRegistry, register_all};
@@ -419,6 +420,8 @@ fn disturbances_change_nothing() {
     }
 }
 
+#[path = "backfill_tests.rs"]
+mod backfill;
 #[path = "cut_tests.rs"]
 mod cut;
 #[path = "expiry_tests.rs"]
@@ -431,3 +434,5 @@ mod read_back;
 mod rules;
 #[path = "simulation_tests.rs"]
 mod simulation;
+#[path = "split_tests.rs"]
+mod split;

@@ -6,12 +6,12 @@ use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
 use super::*;
 
 const GONE: &str = "gone";
-const HOLD: Hold = Hold(400 * SECOND);
+pub(super) const HOLD: Hold = Hold(400 * SECOND);
 /// When it comes back, s: in an hour of which nothing was closed.
 const BACK: i64 = 2_860;
 
 /// A job that soon drops who is not heard.
-fn impatient() -> Shared {
+pub(super) fn impatient() -> Shared {
     static IMPATIENT: OnceLock<Shared> = OnceLock::new();
     let made = || job_that_holds(HOLD, Offer::new(RuleSet::shipped().unwrap(), 1));
     IMPATIENT.get_or_init(made).clone()
@@ -28,7 +28,7 @@ fn measured(agent: &str, session: i64, seq: i64, at: i64) -> serde_json::Value {
 }
 
 /// It sends for two minutes, is dropped, and returns: first with what its outbox had, then restarted.
-fn gone_and_back(ids: SchemaIds) -> Vec<(i64, Option<i32>, String, Bytes)> {
+pub(super) fn gone_and_back(ids: SchemaIds) -> Vec<(i64, Option<i32>, String, Bytes)> {
     let mut script = Script::new(ids);
     let mut send = |arrives: i64, message: &serde_json::Value| {
         script.event(START + arrives * SECOND, message);

@@ -40,6 +40,11 @@ pub(super) struct Picked {
 }
 
 impl Picked {
+    /// The record of the micro-batch that the row at this position of `rows` came from.
+    pub(super) fn record(&self, group: &Group, at: u32) -> u32 {
+        group.rows[self.rows[at as usize] as usize]
+    }
+
     /// The rows as a batch: a slice if they are neighbours, else a copy.
     pub(super) fn batch(&self, of: &RecordBatch) -> Result<RecordBatch, ArrowError> {
         let (Some(first), Some(last)) = (self.rows.first(), self.rows.last()) else {

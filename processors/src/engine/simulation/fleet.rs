@@ -28,6 +28,7 @@ pub(crate) fn settings(slot: usize) -> WorkerSettings {
         linger: Duration::ZERO,
         restore_deadline: Duration::from_hours(1),
         on_state_mismatch: OnMismatch::Refuse,
+        span: None,
     }
 }
 

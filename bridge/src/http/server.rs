@@ -28,7 +28,7 @@ const HEADERS: usize = 64;
 /// After a failure to accept, such as a lack of file descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// How long the request at hand may still take on a connection that is to be closed.
-const LAST_REQUEST: Duration = Duration::from_secs(60);
+const LAST_REQUEST: Duration = Duration::from_mins(1);
 
 /// Serves until shutdown, and then for at most `drain` the requests at hand.
 pub(super) async fn serve(

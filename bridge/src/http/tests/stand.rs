@@ -126,21 +126,18 @@ impl Stand {
 
     /// Posts a body with some headers more than needed, and reads the answer.
     pub(super) async fn post(&self, path: &str, headers: &[&str], body: &[u8]) -> Answer {
-        let mut head = format!(
-            "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n",
-            body.len()
-        );
         let has = |name: &str| headers.iter().any(|header| header.to_lowercase().starts_with(name));
+        let length = format!("Content-Length: {}", body.len());
+        let authorization = format!("Authorization: Bearer {}", self.key);
+        let mut lines = vec!["Host: x", "Connection: close", &length];
         if !has("authorization") {
-            head += &format!("Authorization: Bearer {}\r\n", self.key);
+            lines.push(&authorization);
         }
         if !has("content-type") {
-            head += "Content-Type: application/json\r\n";
+            lines.push("Content-Type: application/json");
         }
-        for header in headers {
-            head += &format!("{header}\r\n");
-        }
-        head += "\r\n";
+        lines.extend(headers);
+        let head = format!("POST {path} HTTP/1.1\r\n{}\r\n\r\n", lines.join("\r\n"));
         let request = [head.as_bytes(), body].concat();
         let answer = self.raw(&request).await.unwrap_or_else(|| panic!("no answer to {head}"));
         description::hold_against(path, &answer);

@@ -12,7 +12,7 @@ mod config;
 mod copy;
 mod migrations;
 mod outbox;
-pub(crate) mod store;
+mod store;
 mod tables;
 
 use std::{
@@ -28,11 +28,13 @@ use runtime::{failpoint, health::Health, shutdown::Shutdown};
 use schemas::{family::Family, topics::Topics};
 use sqlx::PgConnection;
 
+pub(crate) use self::store::failed;
 use self::tables::{ForTable, Staged, TABLES};
 pub use self::{
     config::{Exclude, PostgresConfig},
     migrations::migrate,
     outbox::Notify,
+    store::connect,
 };
 use crate::{
     DeadLetters, Flush, Sink, SinkError, Start,
@@ -116,7 +118,7 @@ impl PostgresSink {
     async fn connection(&mut self) -> Result<PgConnection, SinkError> {
         match self.connection.take() {
             Some(connection) => Ok(connection),
-            None => store::connect(&self.config).await,
+            None => store::open(&self.config).await,
         }
     }
 

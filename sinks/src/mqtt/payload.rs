@@ -52,7 +52,10 @@ mod tests {
     fn nested_json_is_json_and_what_is_too_large_goes_without_evidence() {
         let row = r#"{"rule_id":"r","evidence":"[{\"pid\":1}]","labels":"{\"a\":\"b\"}"}"#;
         let value: Value = serde_json::from_slice(&payload(row, 1000).unwrap()).unwrap();
-        assert_eq!((value["evidence"][0]["pid"].as_u64(), value["labels"]["a"].as_str()), (Some(1), Some("b")));
+        assert_eq!(
+            (value["evidence"][0]["pid"].as_u64(), value["labels"]["a"].as_str()),
+            (Some(1), Some("b"))
+        );
         let large = format!(r#"{{"rule_id":"r","evidence":"[\"{}\"]"}}"#, "x".repeat(2000));
         let value: Value = serde_json::from_slice(&payload(&large, 1000).unwrap()).unwrap();
         assert_eq!((value["evidence_omitted"].as_bool(), value.get("evidence")), (Some(true), None));

@@ -165,25 +165,21 @@ pub(super) async fn claim(
         transaction.rollback().await.map_err(failed)?;
         return Ok(Next::Wait(wait));
     }
-    let claimed = match open_message(&mut transaction, &channel.name, lease).await? {
-        Some(claimed) => {
-            channel.pace.repeats(&mut paced, now);
-            claimed
+    let claimed = if let Some(claimed) = open_message(&mut transaction, &channel.name, lease).await? {
+        channel.pace.repeats(&mut paced, now);
+        claimed
+    } else {
+        let next_new = channel.pace.next_new(&paced);
+        let items = if next_new > now { Vec::new() } else { waiting(&mut transaction, channel, now).await? };
+        if items.is_empty() {
+            transaction.rollback().await.map_err(failed)?;
+            let wait = Duration::from_micros((next_new - now).max(0) as u64);
+            return Ok(if wait.is_zero() { Next::Idle } else { Next::Wait(wait) });
         }
-        None => {
-            let next_new = channel.pace.next_new(&paced);
-            let items =
-                if next_new > now { Vec::new() } else { waiting(&mut transaction, channel, now).await? };
-            if items.is_empty() {
-                transaction.rollback().await.map_err(failed)?;
-                let wait = Duration::from_micros((next_new - now).max(0) as u64);
-                return Ok(if wait.is_zero() { Next::Idle } else { Next::Wait(wait) });
-            }
-            channel.pace.speaks(&mut paced, now);
-            let space = Space { lines: channel.lines, characters };
-            let message = compose::compose(Uuid::new_v4(), &items, space, lines, now);
-            store_message(&mut transaction, channel, message, &items, lease).await?
-        }
+        channel.pace.speaks(&mut paced, now);
+        let space = Space { lines: channel.lines, characters };
+        let message = compose::compose(Uuid::new_v4(), &items, space, lines, now);
+        store_message(&mut transaction, channel, message, &items, lease).await?
     };
     store_pace(&mut transaction, &channel.name, &paced).await?;
     transaction.commit().await.map_err(failed)?;

@@ -107,7 +107,11 @@ async fn killed_between_any_two_steps_a_message_arrives_and_always_under_one_key
         let mut doomed = office.notifier("doomed", failpoint)?;
         office.write(1, 3).await?;
         until("the notifier dies at the failpoint", PATIENCE, async || doomed.has_ended()).await?;
-        ensure!(doomed.deaths_at(failpoint)? == 1, "it died of something else; see {}", office.folder.display());
+        ensure!(
+            doomed.deaths_at(failpoint)? == 1,
+            "it died of something else; see {}",
+            office.folder.display()
+        );
         let arrived = office.receiver.arrived("/hook").len();
         ensure!(arrived == sent_by_the_dead, "{failpoint}: {arrived} arrived before the death");
 
@@ -152,7 +156,8 @@ async fn two_notifiers_tell_each_item_once_and_a_dead_service_holds_up_nobody() 
 
     let began = Instant::now();
     office.write(1, 1).await?;
-    until("the first message arrives", PATIENCE, async || Ok(!office.receiver.arrived("/well").is_empty())).await?;
+    until("the first message arrives", PATIENCE, async || Ok(!office.receiver.arrived("/well").is_empty()))
+        .await?;
     let first = office.receiver.arrived("/well")[0].at.saturating_duration_since(began);
     ensure!(first < Duration::from_secs(1), "the first message came after {first:?}");
 
@@ -175,8 +180,9 @@ async fn two_notifiers_tell_each_item_once_and_a_dead_service_holds_up_nobody() 
         let most = arrived
             .iter()
             .map(|from| {
-                let within =
-                    |later: &&receiver::Arrived| later.at >= from.at && later.at - from.at < Duration::from_secs(1);
+                let within = |later: &&receiver::Arrived| {
+                    later.at >= from.at && later.at - from.at < Duration::from_secs(1)
+                };
                 arrived.iter().filter(within).count()
             })
             .max();
@@ -221,7 +227,8 @@ async fn what_a_service_refuses_is_told_to_a_person_and_can_be_sent_again() -> a
     office.receiver.set("/hook", Mood::Well);
     let output = office.varta(&["notify", "--again", "hook"])?;
     ensure!(output.status.success(), "{}", said(&output));
-    until("what was refused is told", PATIENCE, async || Ok(office.items("hook", "sent").await? == 2)).await?;
+    until("what was refused is told", PATIENCE, async || Ok(office.items("hook", "sent").await? == 2))
+        .await?;
     let arrived = office.receiver.arrived("/hook");
     ensure!(arrived.len() == 3 && arrived[1].key == arrived[2].key, "{} requests", arrived.len());
     let output = office.varta(&["notify", "--test"])?;
@@ -279,9 +286,7 @@ async fn from_an_event_to_a_message_and_back_to_the_edge() -> anyhow::Result<()>
     ] {
         machine.publish(&mqtt::event_topic(&agent, event_type::PROCESS_STARTED), &event).await?;
     }
-    stage
-        .until("the alert is back at the edge", PATIENCE, async || Ok(!machine.heard().is_empty()))
-        .await?;
+    stage.until("the alert is back at the edge", PATIENCE, async || Ok(!machine.heard().is_empty())).await?;
     let (topic, alert) = machine.heard().remove(0);
     ensure!(topic.starts_with(&format!("alerts/{agent}/")), "{topic}");
     ensure!(alert["agent_id"] == json!(agent) && alert["evidence"].is_array(), "{alert}");
@@ -296,17 +301,23 @@ async fn from_an_event_to_a_message_and_back_to_the_edge() -> anyhow::Result<()>
         .await?;
     stage
         .until("the alert is told", PATIENCE, async || {
-            Ok(receiver.arrived("/alerts").iter().any(|message| message.body.to_string().contains("invoice.exe")))
+            Ok(receiver
+                .arrived("/alerts")
+                .iter()
+                .any(|message| message.body.to_string().contains("invoice.exe")))
         })
         .await?;
     stage
-        .until("all starts are stored", PATIENCE, async || Ok(stage.postgres.count("program_starts").await? == 4))
+        .until("all starts are stored", PATIENCE, async || {
+            Ok(stage.postgres.count("program_starts").await? == 4)
+        })
         .await?;
-    let outbox = stage
-        .postgres
-        .texts("SELECT program FROM notification_outbox WHERE kind = 'program_start'")
-        .await?;
-    ensure!(outbox == ["chrome.exe"], "neither other programs nor the system's accounts are told: {outbox:?}");
+    let outbox =
+        stage.postgres.texts("SELECT program FROM notification_outbox WHERE kind = 'program_start'").await?;
+    ensure!(
+        outbox == ["chrome.exe"],
+        "neither other programs nor the system's accounts are told: {outbox:?}"
+    );
     // Nobody is told of what is not stored.
     let strangers = stage
         .postgres
@@ -318,7 +329,10 @@ async fn from_an_event_to_a_message_and_back_to_the_edge() -> anyhow::Result<()>
     ensure!(strangers.is_empty(), "{strangers:?}");
 
     // A sink that dies after the broker has an alert, and before its offset is stored, tells it again.
-    let again = Options { more: more.replace("-mqtt\"", "-mqtt-again\"").replace("-alerts\"", "-again\""), ..Options::default() };
+    let again = Options {
+        more: more.replace("-mqtt\"", "-mqtt-again\"").replace("-alerts\"", "-again\""),
+        ..Options::default()
+    };
     let starter = stage.starter("mqtt-again", &["sink", "mqtt"], &again)?;
     let idle = Load::new(0, 1, 1);
     let before = machine.heard().len();
@@ -333,8 +347,11 @@ async fn from_an_event_to_a_message_and_back_to_the_edge() -> anyhow::Result<()>
     let findings: BTreeSet<String> =
         machine.heard().iter().map(|(_, alert)| alert["finding_uid"].to_string()).collect();
     let alerts = stage.alerts().await?;
-    let known: BTreeSet<String> =
-        alerts.iter().filter_map(|alert| alert.text("finding_uid")).map(|uid| json!(uid).to_string()).collect();
+    let known: BTreeSet<String> = alerts
+        .iter()
+        .filter_map(|alert| alert.text("finding_uid"))
+        .map(|uid| json!(uid).to_string())
+        .collect();
     ensure!(findings.is_subset(&known), "{findings:?} of {known:?}");
     stage.stop("up")
 }
@@ -357,7 +374,8 @@ impl Machine {
         let broker = stage.stack.variables()?;
         let address = (broker.get("VARTA_MQTT_HOST")?, broker.get("VARTA_MQTT_PORT")?.parse::<u16>()?);
         let mut options = MqttOptions::new(agent, address);
-        options.set_credentials(broker.get("VARTA_MQTT_USER_AGENT")?, broker.get("VARTA_MQTT_PASSWORD_AGENT")?);
+        options
+            .set_credentials(broker.get("VARTA_MQTT_USER_AGENT")?, broker.get("VARTA_MQTT_PASSWORD_AGENT")?);
         let (client, mut events) = AsyncClient::builder(options).capacity(10).build();
         client.subscribe(format!("alerts/{agent}/#"), QoS::AtLeastOnce).await?;
         let heard = Arc::<Mutex<Vec<(String, Value)>>>::default();
@@ -367,7 +385,12 @@ impl Machine {
             let mut granted = Some(granted);
             while let Ok(event) = events.poll().await {
                 match event {
-                    Event::Incoming(Packet::SubAck(_)) => drop(granted.take().map(|granted| granted.send(()))),
+                    Event::Incoming(Packet::SubAck(_)) => {
+                        if let Some(granted) = granted.take() {
+                            // Nobody waits any more when the deadline has passed.
+                            let _ = granted.send(());
+                        }
+                    }
                     Event::Incoming(Packet::Publish(message)) => {
                         let topic = String::from_utf8_lossy(&message.topic).into_owned();
                         let alert = serde_json::from_slice(&message.payload).unwrap_or(Value::Null);

@@ -30,7 +30,6 @@ create table notification_messages (
     attempts     integer not null default 0,
     lease        uuid,                     -- of the notifier that is sending it
     leased_until timestamptz,
-    due_at       timestamptz not null default now(),
     reason       text,                     -- why the last attempt came to nothing
     made_at      timestamptz not null default now(),
     done_at      timestamptz

@@ -126,22 +126,19 @@ impl Sink for MqttSink {
                 (column::text(&rows.batch, "agent_id")?, column::text(&rows.batch, "severity")?);
             let bodies = row_json::bodies(&rows.batch, 0)?;
             for (row, place) in rows.places.iter().enumerate() {
-                match payload::payload(bodies.value(row), longest) {
-                    Some(payload) => {
-                        self.messages.push((payload::topic(agent.value(row), severity.value(row)), payload));
-                    }
-                    None => {
-                        let letter = DeadLetter {
-                            stage: "mqtt",
-                            reason: format!("larger than {} without its evidence", self.config.max_payload),
-                            origin: origin(&topic, place.partition, place.offset),
-                            key: None,
-                            original: row_json::row(&rows.batch, row),
-                            headers: Vec::new(),
-                        };
-                        self.letters.push((Arc::clone(&topic), place.partition, letter));
-                    }
+                if let Some(payload) = payload::payload(bodies.value(row), longest) {
+                    self.messages.push((payload::topic(agent.value(row), severity.value(row)), payload));
+                    continue;
                 }
+                let letter = DeadLetter {
+                    stage: "mqtt",
+                    reason: format!("larger than {} without its evidence", self.config.max_payload),
+                    origin: origin(&topic, place.partition, place.offset),
+                    key: None,
+                    original: row_json::row(&rows.batch, row),
+                    headers: Vec::new(),
+                };
+                self.letters.push((Arc::clone(&topic), place.partition, letter));
             }
         }
         for span in batch.spans {

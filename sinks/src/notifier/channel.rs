@@ -10,7 +10,7 @@ use super::{
     config::{Channel, NotifierConfig},
     line::Lines,
     service::{Answer, Service},
-    store::{self, Claimed, Next},
+    store::{self, Claimed, Next, Outcome},
 };
 use crate::SinkError;
 
@@ -75,7 +75,7 @@ impl Speaker {
             None => connection.insert(store::connect(&self.config).await?),
         };
         if let Some(told) = unmarked {
-            store::mark_sent(database, told).await?;
+            store::mark(database, &self.channel, told, Outcome::Sent).await?;
             *unmarked = None;
         }
         let characters = self.service.characters();
@@ -130,13 +130,13 @@ impl Speaker {
         }
         match answer {
             Answer::Taken => {
-                store::mark_sent(database, claimed).await?;
+                store::mark(database, &self.channel, claimed, Outcome::Sent).await?;
                 backoff.reset();
                 self.component.ready();
                 tracing::info!(channel, service = kind, %message, items, digest = claimed.message.is_digest, "told");
             }
             Answer::Refused(reason) => {
-                store::mark_failed(database, claimed, &reason).await?;
+                store::mark(database, &self.channel, claimed, Outcome::Failed(&reason)).await?;
                 tracing::error!(channel, service = kind, %message, items, %reason, "refused, nobody is told");
                 self.component.waiting(format!("{kind} refuses messages: {reason}"));
             }
@@ -147,7 +147,8 @@ impl Speaker {
                 let wait_ms = pause.as_millis() as u64;
                 tracing::warn!(channel, service = kind, %message, items, attempt, %reason, wait_ms, "not told yet");
                 self.component.waiting(format!("{kind} {reason}"));
-                store::postpone(database, channel, claimed, &reason, pause).await?;
+                let outcome = Outcome::Postponed(&reason, pause);
+                store::mark(database, &self.channel, claimed, outcome).await?;
             }
         }
         Ok(())

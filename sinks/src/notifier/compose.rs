@@ -4,7 +4,7 @@
 //! is too much for the service, what is left is counted by rule, and at last in one line; the numbers of a digest always
 //! add up to the items in it.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, fmt::Write as _};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -69,7 +69,7 @@ pub(super) struct Group {
 pub(super) struct Space {
     /// Items told in full.
     pub(super) lines: usize,
-    /// Characters of the text.
+    /// Characters of the text; what lies outside of Unicode's first plane counts twice, as Telegram counts.
     pub(super) characters: usize,
 }
 
@@ -79,19 +79,21 @@ pub(super) fn compose(id: Uuid, items: &[Item], space: Space, lines: &Lines, now
     let mut groups = groups(items);
     let mut told = 0;
     let mut text = String::new();
-    let is_small = items.len() <= space.lines;
-    let room = if is_small { space.characters } else { space.characters.saturating_sub(ROOM_FOR_COUNTS) };
+    let first_lines: Vec<String> = items.iter().take(space.lines).map(|item| lines.line(item)).collect();
+    let needed: usize = first_lines.iter().map(|line| length_of(line) + 1).sum();
+    let is_all = items.len() == first_lines.len() && needed <= space.characters;
+    let room = if is_all { space.characters } else { space.characters.saturating_sub(ROOM_FOR_COUNTS) };
     let mut length = 0;
-    for item in items.iter().take(space.lines) {
-        let line = lines.line(item);
-        length += line.chars().count() + 1;
-        if length > room && told > 0 {
+    for line in &first_lines {
+        let longer = length + length_of(line) + 1;
+        if longer > room && told > 0 {
             break;
         }
         if told > 0 {
             text.push('\n');
         }
-        text += &line;
+        text += line;
+        length = longer;
         told += 1;
     }
     let is_digest = told < items.len();
@@ -114,7 +116,7 @@ pub(super) fn compose(id: Uuid, items: &[Item], space: Space, lines: &Lines, now
         is_digest,
         severity,
         subject,
-        text: text.chars().take(space.characters).collect(),
+        text: cut(text, space.characters),
         total: items.len(),
         items: items[..told].to_vec(),
         groups,
@@ -216,9 +218,27 @@ fn counted(groups: &[Group], room: usize) -> String {
     let left: usize = by_rule[named..].iter().map(|(_, count, _)| count).sum();
     let mut text = text.text;
     if left > 0 {
-        text += &format!("{left} × other");
+        // Writing into a String does not fail.
+        let _ = write!(text, "{left} × other");
     }
     text.trim_end().to_owned()
+}
+
+/// Units of UTF-16.
+fn length_of(text: &str) -> usize {
+    text.chars().map(char::len_utf16).sum()
+}
+
+fn cut(mut text: String, longest: usize) -> String {
+    let mut length = 0;
+    let end = text.char_indices().find(|(_, character)| {
+        length += character.len_utf16();
+        length > longest
+    });
+    if let Some((end, _)) = end {
+        text.truncate(end);
+    }
+    text
 }
 
 struct Fitting {
@@ -228,7 +248,7 @@ struct Fitting {
 
 impl Fitting {
     fn push(&mut self, line: &str) -> bool {
-        let length = line.chars().count() + 1;
+        let length = length_of(line) + 1;
         if length > self.left {
             return false;
         }
@@ -309,12 +329,13 @@ mod tests {
             for (rule, agent, severity, extra) in rules {
                 let mut item = alert(1, &format!("rule-{rule}"), &format!("agent-{agent}"), Severity::of(severity));
                 item.title += &"x".repeat(extra);
-                item.message = "y".repeat(extra * 5);
+                // Each counts twice.
+                item.message = "🦀".repeat(extra * 5);
                 items.push(item);
             }
             items.sort_by_key(|item| std::cmp::Reverse(item.severity));
             let message = compose(Uuid::nil(), &items, Space { lines: 5, characters }, &lines(), 0);
-            prop_assert!(message.text.chars().count() <= characters);
+            prop_assert!(message.text.encode_utf16().count() <= characters);
             prop_assert!(adds_up(&message) == items.len(), "{} of {}: {}", adds_up(&message), items.len(), message.text);
         }
     }

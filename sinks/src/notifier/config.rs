@@ -42,8 +42,8 @@ pub struct NotifierConfig {
     /// How often the outbox is looked at.
     #[serde(with = "humantime_serde")]
     pub poll: Duration,
-    /// Longest wait for a service's answer, and for the database's. A message of a notifier that was killed is sent by
-    /// another after this and five seconds.
+    /// Longest wait for a service's answer, and for the database's. When a notifier is killed while it sends, another takes
+    /// up the message and its channel after this and five seconds.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
     /// How long what was told is kept.

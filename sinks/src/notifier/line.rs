@@ -83,24 +83,21 @@ impl Lines {
             Change::Updated => "still: ",
             Change::Closed => "over: ",
         };
-        let mut line = format!(
-            "[{}] {} {state}{}: {} (",
+        let mut place = Vec::new();
+        place.extend(item.host.as_ref().map(|host| format!("host {host}")));
+        place.extend(item.user.as_ref().map(|user| format!("user {user}")));
+        place.push(format!("agent {}", item.agent_id));
+        if item.count > 1 {
+            place.push(format!("{} times", item.count));
+        }
+        format!(
+            "[{}] {} {state}{}: {} ({})",
             self.time(item.event_time),
             item.severity.name().to_uppercase(),
             item.title,
-            item.message
-        );
-        if let Some(host) = &item.host {
-            line += &format!("host {host}, ");
-        }
-        if let Some(user) = &item.user {
-            line += &format!("user {user}, ");
-        }
-        line += &format!("agent {}", item.agent_id);
-        if item.count > 1 {
-            line += &format!(", {} times", item.count);
-        }
-        line + ")"
+            item.message,
+            place.join(", ")
+        )
     }
 }
 

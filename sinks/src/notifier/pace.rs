@@ -80,6 +80,15 @@ impl Pace {
         }
     }
 
+    /// The attempt that was begun last has ended now. It counts from here: when within it the service had the message
+    /// is not known.
+    pub(super) fn spoke(&self, paced: &mut Paced, now: i64) {
+        match paced.sent.back_mut() {
+            Some(last) => *last = (*last).max(now),
+            None => self.repeats(paced, now),
+        }
+    }
+
     /// A new message is made now.
     pub(super) fn speaks(&self, paced: &mut Paced, now: i64) {
         self.repeats(paced, now);
@@ -162,7 +171,11 @@ mod tests {
                 let next = if is_new { pace.next_new(&paced) } else { pace.next_repeat(&paced) };
                 now = now.max(next);
                 if is_new { pace.speaks(&mut paced, now) } else { pace.repeats(&mut paced, now) }
-                sent.push(now);
+                // It takes a while, and arrives at any time within.
+                let arrives = now + wait / 7;
+                now += wait / 3;
+                pace.spoke(&mut paced, now);
+                sent.push(arrives);
             }
             for (index, at) in sent.iter().enumerate() {
                 if index > 0 {

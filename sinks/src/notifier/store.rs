@@ -18,7 +18,10 @@ use super::{
     line::Lines,
     pace::Paced,
 };
-use crate::{SinkError, postgres::store::failed};
+use crate::{
+    SinkError,
+    postgres::{self, PostgresConfig, failed},
+};
 
 /// Rows dealt in one transaction.
 const DEALT_AT_ONCE: i64 = 1000;
@@ -60,10 +63,13 @@ pub(super) enum Next {
     Idle,
 }
 
-/// A connection for one task.
+/// A connection for one task, to a database whose schema is of this version.
 pub(super) async fn connect(config: &NotifierConfig) -> Result<PgConnection, SinkError> {
-    let url = config.url.as_ref().ok_or_else(|| SinkError::Fatal("notifier: no database".to_owned()))?;
-    crate::postgres::store::migrated(url, config.timeout, "varta-notifier").await
+    let url = config.url.clone().ok_or_else(|| SinkError::Fatal("notifier: no database".to_owned()))?;
+    let database = PostgresConfig { url, timeout: config.timeout, ..PostgresConfig::default() };
+    let mut connection = postgres::connect(&database, "varta-notifier").await?;
+    postgres::migrate(&mut connection).await?;
+    Ok(connection)
 }
 
 /// The database's clock, in µs since 1970-01-01 UTC.
@@ -155,25 +161,25 @@ pub(super) async fn claim(
         transaction.rollback().await.map_err(failed)?;
         return Ok(Next::Wait(Duration::from_micros((next_repeat - now) as u64)));
     }
-    let claimed = match open_message(&mut transaction, &channel.name, lease).await? {
-        Some(claimed) => {
-            channel.pace.repeats(&mut paced, now);
-            claimed
+    if let Some(wait) = in_flight(&mut transaction, &channel.name).await? {
+        transaction.rollback().await.map_err(failed)?;
+        return Ok(Next::Wait(wait));
+    }
+    let claimed = if let Some(claimed) = open_message(&mut transaction, &channel.name, lease).await? {
+        channel.pace.repeats(&mut paced, now);
+        claimed
+    } else {
+        let next_new = channel.pace.next_new(&paced);
+        let items = if next_new > now { Vec::new() } else { waiting(&mut transaction, channel, now).await? };
+        if items.is_empty() {
+            transaction.rollback().await.map_err(failed)?;
+            let wait = Duration::from_micros((next_new - now).max(0) as u64);
+            return Ok(if wait.is_zero() { Next::Idle } else { Next::Wait(wait) });
         }
-        None => {
-            let next_new = channel.pace.next_new(&paced);
-            let items =
-                if next_new > now { Vec::new() } else { waiting(&mut transaction, channel, now).await? };
-            if items.is_empty() {
-                transaction.rollback().await.map_err(failed)?;
-                let wait = Duration::from_micros((next_new - now).max(0) as u64);
-                return Ok(if wait.is_zero() { Next::Idle } else { Next::Wait(wait) });
-            }
-            channel.pace.speaks(&mut paced, now);
-            let space = Space { lines: channel.lines, characters };
-            let message = compose::compose(Uuid::new_v4(), &items, space, lines, now);
-            store_message(&mut transaction, channel, message, &items, lease).await?
-        }
+        channel.pace.speaks(&mut paced, now);
+        let space = Space { lines: channel.lines, characters };
+        let message = compose::compose(Uuid::new_v4(), &items, space, lines, now);
+        store_message(&mut transaction, channel, message, &items, lease).await?
     };
     store_pace(&mut transaction, &channel.name, &paced).await?;
     transaction.commit().await.map_err(failed)?;
@@ -218,7 +224,24 @@ async fn store_pace(
     Ok(())
 }
 
-/// The oldest message that is due and that nobody is sending.
+/// One message of a channel goes at a time: how long at most another notifier may still be sending one.
+async fn in_flight(
+    transaction: &mut Transaction<'_, Postgres>,
+    channel: &str,
+) -> Result<Option<Duration>, SinkError> {
+    let seconds: Option<f64> = sqlx::query_scalar(
+        "select max(extract(epoch from leased_until - clock_timestamp()))::double precision \
+         from notification_messages where channel = $1 and state = 'open' and leased_until > clock_timestamp()",
+    )
+    .bind(channel)
+    .fetch_one(&mut **transaction)
+    .await
+    .map_err(failed)?;
+    // It will hardly take that long.
+    Ok(seconds.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.001, 0.1))))
+}
+
+/// The oldest message that was not told yet; nobody is sending it.
 async fn open_message(
     transaction: &mut Transaction<'_, Postgres>,
     channel: &str,
@@ -226,9 +249,7 @@ async fn open_message(
 ) -> Result<Option<Claimed>, SinkError> {
     let row = sqlx::query(
         "select content, attempts from notification_messages \
-         where channel = $1 and state = 'open' and due_at <= clock_timestamp() \
-         and (leased_until is null or leased_until <= clock_timestamp()) \
-         order by made_at limit 1 for update skip locked",
+         where channel = $1 and state = 'open' order by made_at limit 1 for update skip locked",
     )
     .bind(channel)
     .fetch_optional(&mut **transaction)
@@ -309,61 +330,46 @@ async fn store_message(
     Ok(Claimed { message, lease: ours, attempts: 0 })
 }
 
-/// The message is told.
-pub(super) async fn mark_sent(connection: &mut PgConnection, claimed: &Claimed) -> Result<(), SinkError> {
-    finish(connection, claimed, "sent", None).await
+/// What becomes of a message.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Outcome<'a> {
+    /// It is told.
+    Sent,
+    /// It never will be, unless a person opens it again.
+    Failed(&'a str),
+    /// It is tried again after the pause; the channel is left alone until then.
+    Postponed(&'a str, Duration),
 }
 
-/// The message will never be told.
-pub(super) async fn mark_failed(
+/// Marks a message, and that the channel has just spoken.
+pub(super) async fn mark(
     connection: &mut PgConnection,
+    channel: &Channel,
     claimed: &Claimed,
-    reason: &str,
+    outcome: Outcome<'_>,
 ) -> Result<(), SinkError> {
-    finish(connection, claimed, "failed", Some(reason)).await
-}
-
-async fn finish(
-    connection: &mut PgConnection,
-    claimed: &Claimed,
-    state: &str,
-    reason: Option<&str>,
-) -> Result<(), SinkError> {
-    // Whoever sent it: it is told. Only a lease that is still ours may say that it never will be.
+    let mut transaction = connection.begin().await.map_err(failed)?;
+    let (mut paced, now) = paced(&mut transaction, &channel.name).await?;
+    channel.pace.spoke(&mut paced, now);
+    let (state, reason) = match outcome {
+        Outcome::Sent => ("sent", None),
+        Outcome::Failed(reason) => ("failed", Some(reason)),
+        Outcome::Postponed(reason, pause) => {
+            paced.block(now.saturating_add(i64::try_from(pause.as_micros()).unwrap_or(i64::MAX / 4)));
+            ("open", Some(reason))
+        }
+    };
+    store_pace(&mut transaction, &channel.name, &paced).await?;
+    // Whoever sent it: it is told. Only a lease that is still ours may say anything else.
     sqlx::query(
         "update notification_messages set state = $3, reason = $4, lease = null, leased_until = null, \
-         done_at = clock_timestamp() where id = $1::uuid and state <> 'sent' and ($3 = 'sent' or lease = $2::uuid)",
+         done_at = case when $3 = 'open' then null else clock_timestamp() end \
+         where id = $1::uuid and state <> 'sent' and ($3 = 'sent' or lease = $2::uuid)",
     )
     .bind(claimed.message.id.to_string())
     .bind(claimed.lease.to_string())
     .bind(state)
     .bind(reason)
-    .execute(connection)
-    .await
-    .map_err(failed)?;
-    Ok(())
-}
-
-/// The message is tried again after `pause`, and the channel is left alone until then.
-pub(super) async fn postpone(
-    connection: &mut PgConnection,
-    channel: &str,
-    claimed: &Claimed,
-    reason: &str,
-    pause: Duration,
-) -> Result<(), SinkError> {
-    let mut transaction = connection.begin().await.map_err(failed)?;
-    let (mut paced, now) = paced(&mut transaction, channel).await?;
-    paced.block(now + i64::try_from(pause.as_micros()).unwrap_or(i64::MAX / 4));
-    store_pace(&mut transaction, channel, &paced).await?;
-    sqlx::query(
-        "update notification_messages set lease = null, leased_until = null, reason = $3, \
-         due_at = clock_timestamp() + make_interval(secs => $4) where id = $1::uuid and lease = $2::uuid and state = 'open'",
-    )
-    .bind(claimed.message.id.to_string())
-    .bind(claimed.lease.to_string())
-    .bind(reason)
-    .bind(pause.as_secs_f64())
     .execute(&mut *transaction)
     .await
     .map_err(failed)?;
@@ -399,7 +405,7 @@ pub(super) async fn standing(connection: &mut PgConnection) -> Result<Vec<Standi
 /// Opens what was refused anew. How many messages.
 pub(super) async fn reopen(connection: &mut PgConnection, channel: &str) -> Result<u64, SinkError> {
     let done = sqlx::query(
-        "update notification_messages set state = 'open', done_at = null, due_at = clock_timestamp() \
+        "update notification_messages set state = 'open', done_at = null \
          where channel = $1 and state = 'failed'",
     )
     .bind(channel)

@@ -15,7 +15,7 @@ mod feedback;
 mod migrations;
 mod outbox;
 mod programs;
-pub(crate) mod store;
+mod store;
 mod tables;
 
 use std::{

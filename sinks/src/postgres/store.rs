@@ -1,9 +1,8 @@
 //! The connection: transactions, offsets, and what PostgreSQL's errors mean.
 
-use std::{collections::HashMap, str::FromStr as _, sync::Arc, time::Duration};
+use std::{collections::HashMap, str::FromStr as _, sync::Arc};
 
 use eventlog::TopicPartition;
-use runtime::config::Secret;
 use sqlx::{
     AssertSqlSafe, Connection as _, Executor as _, PgConnection, Postgres, Row as _, Transaction,
     postgres::PgConnectOptions,
@@ -20,38 +19,28 @@ use crate::{SinkError, batch::Place};
 
 /// A connection under this name, with nothing asked yet.
 pub async fn connect(config: &PostgresConfig, name: &str) -> Result<PgConnection, SinkError> {
-    dial(&config.url, config.timeout, name).await
-}
-
-/// `timeout` bounds each statement, and how long the server may take to answer at all.
-async fn dial(url: &Secret, timeout: Duration, name: &str) -> Result<PgConnection, SinkError> {
-    let options = PgConnectOptions::from_str(url.expose())
+    let options = PgConnectOptions::from_str(config.url.expose())
         .map_err(|_| SinkError::Fatal("postgres: the URL cannot be used".to_owned()))?
         .application_name(name)
         .options([
-            ("statement_timeout", timeout.as_millis().to_string()),
-            ("idle_in_transaction_session_timeout", (timeout * 2).as_millis().to_string()),
+            ("statement_timeout", config.timeout.as_millis().to_string()),
+            ("idle_in_transaction_session_timeout", (config.timeout * 2).as_millis().to_string()),
         ]);
-    let connected = tokio::time::timeout(timeout, PgConnection::connect_with(&options)).await;
+    let connecting = PgConnection::connect_with(&options);
+    let connected = tokio::time::timeout(config.timeout, connecting).await;
     connected.map_err(|_| SinkError::unavailable("postgres", "no answer"))?.map_err(failed)
 }
 
 /// Opens a connection, applies what migrations are missing, and makes the staging tables.
 pub(super) async fn open(config: &PostgresConfig) -> Result<PgConnection, SinkError> {
-    let mut connection = migrated(&config.url, config.timeout, "varta-sink-postgres").await?;
+    let mut connection = connect(config, "varta-sink-postgres").await?;
+    migrate(&mut connection).await?;
     if let Some(notify) = &config.notify {
         outbox::prepare(&mut connection, notify).await?;
     }
     for statement in TABLES.each_ref().map(|table| table.stage) {
         connection.execute(statement).await.map_err(failed)?;
     }
-    Ok(connection)
-}
-
-/// A connection to a database whose schema is of this version. `timeout` bounds each statement.
-pub(crate) async fn migrated(url: &Secret, timeout: Duration, name: &str) -> Result<PgConnection, SinkError> {
-    let mut connection = dial(url, timeout, name).await?;
-    migrate(&mut connection).await?;
     Ok(connection)
 }
 

@@ -5,6 +5,7 @@ mod receiver;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -15,8 +16,10 @@ use schemas::event::event_type;
 use schemas::mqtt;
 use serde_json::{Value, json};
 use tests::bench::part::Part;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
-use crate::stage::{Options, PATIENCE, Postgres, Program, Stage, blocking, place, text, until};
+use crate::stage::{Load, Options, PATIENCE, Postgres, Program, Stage, blocking, place, text, until};
 use receiver::{Mood, Receiver};
 
 /// An outbox, and notifiers on it.
@@ -266,43 +269,26 @@ async fn from_an_event_to_a_message_and_back_to_the_edge() -> anyhow::Result<()>
         password = broker.get("VARTA_MQTT_PASSWORD_BRIDGE")?,
         prefix = stage.prefix,
     );
-    stage.start_server(&Options { extra: more, ..Options::default() })?;
+    stage.start_server(&Options { extra: more.clone(), ..Options::default() })?;
     stage
         .until("the server has created the topics", PATIENCE, async || {
             Ok(stage.records(&stage.topics().raw()).is_ok_and(|clocks| !clocks.is_empty()))
         })
         .await?;
 
-    // The watched machine sends, and listens to what is said about it.
     let agent = uuid::Uuid::new_v4().to_string();
-    let address = (broker.get("VARTA_MQTT_HOST")?, broker.get("VARTA_MQTT_PORT")?.parse::<u16>()?);
-    let mut options = MqttOptions::new(agent.clone(), address);
-    options.set_credentials(broker.get("VARTA_MQTT_USER_AGENT")?, broker.get("VARTA_MQTT_PASSWORD_AGENT")?);
-    let (client, mut events) = AsyncClient::builder(options).capacity(10).build();
-    client.subscribe(format!("alerts/{agent}/#"), QoS::AtLeastOnce).await?;
-    let topic = mqtt::event_topic(&agent, event_type::PROCESS_STARTED);
+    let machine = Machine::connect(&stage, &agent).await?;
     for event in [
         event(&agent, "chrome.exe", "C:\\Program Files\\Google\\Chrome\\Application\\chrome.exe", "alice"),
         event(&agent, "notepad.exe", "C:\\Windows\\notepad.exe", "alice"),
         event(&agent, "explorer.exe", "C:\\Windows\\explorer.exe", "NT AUTHORITY\\SYSTEM"),
         event(&agent, "invoice.exe", "C:\\Users\\alice\\AppData\\Local\\Temp\\invoice.exe", "alice"),
     ] {
-        client
-            .publish(topic.clone(), Bytes::from(event.to_string()), PublishOptions::at_least_once())
-            .await?;
+        machine.publish(&mqtt::event_topic(&agent, event_type::PROCESS_STARTED), &event).await?;
     }
-    let heard = tokio::time::timeout(PATIENCE, async {
-        loop {
-            if let Event::Incoming(Packet::Publish(message)) = events.poll().await? {
-                return anyhow::Ok(message);
-            }
-        }
-    })
-    .await
-    .context("no alert came back to the edge")??;
-    let topic = String::from_utf8_lossy(&heard.topic).into_owned();
+    stage.until("the alert is back at the edge", PATIENCE, async || Ok(!machine.heard().is_empty())).await?;
+    let (topic, alert) = machine.heard().remove(0);
     ensure!(topic.starts_with(&format!("alerts/{agent}/")), "{topic}");
-    let alert: Value = serde_json::from_slice(&heard.payload)?;
     ensure!(alert["agent_id"] == json!(agent) && alert["evidence"].is_array(), "{alert}");
 
     stage
@@ -341,5 +327,89 @@ async fn from_an_event_to_a_message_and_back_to_the_edge() -> anyhow::Result<()>
         )
         .await?;
     ensure!(strangers.is_empty(), "{strangers:?}");
+
+    // A sink that dies after the broker has an alert, and before its offset is stored, tells it again.
+    let again = Options {
+        more: more.replace("-mqtt\"", "-mqtt-again\"").replace("-alerts\"", "-again\""),
+        ..Options::default()
+    };
+    let starter = stage.starter("mqtt-again", &["sink", "mqtt"], &again)?;
+    let idle = Load::new(0, 1, 1);
+    let before = machine.heard().len();
+    let mut doomed = starter.start(&idle, &[("VARTA_FAILPOINT", "mqtt.after_publish".to_owned())])?;
+    stage.until("the sink dies at the failpoint", PATIENCE, async || doomed.has_ended()).await?;
+    ensure!(doomed.deaths_at("mqtt.after_publish")? == 1, "it died of something else");
+    stage.until("it has told the alerts", PATIENCE, async || Ok(machine.heard().len() > before)).await?;
+    let told = machine.heard().len();
+    let next = starter.start(&idle, &[])?;
+    stage.until("they are told again", PATIENCE, async || Ok(machine.heard().len() > told)).await?;
+    ensure!(blocking(|| next.stop(PATIENCE))? == 0, "the second sink does not end in order");
+    let findings: BTreeSet<String> =
+        machine.heard().iter().map(|(_, alert)| alert["finding_uid"].to_string()).collect();
+    let alerts = stage.alerts().await?;
+    let known: BTreeSet<String> = alerts
+        .iter()
+        .filter_map(|alert| alert.text("finding_uid"))
+        .map(|uid| json!(uid).to_string())
+        .collect();
+    ensure!(findings.is_subset(&known), "{findings:?} of {known:?}");
     stage.stop("up")
+}
+
+/// A watched machine: it sends, and hears what is said about it.
+struct Machine {
+    client: AsyncClient,
+    heard: Arc<Mutex<Vec<(String, Value)>>>,
+    polling: JoinHandle<()>,
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.polling.abort();
+    }
+}
+
+impl Machine {
+    async fn connect(stage: &Stage, agent: &str) -> anyhow::Result<Self> {
+        let broker = stage.stack.variables()?;
+        let address = (broker.get("VARTA_MQTT_HOST")?, broker.get("VARTA_MQTT_PORT")?.parse::<u16>()?);
+        let mut options = MqttOptions::new(agent, address);
+        options
+            .set_credentials(broker.get("VARTA_MQTT_USER_AGENT")?, broker.get("VARTA_MQTT_PASSWORD_AGENT")?);
+        let (client, mut events) = AsyncClient::builder(options).capacity(10).build();
+        client.subscribe(format!("alerts/{agent}/#"), QoS::AtLeastOnce).await?;
+        let heard = Arc::<Mutex<Vec<(String, Value)>>>::default();
+        let shared = Arc::clone(&heard);
+        let (granted, grant) = oneshot::channel();
+        let polling = tokio::spawn(async move {
+            let mut granted = Some(granted);
+            while let Ok(event) = events.poll().await {
+                match event {
+                    Event::Incoming(Packet::SubAck(_)) => {
+                        if let Some(granted) = granted.take() {
+                            // Nobody waits any more when the deadline has passed.
+                            let _ = granted.send(());
+                        }
+                    }
+                    Event::Incoming(Packet::Publish(message)) => {
+                        let topic = String::from_utf8_lossy(&message.topic).into_owned();
+                        let alert = serde_json::from_slice(&message.payload).unwrap_or(Value::Null);
+                        shared.lock().unwrap_or_else(PoisonError::into_inner).push((topic, alert));
+                    }
+                    _ => {}
+                }
+            }
+        });
+        tokio::time::timeout(PATIENCE, grant).await.context("no answer from the broker")??;
+        Ok(Self { client, heard, polling })
+    }
+
+    async fn publish(&self, topic: &str, event: &Value) -> anyhow::Result<()> {
+        let options = PublishOptions::at_least_once();
+        Ok(self.client.publish(topic.to_owned(), Bytes::from(event.to_string()), options).await?)
+    }
+
+    fn heard(&self) -> Vec<(String, Value)> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }

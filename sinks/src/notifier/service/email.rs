@@ -101,7 +101,7 @@ impl Email {
         if let Some(cause) = std::error::Error::source(error)
             && !reason.contains(&cause.to_string())
         {
-            reason += &format!(": {cause}");
+            reason = format!("{reason}: {cause}");
         }
         let reason = self.blot(&reason);
         if error.is_permanent() || error.is_client() {

@@ -53,12 +53,9 @@ impl Http {
         let retry_after = retry_after(response.headers());
         let mut body = Vec::new();
         while body.len() < MOST_BYTES {
-            match response.chunk().await {
-                Ok(Some(chunk)) => body.extend_from_slice(&chunk[..chunk.len().min(MOST_BYTES - body.len())]),
-                Ok(None) => break,
-                // The status has been heard, and only it says whether the message was taken.
-                Err(_) => break,
-            }
+            // When it breaks off: the status has been heard, and only it says whether the message was taken.
+            let Ok(Some(chunk)) = response.chunk().await else { break };
+            body.extend_from_slice(&chunk[..chunk.len().min(MOST_BYTES - body.len())]);
         }
         Ok(Reply { status, retry_after, body: String::from_utf8_lossy(&body).into_owned() })
     }

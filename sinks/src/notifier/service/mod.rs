@@ -72,13 +72,13 @@ impl Service {
         }
     }
 
-    /// Characters that it takes in one message; a little less, for what it counts otherwise than we do.
+    /// Characters that it takes in one message, as [`super::compose::Space`] counts them; a little less.
     pub(super) fn characters(&self) -> usize {
         match self {
-            // 4096 UTF-16 units. Source: <https://core.telegram.org/bots/api#sendmessage>.
-            Self::Telegram(_) => 3500,
-            // Longer text is cut at 40,000; people read 4,000. Source: <https://docs.slack.dev/reference/methods/chat.postMessage>.
-            Self::Slack(_) => 3500,
+            // Telegram: 4096 UTF-16 units. Source: <https://core.telegram.org/bots/api#sendmessage>.
+            // Slack cuts longer ones far later, and advises 4,000.
+            // Source: <https://docs.slack.dev/reference/methods/chat.postMessage>.
+            Self::Telegram(_) | Self::Slack(_) => 3500,
             Self::Email(_) | Self::Webhook(_) => 16_000,
         }
     }

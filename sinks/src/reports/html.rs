@@ -111,7 +111,8 @@ fn tiles(page: &mut Page, body: &Body) {
         ("processor", known(body.load.cpu_mean, percent), "cpu_mean"),
         ("program starts", count(body.programs.starts), "starts"),
         ("alerts", count(body.alerts.findings), "alerts"),
-        ("observed", known(body.coverage.share.or(body.coverage.coverage_mean), share), "coverage"),
+        // of the hours that could have been seen, which is no number of the trend
+        ("observed", known(body.coverage.share.or(body.coverage.coverage_mean), share), ""),
     ];
     page.add("<section class=\"tiles\">");
     for (name, value, metric) in tiles {

@@ -138,7 +138,7 @@ fn coverage(page: &mut Page, body: &Body) {
     page.row("machines heard", &format!("{} of {known_agents}", of.agents_seen), "");
     let expected = known(of.hours_expected, count);
     page.row("machine hours", &format!("{} of {expected}", of.hours_seen), "");
-    page.row("observed", &known(of.share.or(of.coverage_mean), share), &trend(body, "coverage"));
+    page.row("observed", &known(of.share.or(of.coverage_mean), share), "");
     page.row("events", &known(of.events, count), "");
     page.row("late, lost", &known(of.late, count), &known(of.lost, count));
     for silent in &of.silent {

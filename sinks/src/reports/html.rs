@@ -331,12 +331,8 @@ fn pattern(page: &mut Page, body: &Body) -> Result<(), SinkError> {
         return Ok(());
     }
     page.section("Eight weeks by weekday and hour");
-    let told = |value: fn(&super::body::Cell) -> Option<f64>| {
-        let highest = body.pattern.iter().filter_map(value).fold(None, |highest: Option<f64>, value| {
-            Some(highest.map_or(value, |highest| highest.max(value)))
-        });
-        highest
-    };
+    let told =
+        |value: fn(&super::body::Cell) -> Option<f64>| body.pattern.iter().filter_map(value).reduce(f64::max);
     let active: fn(&super::body::Cell) -> Option<f64> = |cell| cell.active_share;
     if let Some(highest) = told(active) {
         let caption = format!("Share of each hour with input; darkest: {}", share(highest));

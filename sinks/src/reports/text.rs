@@ -12,7 +12,7 @@ pub fn text(body: &Body) -> String {
     let zone = &body.zone;
     page.line(format!("{}, {} ({zone})", body.about(), body.days()));
     if body.is_empty() {
-        page.line("Nothing was seen in this period.".to_owned());
+        page.line("Nothing was seen in this period.");
         return page.0;
     }
     activity(&mut page, body);

@@ -161,7 +161,7 @@ async fn the_report_tells_the_day(stage: &Stage, day: NaiveDate, agent: &str) ->
         serde_json::from_str(&report(stage, &["--day", &day, "--user", "alice", "--format", "json"])?)?;
     ensure!(json["programs"]["top"][0]["name"] == "chrome", "{json:#}");
     let text = report(stage, &["--week", &day])?;
-    ensure!(text.contains("suspicious-path") && text.contains("6 h"), "{text}");
+    ensure!(text.contains("suspicious-path") && text.contains("6 of 6"), "{text}");
     Ok(())
 }
 

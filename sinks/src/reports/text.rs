@@ -2,7 +2,6 @@
 
 use super::{
     Body,
-    body::Change,
     units::{bytes, change, count, duration, known, percent, share},
 };
 
@@ -179,12 +178,5 @@ fn pattern(page: &mut Page, body: &Body) {
     };
     for (weekday, name) in (1..).zip(name) {
         page.row(name, &bar((0..24).map(|hour| cell(weekday, hour))), "");
-    }
-}
-
-impl Change {
-    /// True if it went up, false if down; `None` where it stayed or is not known.
-    pub(super) fn rose(&self) -> Option<bool> {
-        self.change_percent.filter(|percent| percent.abs() >= 0.5).map(|percent| percent > 0.0)
     }
 }

@@ -312,6 +312,13 @@ pub struct Change {
     pub change_percent: Option<f64>,
 }
 
+impl Change {
+    /// True if it went up, false if down; `None` where it stayed or is not known.
+    pub(super) fn rose(&self) -> Option<bool> {
+        self.change_percent.filter(|percent| percent.abs() >= 0.5).map(|percent| percent > 0.0)
+    }
+}
+
 /// An hour of the week.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 pub struct Cell {

@@ -111,7 +111,8 @@ fn tiles(page: &mut Page, body: &Body) {
         ("processor", known(body.load.cpu_mean, percent), "cpu_mean"),
         ("program starts", count(body.programs.starts), "starts"),
         ("alerts", count(body.alerts.findings), "alerts"),
-        ("observed", known(body.coverage.share.or(body.coverage.coverage_mean), share), "coverage"),
+        // of the hours that could have been seen, which is no number of the trend
+        ("observed", known(body.coverage.share.or(body.coverage.coverage_mean), share), ""),
     ];
     page.add("<section class=\"tiles\">");
     for (name, value, metric) in tiles {
@@ -330,12 +331,8 @@ fn pattern(page: &mut Page, body: &Body) -> Result<(), SinkError> {
         return Ok(());
     }
     page.section("Eight weeks by weekday and hour");
-    let told = |value: fn(&super::body::Cell) -> Option<f64>| {
-        let highest = body.pattern.iter().filter_map(value).fold(None, |highest: Option<f64>, value| {
-            Some(highest.map_or(value, |highest| highest.max(value)))
-        });
-        highest
-    };
+    let told =
+        |value: fn(&super::body::Cell) -> Option<f64>| body.pattern.iter().filter_map(value).reduce(f64::max);
     let active: fn(&super::body::Cell) -> Option<f64> = |cell| cell.active_share;
     if let Some(highest) = told(active) {
         let caption = format!("Share of each hour with input; darkest: {}", share(highest));

@@ -2,7 +2,6 @@
 
 use super::{
     Body,
-    body::Change,
     units::{bytes, change, count, duration, known, percent, share},
 };
 
@@ -12,7 +11,7 @@ pub fn text(body: &Body) -> String {
     let zone = &body.zone;
     page.line(format!("{}, {} ({zone})", body.about(), body.days()));
     if body.is_empty() {
-        page.line("Nothing was seen in this period.".to_owned());
+        page.line("Nothing was seen in this period.");
         return page.0;
     }
     activity(&mut page, body);
@@ -138,7 +137,7 @@ fn coverage(page: &mut Page, body: &Body) {
     page.row("machines heard", &format!("{} of {known_agents}", of.agents_seen), "");
     let expected = known(of.hours_expected, count);
     page.row("machine hours", &format!("{} of {expected}", of.hours_seen), "");
-    page.row("observed", &known(of.share.or(of.coverage_mean), share), &trend(body, "coverage"));
+    page.row("observed", &known(of.share.or(of.coverage_mean), share), "");
     page.row("events", &known(of.events, count), "");
     page.row("late, lost", &known(of.late, count), &known(of.lost, count));
     for silent in &of.silent {
@@ -179,12 +178,5 @@ fn pattern(page: &mut Page, body: &Body) {
     };
     for (weekday, name) in (1..).zip(name) {
         page.row(name, &bar((0..24).map(|hour| cell(weekday, hour))), "");
-    }
-}
-
-impl Change {
-    /// True if it went up, false if down; `None` where it stayed or is not known.
-    pub(super) fn rose(&self) -> Option<bool> {
-        self.change_percent.filter(|percent| percent.abs() >= 0.5).map(|percent| percent > 0.0)
     }
 }

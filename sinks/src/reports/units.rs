@@ -64,6 +64,10 @@ pub(super) fn change(change: Change) -> String {
             let sign = if percent < 0.0 { "−" } else { "+" };
             format!("{sign}{:.0} % against the week before", percent.abs())
         }
+        Change { now: Some(now), before: Some(_), .. } if now.abs() < f64::EPSILON => {
+            "as the week before".to_owned()
+        }
+        Change { now: Some(_), before: Some(_), .. } => "none the week before".to_owned(),
         Change { now: Some(_), before: None, .. } => "nothing known of the week before".to_owned(),
         Change { before: Some(_), now: None, .. } => "known the week before".to_owned(),
         _ => String::new(),
@@ -88,6 +92,8 @@ mod tests {
         assert_eq!(told(Some(3.0), Some(4.0), Some(-25.0)), "−25 % against the week before");
         assert_eq!(told(Some(3.0), Some(3.0), Some(0.0)), "as the week before");
         assert_eq!(told(Some(3.0), None, None), "nothing known of the week before");
+        assert_eq!(told(Some(3.0), Some(0.0), None), "none the week before");
+        assert_eq!(told(Some(0.0), Some(0.0), None), "as the week before");
         assert_eq!(told(None, None, None), "");
     }
 }

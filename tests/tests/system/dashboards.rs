@@ -28,6 +28,11 @@ const MESSAGE: usize = 200;
 async fn every_panel_has_rows_and_the_report_tells_the_day() -> anyhow::Result<()> {
     let stage = Stage::new("dashboards").await?;
     stage.start_server(&Options::default())?;
+    stage
+        .until("the bridge listens", PATIENCE, async || {
+            Ok(stage.records(&stage.topics().raw()).is_ok_and(|clocks| !clocks.is_empty()))
+        })
+        .await?;
     let day = Utc::now().date_naive() - Days::new(2);
     let agents = [uuid::Uuid::new_v4().to_string(), uuid::Uuid::new_v4().to_string()];
     for (agent, host) in agents.iter().zip(["pc-one", "pc-two"]) {
@@ -156,7 +161,7 @@ async fn the_report_tells_the_day(stage: &Stage, day: NaiveDate, agent: &str) ->
         serde_json::from_str(&report(stage, &["--day", &day, "--user", "alice", "--format", "json"])?)?;
     ensure!(json["programs"]["top"][0]["name"] == "chrome", "{json:#}");
     let text = report(stage, &["--week", &day])?;
-    ensure!(text.contains("suspicious-path") && text.contains("6 h"), "{text}");
+    ensure!(text.contains("suspicious-path") && text.contains("6 of 6"), "{text}");
     Ok(())
 }
 

@@ -330,7 +330,7 @@ async fn from_an_event_to_a_message_and_back_to_the_edge() -> anyhow::Result<()>
 
     // A sink that dies after the broker has an alert, and before its offset is stored, tells it again.
     let again = Options {
-        more: more.replace("-mqtt\"", "-mqtt-again\"").replace("-alerts\"", "-again\""),
+        extra: more.replace("-mqtt\"", "-mqtt-again\"").replace("-alerts\"", "-again\""),
         ..Options::default()
     };
     let starter = stage.starter("mqtt-again", &["sink", "mqtt"], &again)?;

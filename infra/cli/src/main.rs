@@ -19,7 +19,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{check, replay as replay_command, rules, run, tap, topics, watch};
+use crate::commands::{check, lake, replay as replay_command, rules, run, tap, topics, watch};
 use crate::exit::Exit;
 
 #[global_allocator]
@@ -56,6 +56,8 @@ enum Command {
     Topics(topics::Args),
     /// Print decoded records of a topic as JSON lines.
     Tap(tap::Args),
+    /// Look at the lake, prove it whole, merge its files, make it anew.
+    Lake(lake::Args),
     /// Check rules, run their tests, explain one; no server is asked.
     Rules(rules::Args),
     /// Send recorded Windows events through MQTT as an agent of each recorded host would.
@@ -90,6 +92,7 @@ fn main() -> ExitCode {
             Command::Check(args) => check::check(&config, &args).await,
             Command::Topics(args) => topics::topics(&config, &args),
             Command::Tap(args) => tap::tap(&config, &args),
+            Command::Lake(args) => lake::lake(&config, args).await,
             Command::Rules(args) => rules::rules(&config, &args).await,
             Command::Replay(args) => replay_command::replay(&config, &args).await,
             Command::Watch(args) => watch::watch(&config, &args).await,

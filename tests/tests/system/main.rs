@@ -8,6 +8,7 @@ mod bad_input;
 mod configuration;
 mod crash;
 mod identities;
+mod lake;
 mod outages;
 mod replay;
 mod rows;

@@ -1,6 +1,7 @@
 //! One file a command.
 
 pub(crate) mod check;
+pub(crate) mod lake;
 pub(crate) mod replay;
 pub(crate) mod rules;
 pub(crate) mod run;

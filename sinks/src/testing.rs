@@ -54,13 +54,18 @@ impl World {
 
     /// The framed Avro of any event.
     pub(crate) fn event(&self, json: &str) -> Bytes {
+        self.event_at(json, NOW + 1_000_000, None)
+    }
+
+    /// The same, received and sent at these times.
+    pub(crate) fn event_at(&self, json: &str, received_at: i64, sent_at: Option<i64>) -> Bytes {
         let mut mint = || "minted".to_owned();
         let parsed: serde_json::Value = serde_json::from_str(json).unwrap();
         let context = Context {
             topic_agent: parsed["agent_id"].as_str().unwrap(),
             topic_event_type: None,
-            received_at: NOW + 1_000_000,
-            sent_at: None,
+            received_at,
+            sent_at,
             mint: &mut mint,
         };
         let rows = self.translator.message(&Bytes::copy_from_slice(json.as_bytes()), context);

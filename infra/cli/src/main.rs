@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    backfill, check, feedback, keys, notify, replay as replay_command, report, rules, run, tap, topics, watch,
+    backfill, check, feedback, keys, lake, notify, replay as replay_command, report, rules, run, tap, topics, watch,
 };
 use crate::exit::Exit;
 
@@ -62,6 +62,8 @@ enum Command {
     Keys(keys::Args),
     /// Say what an alert turned out to be.
     Feedback(feedback::Args),
+    /// Look at the lake, prove it whole, merge its files, make it anew.
+    Lake(lake::Args),
     /// Check rules, run their tests, explain one; no server is asked.
     Rules(rules::Args),
     /// Send recorded Windows events through MQTT as an agent of each recorded host would.
@@ -109,6 +111,7 @@ fn main() -> ExitCode {
             Command::Tap(args) => tap::tap(&config, &args),
             Command::Keys(args) => keys::keys(&config, &args),
             Command::Feedback(args) => feedback::feedback(&config, &args),
+            Command::Lake(args) => lake::lake(&config, args).await,
             Command::Rules(args) => rules::rules(&config, &args).await,
             Command::Replay(args) => replay_command::replay(&config, &args).await,
             Command::Report(args) => report::report(&config, &args).await,

@@ -33,6 +33,8 @@ pub(super) struct History {
     pub(super) live: BTreeMap<String, LiveFile>,
     /// Rows that commits of the sink have added.
     pub(super) rows: u64,
+    /// Rows that somebody has deleted since.
+    pub(super) deleted: u64,
     pub(super) covered: Covered,
     /// The same for late rows, which have offsets of their own. Tables made before that have none.
     pub(super) covered_late: Covered,
@@ -93,7 +95,7 @@ impl History {
                 }
                 LogAction::Remove(file) => match self.live.remove(&file.path) {
                     Some(removed) if !file.data_change => taken += removed.rows.unwrap_or_default(),
-                    Some(_) => {}
+                    Some(removed) => self.deleted += removed.rows.unwrap_or_default(),
                     None => self
                         .problems
                         .push(format!("version {version} removes {}, which is not there", file.path)),

@@ -56,6 +56,10 @@ impl Sink for LakeSink {
         "lake"
     }
 
+    fn takes_new_fields(&self) -> bool {
+        true
+    }
+
     async fn open(&mut self) -> Result<(), SinkError> {
         for table in self.tables.values_mut() {
             table.open(&self.root, self.config.checkpoint_every).await?;

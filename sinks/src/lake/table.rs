@@ -23,6 +23,7 @@ use object_store::{ObjectStore, prefix::PrefixStore};
 use runtime::config::Secret;
 use serde::Deserialize;
 use serde_json::Value;
+use url::Url;
 
 use super::shape::PARTITION;
 use crate::SinkError;
@@ -55,7 +56,13 @@ impl Root {
             fs_err::create_dir_all(&location)
                 .map_err(|error| SinkError::unavailable(&self.location, error))?;
         }
-        let url = ensure_table_uri(&location).map_err(|error| wrong(&error))?;
+        // The library takes local paths apart, and knows no store whose support it was not built with: ours are
+        // object_store's.
+        let url = if location.contains("://") {
+            Url::parse(&format!("{location}/")).map_err(|error| wrong(&error))?
+        } else {
+            ensure_table_uri(&location).map_err(|error| wrong(&error))?
+        };
         let options = self.options.iter().map(|(name, value)| (name, value.expose()));
         let (store, path) = object_store::parse_url_opts(&url, options).map_err(|error| wrong(&error))?;
         let store: Arc<dyn ObjectStore> = Arc::from(store);
@@ -402,7 +409,6 @@ impl AddedFile {
 pub(super) struct RemovedFile {
     pub(super) path: String,
     pub(super) data_change: bool,
-    pub(super) deletion_timestamp: Option<i64>,
 }
 
 /// The known actions of a log entry, in order.

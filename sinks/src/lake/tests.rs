@@ -12,6 +12,9 @@ use tokio::task::JoinHandle;
 use eventlog::TopicPartition;
 
 use super::{
+    info::info,
+    optimize::{LEAST_RETENTION, Optimizing, optimize, optimize_anyhow},
+    rebuild::{Rebuilding, rebuild},
     shape::Shape,
     table::{Attempt, LogAction, Root, actions},
     verify::{Verified, verify},
@@ -73,8 +76,10 @@ impl Lake {
         let mut files = Vec::new();
         for path in paths {
             for action in actions(&fs_err::read(path).unwrap()) {
-                if let LogAction::Add(file) = action {
-                    files.push(file.path);
+                match action {
+                    LogAction::Add(file) => files.push(file.path),
+                    LogAction::Remove(file) => files.retain(|path| *path != file.path),
+                    _ => {}
                 }
             }
         }
@@ -420,6 +425,213 @@ async fn everything_of_the_topics_is_in_the_tables() {
     let covered = lake.verified(&world, "raw").await.covered;
     assert_eq!(covered.get(&(raw.to_string(), 0)), Some(&(0, 3)));
     assert_eq!(covered.get(&(raw.to_string(), 1)), Some(&(0, 1)));
+}
+
+fn compacting() -> Optimizing {
+    Optimizing { retention: Duration::ZERO, ..Optimizing::default() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_files_become_one_sorted_file_and_nothing_is_lost() {
+    let (world, lake) = (World::new(1), Lake::new());
+    let mut writer = Writer::open(&lake, &world).await;
+    // more files than are merged at once, in two days; times run backwards so that rows interleave
+    for round in 0..70 {
+        writer.accept_times(&world, round * 3, &[NOW - round, NOW + round, NOW - DAY + round]).await;
+        writer.commit().await.unwrap();
+    }
+    let before = lake.rows("host_metrics");
+    assert_eq!(lake.files("host_metrics").len(), 140);
+    let optimized = optimize_anyhow(&lake.config, &world.topics, &compacting()).await.unwrap();
+    let metrics = optimized.iter().find(|table| table.table == "host_metrics").unwrap();
+    assert_eq!((metrics.before.0, metrics.after.0, metrics.given_up), (140, 2, 0));
+    // what was merged on the way has gone, too
+    let stored: usize = ["dt=2025-11-20", "dt=2025-11-21"]
+        .iter()
+        .map(|day| fs_err::read_dir(lake.folder.path().join("host_metrics").join(day)).unwrap().count())
+        .sum();
+    assert_eq!(stored, 2);
+    assert_eq!(lake.identities("host_metrics"), expected(1, 210));
+    for batch in lake.rows("host_metrics") {
+        let times = batch.column_by_name("event_time").unwrap().as_primitive::<TimestampMicrosecondType>();
+        assert!(times.values().is_sorted());
+    }
+    let sum = |rows: &[RecordBatch]| -> f64 {
+        let column = |batch: &RecordBatch| {
+            let values = batch.column_by_name("cpu_percent").unwrap();
+            arrow::compute::sum(values.as_primitive::<arrow::datatypes::Float64Type>()).unwrap()
+        };
+        rows.iter().map(column).sum()
+    };
+    assert!((sum(&before) - sum(&lake.rows("host_metrics"))).abs() < 1e-6);
+    let verified = lake.verified(&world, "host_metrics").await;
+    assert_eq!((verified.problems, verified.rows, verified.files), (vec![], 210, 2));
+    // a writer goes on beside it, and a second run finds nothing to do
+    writer.accept_times(&world, 210, &[NOW]).await;
+    writer.commit().await.unwrap();
+    assert_eq!(lake.identities("host_metrics"), expected(1, 211));
+    let table = info(&lake.config, &world.topics).await.unwrap().remove(0);
+    assert_eq!((table.table.as_str(), table.total().rows, table.total().files), ("host_metrics", 211, 3));
+    assert_eq!(table.days.keys().collect::<Vec<_>>(), ["2025-11-20", "2025-11-21"]);
+}
+
+/// Files that a reader of an older version or a writer before its commit needs stay.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vacuum_leaves_what_somebody_may_need() {
+    let (world, lake) = (World::new(1), Lake::new());
+    let mut writer = Writer::open(&lake, &world).await;
+    for from in [0, 10] {
+        writer.accept(&world, from, from + 10).await;
+        writer.commit().await.unwrap();
+    }
+    writer.accept(&world, 20, 30).await;
+    writer.table.cut().await.unwrap();
+    writer.table.prepare(Scope::Everything).await.unwrap();
+    let how = Optimizing { retention: LEAST_RETENTION, ..Optimizing::default() };
+    let optimized = optimize(&lake.config, &world.topics, &how).await.unwrap();
+    assert_eq!((optimized[0].after.0, optimized[0].vacuumed.0), (1, 0));
+    let folder = lake.folder.path().join("host_metrics/dt=2025-11-21");
+    assert_eq!(fs_err::read_dir(&folder).unwrap().count(), 4);
+    writer.commit().await.unwrap();
+    assert_eq!(lake.identities("host_metrics"), expected(1, 30));
+    let too_short = Optimizing { retention: Duration::from_secs(1), ..Optimizing::default() };
+    assert!(matches!(optimize(&lake.config, &world.topics, &too_short).await, Err(SinkError::Fatal(_))));
+}
+
+/// Two writers of different partitions and two optimisers, all at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn writers_and_optimisers_at_once_lose_nothing() {
+    let (world, lake) = (World::new(2), Lake::new());
+    let (first, stop_first) = lake.start(&world, world.log.handle());
+    let (second, stop_second) = lake.start(&world, world.log.handle());
+    let how = Optimizing { retention: Duration::from_hours(1), ..Optimizing::default() };
+    let optimisers = [0, 1].map(|_| {
+        let (config, topics, how) = (lake.config.clone(), world.topics.clone(), how.clone());
+        tokio::spawn(async move {
+            let mut merges = 0;
+            for _ in 0..20 {
+                let done = optimize_anyhow(&config, &topics, &how).await.unwrap();
+                merges += done.iter().map(|table| table.merges).sum::<usize>();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            merges
+        })
+    });
+    for round in 0..20 {
+        world.send_metrics(0, round * 50, 50);
+        world.send_metrics(1, round * 50, 50);
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    let mut merges = 0;
+    for optimiser in optimisers {
+        merges += optimiser.await.unwrap();
+    }
+    assert!(merges > 0, "nothing was merged beside the writers");
+    until("all rows", || lake.identities("host_metrics").len() >= 2000).await;
+    stop_first.request();
+    stop_second.request();
+    first.await.unwrap().unwrap();
+    second.await.unwrap().unwrap();
+    assert_eq!(lake.identities("host_metrics"), expected(2, 1000));
+    let verified = lake.verified(&world, "host_metrics").await;
+    assert_eq!((verified.problems, verified.rows), (vec![], 2000));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_are_made_anew_from_given_offsets() {
+    let (world, lake, fresh) = (World::new(2), Lake::new(), Lake::new());
+    world.send_metrics(0, 0, 50);
+    world.send_metrics(1, 0, 30);
+    let topic = world.topics.events(Family::HostMetrics);
+    world.send(&topic, 1, bytes::Bytes::from_static(b"garbage"));
+    world.send(&world.topics.dlq(), 0, bytes::Bytes::from_static(b"a letter"));
+    let what = Rebuilding { tables: vec![], from: [((topic.to_string(), 0), 20)].into() };
+    let again = || {
+        let registry: Arc<dyn SchemaRegistry> =
+            Arc::<eventlog::registry::MemoryRegistry>::clone(&world.registry);
+        rebuild(fresh.config.clone(), world.log.clone(), registry, &world.topics, what.clone())
+    };
+    let rebuilt = again().await.unwrap();
+    let metrics = rebuilt.iter().find(|part| part.of == (topic.to_string(), 0)).unwrap();
+    assert_eq!((metrics.from, metrics.to), (20, 50));
+    let mut all: Vec<Identity> = (20..50).map(|seq| ("a0".to_owned(), seq)).collect();
+    all.extend((0..30).map(|seq| ("a1".to_owned(), seq)));
+    assert_eq!(fresh.identities("host_metrics"), all);
+    assert_eq!(fresh.rows("dead_letters").len(), 1);
+    assert_eq!(world.dead_letters().len(), 1, "poison was dead-lettered a second time");
+    // a second time reads only what has come since
+    world.send_metrics(0, 50, 5);
+    again().await.unwrap();
+    assert_eq!(fresh.identities("host_metrics").len(), all.len() + 5);
+    let verified = fresh.verified(&world, "host_metrics").await;
+    assert_eq!(verified.problems, Vec::<String>::new());
+    assert_eq!(verified.covered.get(&(topic.to_string(), 0)), Some(&(20, 55)));
+    assert_eq!(verified.covered.get(&(topic.to_string(), 1)), Some(&(0, 31)));
+    assert!(lake.files("host_metrics").is_empty());
+}
+
+/// The event of [`World::metric`] as a version of tomorrow writes it.
+fn of_tomorrow(world: &World, seq: i64) -> bytes::Bytes {
+    let mut schema: serde_json::Value =
+        serde_json::from_str(RecordKind::Family(Family::HostMetrics).avsc()).unwrap();
+    schema["fields"].as_array_mut().unwrap().push(
+        serde_json::json!({"name": "rack", "type": ["null", "string"], "default": null, "doc": "Where it stands."}),
+    );
+    let kind = RecordKind::Family(Family::HostMetrics);
+    let id = world.registry.register(kind.subject(), &schema.to_string()).unwrap();
+    let today = world.metric("a0", seq, NOW + seq * 1000);
+    let mut datum = today[schemas::wire::PREFIX..].to_vec();
+    datum.extend([2, 4, b'r', b'7']);
+    let mut value = Vec::new();
+    schemas::wire::frame(id, &datum, &mut value);
+    value.into()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_grows_when_a_newer_version_arrives_and_nobody_stops() {
+    let (world, lake) = (World::new(1), Lake::new());
+    let topic = world.topics.events(Family::HostMetrics);
+    let (first, stop) = lake.start(&world, world.log.handle());
+    world.send_metrics(0, 0, 40);
+    until("today's rows", || lake.identities("host_metrics").len() == 40).await;
+    for seq in 40..60 {
+        world.send(&topic, 0, of_tomorrow(&world, seq));
+    }
+    // both versions in one batch
+    world.send_metrics(0, 60, 10);
+    world.send(&topic, 0, of_tomorrow(&world, 70));
+    until("tomorrow's rows", || lake.identities("host_metrics").len() == 71).await;
+    stop.request();
+    first.await.unwrap().unwrap();
+    let racks = || {
+        let mut racks = [0, 0];
+        for batch in lake.rows("host_metrics") {
+            match batch.column_by_name("rack") {
+                None => racks[0] += batch.num_rows(),
+                Some(column) => {
+                    racks[0] += column.null_count();
+                    let column = column.as_string::<i32>();
+                    racks[1] += column.iter().flatten().filter(|rack| *rack == "r7").count();
+                }
+            }
+        }
+        racks
+    };
+    assert_eq!(racks(), [50, 21]);
+    let columns = info(&lake.config, &world.topics).await.unwrap();
+    let columns = columns.iter().find(|table| table.table == "host_metrics").unwrap().columns;
+    let known = schemas::columns::arrow_schema(RecordKind::Family(Family::HostMetrics)).fields().len();
+    assert_eq!(columns, known + 3, "dt, dt_by_arrival and rack");
+    // a process that knows only today's version goes on with the table that has grown
+    let (second, stop) = lake.start(&world, world.log.handle());
+    world.send_metrics(0, 71, 9);
+    until("more rows", || lake.identities("host_metrics").len() == 80).await;
+    stop.request();
+    second.await.unwrap().unwrap();
+    optimize_anyhow(&lake.config, &world.topics, &compacting()).await.unwrap();
+    assert_eq!(lake.files("host_metrics").len(), 1);
+    assert_eq!((racks(), lake.identities("host_metrics")), ([59, 21], expected(1, 80)));
+    assert_eq!(lake.verified(&world, "host_metrics").await.problems, Vec::<String>::new());
 }
 
 /// Two processes; one is killed again and again at another moment, rebalances come at random.

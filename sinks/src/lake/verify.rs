@@ -63,8 +63,11 @@ async fn verify_table(root: &Root, name: &str, hashes: bool) -> Result<Option<Ve
         problems: history.problems,
     };
     let live: u64 = history.live.values().filter_map(|file| file.rows).sum();
-    if live != found.rows {
-        found.problems.push(format!("{} rows were committed, the files have {live}", found.rows));
+    if live + history.deleted != found.rows {
+        found.problems.push(format!(
+            "{} rows were committed and {} deleted, the files have {live}",
+            found.rows, history.deleted
+        ));
     }
     for (of, (_, late)) in &found.covered_late {
         if found.covered.get(of).is_none_or(|(_, end)| end < late) {

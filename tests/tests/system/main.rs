@@ -11,6 +11,7 @@ mod crash;
 mod dashboards;
 mod https;
 mod identities;
+mod lake;
 mod notifications;
 mod outages;
 mod replay;

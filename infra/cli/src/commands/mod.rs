@@ -4,6 +4,7 @@ pub(crate) mod backfill;
 pub(crate) mod check;
 pub(crate) mod feedback;
 pub(crate) mod keys;
+pub(crate) mod lake;
 pub(crate) mod notify;
 pub(crate) mod replay;
 pub(crate) mod report;

@@ -98,6 +98,7 @@ workers = {workers}
 [sinks.lake]
 root = "{lake}"
 commit_age = "1s"
+late_age = "1s"
 group = "{prefix}-lake"
 instance = "{prefix}-lake"
 [sinks.influx]

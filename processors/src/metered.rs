@@ -39,7 +39,7 @@ const fn time(name: &'static str, labels: &'static str, help: &'static str) -> M
 }
 
 /// All of them, by what they are about.
-pub const METRICS: [Metric; 42] = [
+pub const METRICS: [Metric; 43] = [
     count("varta_processors_rows_total", "", "rows of the input that are processed and committed"),
     count("varta_processors_events_total", "family", "events that went on after dedup and normalisation"),
     count("varta_processors_duplicates_total", "", "events that were there already"),
@@ -85,6 +85,11 @@ pub const METRICS: [Metric; 42] = [
         "agents dropped because nobody heard of them for the whole hold",
     ),
     count("varta_processors_dropped_floors_total", "", "floors dropped for lack of room"),
+    count(
+        "varta_processors_foreign_ids_not_kept_total",
+        "",
+        "ids of events without a sequence that were too many to be remembered",
+    ),
     count("varta_processors_rule_evaluations_total", "rule", "rows that a rule was asked about"),
     count("varta_processors_rule_hits_total", "rule", "rows that its condition held for"),
     count("varta_processors_alerts_total", "rule", "findings sent"),

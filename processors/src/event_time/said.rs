@@ -117,6 +117,8 @@ pub struct Status {
     pub lanes: Option<Vec<Lane>>,
     /// Reporting interval, µs.
     pub interval: Option<i64>,
+    /// Whether it is a report of health: without an oldest row the outbox is then empty.
+    pub is_health: bool,
     /// Oldest row in the outbox.
     pub oldest: Option<i64>,
     /// Numbers that will not come: session, lane, first, last.

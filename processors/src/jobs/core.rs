@@ -259,6 +259,9 @@ impl CoreJob {
         silent: &[u32],
         output: &mut Output<'_>,
     ) -> Result<(), JobError> {
+        if silent.is_empty() {
+            return Ok(());
+        }
         let agents: Vec<Closing> = silent
             .iter()
             .map(|number| {
@@ -285,6 +288,9 @@ impl CoreJob {
         };
         let closings: Vec<Closing> = expired.iter().map(closing).collect();
         let until = self.close_all(state, &closings, output)?;
+        let gone = |agent: &str| closings.iter().any(|closing| *closing.agent == *agent);
+        let alerts = self.rules.judge().forget(gone, state.tracker.now(), &mut state.rules);
+        self.send_alerts(&alerts, output)?;
         let mut excess = 0;
         for (number, closing) in expired.iter().zip(&closings) {
             let until = until.get(&closing.agent).copied();
@@ -406,7 +412,8 @@ impl Job for CoreJob {
             let (judge, seen) = (self.rules.judge(), &segment.seen);
             alerts.extend(judge.settle(&mut state.rules, &state.tracker, seen).map_err(fatal)?);
             note_lost(state);
-            if !seen.silent.is_empty() {
+            if seen.at_minute || !seen.silent.is_empty() {
+                // What is swept and told at this record comes after what ended before it.
                 self.close(state, output)?;
                 self.peek(state, &seen.silent, output)?;
             }

@@ -183,14 +183,19 @@ fn a_window_that_opens_once_more_survives_a_restart() {
     let (_, ids) = registry();
     let mut script = Script::new(ids);
     let mut input = |seq: i64, at: i64| {
-        let value = script.event(START + at * SECOND, &measured(GONE, 0, seq, at));
+        let mut message = measured(GONE, 0, seq, at);
+        if seq == 0 {
+            message["event_type"] = json!("agent_started");
+            message["payload"] = json!({"lanes": r#"["normal"]"#});
+        }
+        let value = script.event(START + at * SECOND, &message);
         record(START + at * SECOND, GONE, value)
     };
     let mut written = Written::new();
-    let closed = life(&mut written, &[input(0, 0), input(1, 70)]);
+    let closed = life(&mut written, &[input(0, 0), input(1, 1), input(2, 70)]);
     assert_eq!(windows(&decoded(&closed)), [(0, 0, false, 1)]);
     written.retain(|(name, _)| *name != "agents");
-    assert!(life(&mut written, &[input(0, 0)]).is_empty());
-    let closed = life(&mut written, &[input(1, 130)]);
+    assert!(life(&mut written, &[input(0, 0), input(1, 1)]).is_empty());
+    let closed = life(&mut written, &[input(2, 130)]);
     assert_eq!(windows(&decoded(&closed)), [(0, 0, false, 1), (60, 0, false, 1)]);
 }

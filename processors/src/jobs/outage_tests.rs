@@ -1,5 +1,6 @@
-//! Two agents live the same 63 hours. One is always online; the other is heard for some minutes, then its network is
-//! gone for 60 hours in which it restarts three times, and its outbox drains through two bridges.
+//! Two agents live the same hours. One is always online; the other is heard for some minutes, then its network is gone,
+//! for 60 hours in which it restarts three times or for two in which it goes on, and its outbox drains through two
+//! bridges.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -10,13 +11,40 @@ use super::*;
 const BEGIN: i64 = 1_699_999_200 * SECOND;
 const MINUTE: i64 = 60 * SECOND;
 const HOUR: i64 = 60 * MINUTE;
-/// When the network goes, and when it is back.
+/// When the network goes.
 const GONE: i64 = BEGIN + 25 * MINUTE;
-const BACK: i64 = BEGIN + 60 * HOUR;
-const END: i64 = BEGIN + 63 * HOUR;
-/// Starts of the agent, minutes.
-const STARTS: [i64; 4] = [0, 13 * 60 + 7, 29 * 60 + 31, 47 * 60 + 2];
+/// How long both live after it is back.
+const AFTER: i64 = 3 * HOUR;
+
+/// What happens, by a chance.
+struct Story {
+    seed: u64,
+    /// When the network is back.
+    back: i64,
+    /// Starts of the agent, minutes.
+    starts: &'static [i64],
+}
+
+/// How often the agents report, s.
 const INTERVAL: i64 = 600;
+/// Restarts while it is away.
+const LONG: Story =
+    Story { seed: 0, back: BEGIN + 60 * HOUR, starts: &[0, 13 * 60 + 7, 29 * 60 + 31, 47 * 60 + 2] };
+
+impl Story {
+    /// An outage within one session.
+    fn short(seed: u64) -> Self {
+        Self { seed, back: BEGIN + 2 * HOUR, starts: &[0] }
+    }
+
+    fn end(&self) -> i64 {
+        self.back + AFTER
+    }
+
+    fn chance(&self, of: u64) -> Chance {
+        Chance::new(of + 100 * self.seed)
+    }
+}
 
 const ONLINE: &str = "online";
 const LATE: &str = "late";
@@ -34,14 +62,15 @@ struct Kept {
 }
 
 /// One life; `oldest` is what its reports of health say of the outbox while the network is gone.
-fn life(oldest: Option<i64>) -> Vec<Kept> {
-    let mut chance = Chance::new(7);
+fn life(story: &Story, oldest: Option<i64>) -> Vec<Kept> {
+    let mut chance = story.chance(7);
+    let critical = (20 + 13 * story.seed as i64) % 71;
     let mut kept: Vec<Kept> = Vec::new();
     let mut tails: [i64; 3] = [-1; 3];
     let mut session = 0;
-    for minute in 0..63 * 60 {
+    for minute in 0..(story.end() - BEGIN) / MINUTE {
         let mut facts: Vec<(Lane, i64, &'static str, serde_json::Value)> = Vec::new();
-        if STARTS.contains(&minute) {
+        if story.starts.contains(&minute) {
             let (before, told) = (session, tails);
             session = BEGIN + minute * MINUTE + SECOND;
             tails = [-1; 3];
@@ -66,7 +95,7 @@ fn life(oldest: Option<i64>) -> Vec<Kept> {
                 json!({"interval_s": INTERVAL as f64, "marks": serde_json::Value::from(marks).to_string()});
             let at = BEGIN + minute * MINUTE;
             if let Some(oldest) = oldest
-                && (GONE..BACK).contains(&at)
+                && (GONE..story.back).contains(&at)
             {
                 health["oldest_event_time"] = json!(oldest);
             }
@@ -86,7 +115,7 @@ fn life(oldest: Option<i64>) -> Vec<Kept> {
                 "active_s": active, "idle_s": 10.0 - active});
             facts.push((Lane::Bulk, 40, "user_activity", activity));
         }
-        if minute % 71 == 20 {
+        if minute % 71 == critical {
             let path = "C:\\Users\\eve\\AppData\\Local\\Temp\\x.exe";
             let started = json!({"pid": minute, "name": format!("x{}.exe", minute % 5), "path": path});
             facts.push((Lane::Critical, 50, "process_started", started));
@@ -117,14 +146,14 @@ fn message(agent: &str, kept: &Kept, replayed: bool) -> serde_json::Value {
 
 /// The outbox drains as an agent's does: the lanes in the order of their importance, each over all sessions, a few rows
 /// a message. Two bridges take the messages by turns of chance; one of them is slow, and some messages go through both.
-fn drain(script: &mut Script, kept: &[Kept]) -> i64 {
-    let mut chance = Chance::new(11);
+fn drain(script: &mut Script, kept: &[Kept], story: &Story) -> i64 {
+    let mut chance = story.chance(11);
     let mut lanes: [VecDeque<&Kept>; 3] = Default::default();
     for row in kept.iter().filter(|row| row.time >= GONE) {
         lanes[row.lane as usize].push_back(row);
     }
-    let mut drained = BACK;
-    for now in (BACK..END).step_by(2 * SECOND as usize) {
+    let mut drained = story.back;
+    for now in (story.back..story.end()).step_by(2 * SECOND as usize) {
         let ready = |lane: &&mut VecDeque<&Kept>| lane.front().is_some_and(|row| row.time <= now);
         let Some(lane) = lanes.iter_mut().find(ready) else { continue };
         let mut rows = Vec::new();
@@ -137,7 +166,7 @@ fn drain(script: &mut Script, kept: &[Kept]) -> i64 {
         }
         for (nth, bridge) in ways.into_iter().enumerate() {
             let slow =
-                if bridge == 1 && now < BACK + HOUR { chance.below(20_000) } else { chance.below(900) };
+                if bridge == 1 && now < story.back + HOUR { chance.below(20_000) } else { chance.below(900) };
             let again = nth as i64 * chance.below(60_000) as i64;
             for row in &rows {
                 let replayed = row.time < now - 30 * SECOND;
@@ -152,15 +181,15 @@ fn drain(script: &mut Script, kept: &[Kept]) -> i64 {
     drained
 }
 
-fn script() -> Vec<(i64, Option<i32>, String, Bytes)> {
+fn script(story: &Story) -> Vec<(i64, Option<i32>, String, Bytes)> {
     let mut script = Script::new(registry().1);
-    let mut chance = Chance::new(3);
-    let online = life(None);
+    let mut chance = story.chance(3);
+    let online = life(story, None);
     for kept in &online {
         script.event(kept.time + chance.below(1_500) as i64 * 1_000, &message(ONLINE, kept, false));
     }
     let first_kept = online.iter().find(|kept| kept.time >= GONE).unwrap().time;
-    let late = life(Some(first_kept));
+    let late = life(story, Some(first_kept));
     for kept in late.iter().filter(|kept| kept.time < GONE) {
         script.event(kept.time + chance.below(1_500) as i64 * 1_000, &message(LATE, kept, false));
     }
@@ -171,10 +200,13 @@ fn script() -> Vec<(i64, Option<i32>, String, Bytes)> {
     // The broker speaks in its place when it vanishes, and it itself outside its sequences when it is back, before
     // the first row of its outbox.
     script.event(GONE + 90 * SECOND, &status(GONE + 90 * SECOND, "agent_offline", "late/offline/1"));
-    script.event(BACK - SECOND, &status(BACK - SECOND, "agent_health", "late/online/2"));
-    let drained = drain(&mut script, &late);
-    assert!(drained > BACK + 400 * SECOND, "longer than what is idle is waited for");
-    for at in (BEGIN - MINUTE..END).step_by(10 * SECOND as usize) {
+    let back = story.back - SECOND;
+    script.event(back, &status(back, "agent_health", "late/online/2"));
+    let drained = drain(&mut script, &late, story);
+    if story.starts.len() > 1 {
+        assert!(drained > story.back + 400 * SECOND, "longer than what is missing is waited for");
+    }
+    for at in (BEGIN - MINUTE..story.end()).step_by(10 * SECOND as usize) {
         for (bridge, after) in [("b1", 0), ("b2", 4 * SECOND)] {
             let clock = Clock {
                 bridge_id: bridge.into(),
@@ -193,12 +225,24 @@ fn script() -> Vec<(i64, Option<i32>, String, Bytes)> {
 
 #[test]
 fn sixty_hours_that_arrive_late_give_the_features_of_a_twin_that_was_online() {
+    same_as_its_twin(&LONG);
+}
+
+#[test]
+fn an_outage_within_a_session_gives_the_features_of_a_twin_that_was_online() {
+    for seed in 0..20 {
+        println!("seed {seed}");
+        same_as_its_twin(&Story::short(seed));
+    }
+}
+
+fn same_as_its_twin(story: &Story) {
     let job = shared();
-    let log = run_jobs(&script(), &CALM, Box::new(move || job.clone()));
+    let log = run_jobs(&script(story), &CALM, Box::new(move || job.clone()));
     let topics = Topics::default();
     assert_eq!(lines(&log, &topics.late()).len(), 0, "nothing of an outage is late");
-    let last = BEGIN + 62 * HOUR;
-    let lived: Vec<Kept> = life(None).into_iter().filter(|kept| kept.time < last).collect();
+    let last = story.end() - HOUR;
+    let lived: Vec<Kept> = life(story, None).into_iter().filter(|kept| kept.time < last).collect();
     for (size, length) in FEATURE_SIZES.into_iter().zip([MINUTE, 5 * MINUTE, HOUR]) {
         let starts: BTreeSet<i64> = lived.iter().map(|kept| kept.time / length).collect();
         let mut events = [0, 0];

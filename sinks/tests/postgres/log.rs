@@ -40,7 +40,8 @@ impl World {
     /// Appends records, each given by some of its columns; mandatory ones that are missing are empty.
     pub(crate) fn send(&self, topic: &str, kind: RecordKind, rows: &[Value]) {
         let schema = arrow_schema(kind);
-        let lines: String = rows.iter().map(|row| format!("{}\n", whole(row, &schema))).collect();
+        let lines: Vec<String> = rows.iter().map(|row| whole(row, &schema).to_string()).collect();
+        let lines = lines.join("\n");
         let mut reader = ReaderBuilder::new(schema).build(lines.as_bytes()).unwrap();
         let batch = reader.next().unwrap().unwrap();
         let values = BatchEncoder::new(kind, self.ids.id(kind)).encode(&batch).unwrap();

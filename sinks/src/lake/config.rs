@@ -131,7 +131,11 @@ impl Check for LakeConfig {
             }
         }
         if self.late_age < self.commit_age {
-            problems.add(key(at, "late_age"), "must not be shorter than `commit_age`", Some("15m".to_owned()));
+            problems.add(
+                key(at, "late_age"),
+                "must not be shorter than `commit_age`",
+                Some("15m".to_owned()),
+            );
         }
         if !(1..=22).contains(&self.zstd_level) {
             problems.add(key(at, "zstd_level"), "must be between 1 and 22", Some("3".to_owned()));

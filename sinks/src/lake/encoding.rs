@@ -22,8 +22,7 @@ use crate::SinkError;
 /// Encoded bytes at which a row group ends although it has fewer rows: wide rows must not fill the memory.
 const ROW_GROUP_BYTES: usize = 32 << 20;
 /// Columns that people look single rows up by, where order and bounds do not help.
-const LOOKED_UP: [&str; 7] =
-    ["agent_id", "event_id", "finding_uid", "user", "path", "sha256", "origin"];
+const LOOKED_UP: [&str; 7] = ["agent_id", "event_id", "finding_uid", "user", "path", "sha256", "origin"];
 /// Share of files that a bloom filter lets through in vain.
 const BLOOM_FALSE: f64 = 0.01;
 /// Text whose bounds say nothing, being different in each row: only its bytes would be paid for.
@@ -91,4 +90,3 @@ fn encoding(field: &Field) -> Option<Encoding> {
         _ => None,
     }
 }
-

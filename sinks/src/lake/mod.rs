@@ -59,8 +59,7 @@ pub async fn run<L: Log>(
         return Ok(());
     }
     let tables = tables(&topics);
-    let (plain, decoded): (Vec<_>, Vec<_>) =
-        tables.iter().partition(|(_, _, content)| content.is_plain());
+    let (plain, decoded): (Vec<_>, Vec<_>) = tables.iter().partition(|(_, _, content)| content.is_plain());
     let names =
         |of: Vec<&(String, Arc<str>, Content)>| of.iter().map(|(_, topic, _)| topic.to_string()).collect();
     let feed = Feed {

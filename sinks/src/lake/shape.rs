@@ -210,7 +210,8 @@ impl Shape {
 
     /// Rows of a table of records.
     pub(super) fn shape_records(&self, records: &[Record]) -> Result<Rows, SinkError> {
-        let mut values = BinaryBuilder::new();
+        let bytes = records.iter().filter_map(|record| record.value.as_ref()).map(bytes::Bytes::len).sum();
+        let mut values = BinaryBuilder::with_capacity(records.len(), bytes);
         for record in records {
             values.append_option(record.value.as_ref());
         }
@@ -258,9 +259,8 @@ fn misfit(error: &dyn std::fmt::Display) -> SinkError {
 /// text and its first time.
 pub(super) fn layout(schema: &SchemaRef) -> Result<Layout, SinkError> {
     let named = |names: &[&str]| names.iter().find_map(|name| schema.index_of(name).ok());
-    let first = |wanted: fn(&DataType) -> bool| {
-        schema.fields().iter().position(|field| wanted(field.data_type()))
-    };
+    let first =
+        |wanted: fn(&DataType) -> bool| schema.fields().iter().position(|field| wanted(field.data_type()));
     let agent = named(&["agent_id", "key"]).or_else(|| first(|kind| *kind == DataType::Utf8));
     // a record of the log is sorted by its own time, though it may tell of a window
     let time = named(&["timestamp", "event_time", "window_start"])

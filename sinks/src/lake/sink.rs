@@ -30,8 +30,7 @@ impl LakeSink {
         let mut writers = BTreeMap::new();
         for (name, topic, content) in tables {
             let (writing, limits) = (config.writing(), config.limits());
-            let writer =
-                TableWriter::new(name, Arc::clone(&topic), &config.app, content, writing, limits)?;
+            let writer = TableWriter::new(name, Arc::clone(&topic), &config.app, content, writing, limits)?;
             writers.insert(topic, writer);
         }
         let root = config.root();

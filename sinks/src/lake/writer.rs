@@ -121,7 +121,8 @@ impl TableWriter {
         let full = |held: &Held| {
             held.is_broken() || held.count() >= self.limits.rows || held.bytes() as u64 >= self.limits.bytes
         };
-        let at = |held: &Held, age| if full(held) { Some(now) } else { held.since().map(|since| since + age) };
+        let at =
+            |held: &Held, age| if full(held) { Some(now) } else { held.since().map(|since| since + age) };
         let fresh = at(&self.fresh, self.limits.age).map(|at| (at, Scope::Fresh));
         let late = at(&self.late, self.limits.late_age).filter(|_| self.late.count() > 0 || full(&self.late));
         match (fresh, late) {
@@ -186,7 +187,8 @@ impl TableWriter {
         let (fresh, late) = shaped.await.map_err(|error| SinkError::Fatal(error.to_string()))??;
         let fatal = |error: arrow::error::ArrowError| SinkError::Fatal(error.to_string());
         let (table, topic, app) = (self.table.as_ref(), &self.topic, &self.app);
-        let stored = |partition: i32| table?.offset(&format!("{app}:{topic}:{partition}")).map(|last| last + 1);
+        let stored =
+            |partition: i32| table?.offset(&format!("{app}:{topic}:{partition}")).map(|last| last + 1);
         let stored_late = |partition: i32| {
             table?.offset(&format!("{app}:{topic}:{partition}:late")).or_else(|| stored(partition))
         };
@@ -252,14 +254,12 @@ impl TableWriter {
     /// when this failed counts when it is called again.
     pub(super) async fn prepare(&mut self, scope: Scope) -> Result<(), SinkError> {
         let of = (scope, self.fresh.edition(), self.late.edition());
-        let usable =
-            |prepared: &mut Prepared| prepared.of == of && prepared.began.elapsed() < STALE;
-        let mut prepared = match self.prepared.take_if(usable) {
-            Some(prepared) => prepared,
-            None => {
-                self.abandon().await;
-                self.ordered(of).await?
-            }
+        let usable = |prepared: &mut Prepared| prepared.of == of && prepared.began.elapsed() < STALE;
+        let mut prepared = if let Some(prepared) = self.prepared.take_if(usable) {
+            prepared
+        } else {
+            self.abandon().await;
+            self.ordered(of).await?
         };
         let uploaded = self.upload_all(&mut prepared).await;
         self.prepared = Some(prepared);

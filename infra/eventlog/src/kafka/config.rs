@@ -237,7 +237,8 @@ mod tests {
         };
         wrong.check("kafka", &mut problems);
         let at: Vec<&str> = problems.iter().map(|problem| problem.at.as_str()).collect();
-        let expected = ["brokers", "transaction_timeout", "session_timeout", "linger", "fetch_ahead", "replication"];
+        let expected =
+            ["brokers", "transaction_timeout", "session_timeout", "linger", "fetch_ahead", "replication"];
         assert_eq!(at, expected.map(|name| format!("kafka.{name}")));
     }
 

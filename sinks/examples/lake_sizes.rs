@@ -299,11 +299,12 @@ async fn main() {
     let (log, topics) = (world.log.handle(), world.topics.clone());
     let sink = sinks::lake::run(config.clone(), log, registry, topics, Health::new(), shutdown.clone());
     let sink = tokio::spawn(sink);
-    let mut last = (0.0, Instant::now());
-    while last.1.elapsed() < Duration::from_secs(2) {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        if cpu() - last.0 > 0.05 {
-            last = (cpu(), Instant::now());
+    // it has read everything when it hardly works any more
+    loop {
+        let earlier = cpu();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if cpu() - earlier < 0.3 {
+            break;
         }
     }
     shutdown.request();

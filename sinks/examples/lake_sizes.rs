@@ -132,7 +132,8 @@ impl Agent {
         let mut dice = Dice(number as u64 * 7919 + 1);
         let first = &looks[dice.below(looks.len())];
         let (memory, load) = (first.memory_used + number as i64 * 65_536, first.load);
-        let id = uuid::Uuid::from_u64_pair((number as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15), 7).to_string();
+        let id =
+            uuid::Uuid::from_u64_pair((number as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15), 7).to_string();
         Self { id, dice, memory, disk: 40_000_000_000, load, seq: 0 }
     }
 
@@ -147,22 +148,39 @@ impl Agent {
         }
         let metric = Family::HostMetrics;
         let mut made = vec![
-            (metric, "cpu_usage", format!(
-                r#"{{"cpu_percent":{},"cpu_count":8,"load_1":{},"load_5":{},"load_15":{},"interval_s":10.0,"samples":10}}"#,
-                look.cpu_percent, self.load[0], self.load[1], self.load[2]
-            )),
-            (metric, "mem_usage", format!(
-                r#"{{"mem_used_bytes":{},"mem_total_bytes":{},"swap_used_bytes":0,"swap_total_bytes":0,"interval_s":10.0,"samples":10}}"#,
-                self.memory, look.memory_total
-            )),
-            (metric, "disk_usage", format!(
-                r#"{{"disk":"/","disk_used_bytes":{},"disk_total_bytes":270000000000,"disk_read_bytes_per_s":0.0,"disk_write_bytes_per_s":{}.0,"interval_s":10.0}}"#,
-                self.disk, 4096 * self.dice.below(40)
-            )),
-            (metric, "net_usage", format!(
-                r#"{{"net_interface":"eth0","net_rx_bytes_per_s":{:.1},"net_tx_bytes_per_s":{:.1},"net_up":true,"interval_s":10.0}}"#,
-                look.received, look.sent
-            )),
+            (
+                metric,
+                "cpu_usage",
+                format!(
+                    r#"{{"cpu_percent":{},"cpu_count":8,"load_1":{},"load_5":{},"load_15":{},"interval_s":10.0,"samples":10}}"#,
+                    look.cpu_percent, self.load[0], self.load[1], self.load[2]
+                ),
+            ),
+            (
+                metric,
+                "mem_usage",
+                format!(
+                    r#"{{"mem_used_bytes":{},"mem_total_bytes":{},"swap_used_bytes":0,"swap_total_bytes":0,"interval_s":10.0,"samples":10}}"#,
+                    self.memory, look.memory_total
+                ),
+            ),
+            (
+                metric,
+                "disk_usage",
+                format!(
+                    r#"{{"disk":"/","disk_used_bytes":{},"disk_total_bytes":270000000000,"disk_read_bytes_per_s":0.0,"disk_write_bytes_per_s":{}.0,"interval_s":10.0}}"#,
+                    self.disk,
+                    4096 * self.dice.below(40)
+                ),
+            ),
+            (
+                metric,
+                "net_usage",
+                format!(
+                    r#"{{"net_interface":"eth0","net_rx_bytes_per_s":{:.1},"net_tx_bytes_per_s":{:.1},"net_up":true,"interval_s":10.0}}"#,
+                    look.received, look.sent
+                ),
+            ),
         ];
         // every minute the ten busiest programs, now and then one starts
         if self.dice.below(6) == 0 {
@@ -177,10 +195,15 @@ impl Agent {
             }
             let place = self.dice.below(processes.len());
             let (path, line) = &processes[place];
-            made.push((Family::ProcessEvent, "process_started", format!(
-                r#"{{"pid":{},"parent_pid":1,"name":{:?},"path":{path:?},"command_line":{line:?}}}"#,
-                2000 + self.dice.below(30_000), path.rsplit('/').next().unwrap_or_default()
-            )));
+            made.push((
+                Family::ProcessEvent,
+                "process_started",
+                format!(
+                    r#"{{"pid":{},"parent_pid":1,"name":{:?},"path":{path:?},"command_line":{line:?}}}"#,
+                    2000 + self.dice.below(30_000),
+                    path.rsplit('/').next().unwrap_or_default()
+                ),
+            ));
         }
         made
     }
@@ -203,7 +226,10 @@ fn fill(world: &World, agents: usize, hours: i64) -> u64 {
                 let _ = write!(
                     json,
                     r#"{{"agent_id":"{}","session":{},"lane":"bulk","seq":{},"event_time":{at},"event_type":"{kind}","source":"{}/poll","host":"pc-{number}","payload":{payload}}}"#,
-                    agent.id, NOW - 40 * 24 * 3600 * SECOND, agent.seq, family.name()
+                    agent.id,
+                    NOW - 40 * 24 * 3600 * SECOND,
+                    agent.seq,
+                    family.name()
                 );
                 agent.seq += 1;
                 let value = world.event_at(&json, sent_at + travel, Some(sent_at));
@@ -216,7 +242,7 @@ fn fill(world: &World, agents: usize, hours: i64) -> u64 {
         world.log.set_time(time / 1000);
         time += INTERVAL + (sent as i64 % 997) * 10;
     }
-    appender.flush(Duration::from_secs(60)).unwrap();
+    appender.flush(Duration::from_mins(1)).unwrap();
     sent
 }
 
@@ -273,11 +299,12 @@ async fn main() {
     let (log, topics) = (world.log.handle(), world.topics.clone());
     let sink = sinks::lake::run(config.clone(), log, registry, topics, Health::new(), shutdown.clone());
     let sink = tokio::spawn(sink);
-    let mut last = (0.0, Instant::now());
-    while last.1.elapsed() < Duration::from_secs(2) {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        if cpu() - last.0 > 0.05 {
-            last = (cpu(), Instant::now());
+    // it has read everything when it hardly works any more
+    loop {
+        let earlier = cpu();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if cpu() - earlier < 0.3 {
+            break;
         }
     }
     shutdown.request();

@@ -28,7 +28,8 @@ use tokio::task::JoinHandle;
 const DAY: i64 = 86_400_000_000;
 
 fn variable(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run `make test`, or `infra/stack/with-stack`"))
+    std::env::var(name)
+        .unwrap_or_else(|_| panic!("{name} is not set: run `make test`, or `infra/stack/with-stack`"))
 }
 
 fn config(root: &str) -> LakeConfig {
@@ -64,7 +65,7 @@ async fn metrics(config: &LakeConfig, world: &World) -> Option<Verified> {
 }
 
 async fn until_rows(config: &LakeConfig, world: &World, rows: u64) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     loop {
         let found = metrics(config, world).await;
         if let Some(found) = found.filter(|found| found.rows >= rows) {
@@ -122,7 +123,9 @@ async fn readers_of_four_makers_agree_before_and_after_optimize() {
                 ["event_time", "seq", "cpu_percent", "agent_id"].into_iter().zip(types(&reader))
             {
                 let found = seen["types"][column].as_str().unwrap();
-                let same = found == wanted || found == format!("large_{wanted}") || found == format!("{wanted}_view");
+                let same = found == wanted
+                    || found == format!("large_{wanted}")
+                    || found == format!("{wanted}_view");
                 assert!(same, "{column} is {found} by {reader}");
             }
         }
@@ -229,7 +232,7 @@ async fn a_full_disk_is_waited_for_and_nothing_is_lost() {
     let full = start(&tight, &world, world.log.handle(), &health);
     let beside = start(&other, &world, world.log.handle(), &Health::new());
     let mut sent = 0;
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     // about 13 KB a commit: the disk is full after some
     while !format!("{:?}", health.snapshot()).contains("No space") {
         assert!(Instant::now() < deadline, "the disk never became full: {:?}", health.snapshot());

@@ -90,4 +90,3 @@ fn encoding(field: &Field) -> Option<Encoding> {
         _ => None,
     }
 }
-

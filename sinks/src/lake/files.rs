@@ -19,8 +19,10 @@ use super::{
 };
 use crate::{SinkError, column};
 
-/// Rows handed to the Parquet writer at once.
+/// Rows handed to the Parquet writer at once, at most …
 pub(super) const CHUNK: usize = 8192;
+/// … and about so many bytes: wide rows must not be in memory a second time.
+const CHUNK_BYTES: usize = 2 << 20;
 /// Longest text that goes into the statistics of the log.
 const LONGEST_STATISTIC: usize = 64;
 
@@ -54,8 +56,10 @@ pub(super) fn write_day(
     let keys = &ordered.keys[day];
     let batches: Vec<&RecordBatch> = ordered.batches.iter().collect();
     let mut writer = FileWriter::new(layout.clone(), how)?;
-    let mut indices = Vec::with_capacity(CHUNK);
-    for chunk in keys.chunks(CHUNK) {
+    let bytes: usize = batches.iter().map(|batch| batch.get_array_memory_size()).sum();
+    let rows_at_once = (CHUNK_BYTES / (bytes / ordered.keys.len().max(1)).max(1)).clamp(64, CHUNK);
+    let mut indices = Vec::with_capacity(rows_at_once);
+    for chunk in keys.chunks(rows_at_once) {
         indices.clear();
         indices.extend(chunk.iter().map(|key| (key.batch as usize, key.row as usize)));
         let sorted = interleave_record_batch(&batches, &indices).map_err(broken)?;

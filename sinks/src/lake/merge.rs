@@ -98,7 +98,10 @@ fn union(schemas: &[SchemaRef], columns: &[String]) -> Result<SchemaRef, SinkErr
     let stranger =
         schemas.iter().flat_map(|schema| schema.fields()).find(|f| !known.contains(f.name().as_str()));
     if let Some(stranger) = stranger {
-        return Err(broken(format!("a file has a column `{}` that its table does not know", stranger.name())));
+        return Err(broken(format!(
+            "a file has a column `{}` that its table does not know",
+            stranger.name()
+        )));
     }
     Ok(Arc::new(Schema::new(fields)))
 }
@@ -157,9 +160,7 @@ impl Input {
     }
 
     fn is_behind(&self, head: &Head) -> bool {
-        self.cursor
-            .as_ref()
-            .is_some_and(|cursor| cursor.key() > (head.agent.as_str(), head.time, head.tie))
+        self.cursor.as_ref().is_some_and(|cursor| cursor.key() > (head.agent.as_str(), head.time, head.tie))
     }
 }
 

@@ -82,7 +82,9 @@ pub async fn optimize(
 ) -> Result<Vec<Optimized>, SinkError> {
     if how.retention < LEAST_RETENTION {
         let least = LEAST_RETENTION.as_secs() / 3600;
-        return Err(SinkError::Fatal(format!("a retention below {least} h would take files from who uses them")));
+        return Err(SinkError::Fatal(format!(
+            "a retention below {least} h would take files from who uses them"
+        )));
     }
     optimize_anyhow(config, topics, how).await
 }
@@ -95,7 +97,10 @@ pub(super) async fn optimize_anyhow(
 ) -> Result<Vec<Optimized>, SinkError> {
     let names: Vec<String> = tables(topics).into_iter().map(|(name, ..)| name).collect();
     if let Some(unknown) = how.tables.iter().find(|table| !names.contains(table)) {
-        return Err(SinkError::Fatal(format!("no table is called `{unknown}`; there are: {}", names.join(", "))));
+        return Err(SinkError::Fatal(format!(
+            "no table is called `{unknown}`; there are: {}",
+            names.join(", ")
+        )));
     }
     let root = config.root();
     let mut done = Vec::new();
@@ -166,9 +171,10 @@ impl Compaction {
     async fn run(mut self, retention: Duration) -> Result<Optimized, SinkError> {
         for (day, mut small) in std::mem::take(&mut self.small) {
             while let Some(group) = choose(&mut small, self.target) {
-                match self.merge(&day, &group).await? {
-                    Some(merged) if merged.piece.bytes < self.target / 2 => small.push(merged),
-                    _ => {}
+                if let Some(merged) = self.merge(&day, &group).await?
+                    && merged.piece.bytes < self.target / 2
+                {
+                    small.push(merged);
                 }
             }
         }
@@ -194,7 +200,8 @@ impl Compaction {
         }
         upload(&*self.objects, &self.name, &file).await?;
         failpoint::hit("lake.optimize.before_commit");
-        let merged = Small { piece: Piece { path: file.path.clone(), bytes: file.content.len() as u64 }, rows };
+        let merged =
+            Small { piece: Piece { path: file.path.clone(), bytes: file.content.len() as u64 }, rows };
         if !self.commit(day, group, file).await? {
             self.found.given_up += 1;
             // The next vacuum takes it otherwise.
@@ -378,8 +385,7 @@ mod tests {
     #[test]
     fn the_smallest_are_merged_first_and_a_single_file_is_left_alone() {
         let mut files: Vec<Small> = [50, 3, 70, 2, 1].into_iter().map(small).collect();
-        let group: Vec<u64> =
-            choose(&mut files, 60).unwrap().iter().map(|file| file.piece.bytes).collect();
+        let group: Vec<u64> = choose(&mut files, 60).unwrap().iter().map(|file| file.piece.bytes).collect();
         assert_eq!(group, [1, 2, 3, 50]);
         assert!(choose(&mut files, 60).is_none());
         assert!(choose(&mut vec![small(1)], 60).is_none());

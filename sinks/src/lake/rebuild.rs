@@ -7,18 +7,12 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use eventlog::{
-    Log, LogError, LogErrorKind, Record, TopicPartition,
-    batches::BatchDecoder,
-    registry::SchemaRegistry,
+    Log, LogError, LogErrorKind, Record, TopicPartition, batches::BatchDecoder, registry::SchemaRegistry,
 };
 use schemas::topics::Topics;
 use tokio::sync::mpsc;
 
-use super::{
-    LakeConfig,
-    sink::LakeSink,
-    tables,
-};
+use super::{LakeConfig, sink::LakeSink, tables};
 use crate::{
     DeadLetters, Flush, Sink as _, SinkError, Start,
     batch::{Batch, Span},
@@ -63,7 +57,10 @@ pub async fn rebuild<L: Log>(
     let all = tables(topics);
     let known: Vec<String> = all.iter().map(|(name, ..)| name.clone()).collect();
     if let Some(unknown) = what.tables.iter().find(|table| !known.contains(table)) {
-        return Err(SinkError::Fatal(format!("no table is called `{unknown}`; there are: {}", known.join(", "))));
+        return Err(SinkError::Fatal(format!(
+            "no table is called `{unknown}`; there are: {}",
+            known.join(", ")
+        )));
     }
     let wanted: Vec<_> =
         all.into_iter().filter(|(name, ..)| what.tables.is_empty() || what.tables.contains(name)).collect();
@@ -89,7 +86,12 @@ pub async fn rebuild<L: Log>(
                 )));
             }
             decoder = fill(&mut sink, &log, decoder, &of, (from, end), content.is_plain()).await?;
-            done.push(Rebuilt { table: table.clone(), of: (of.topic.to_string(), of.partition), from, to: end });
+            done.push(Rebuilt {
+                table: table.clone(),
+                of: (of.topic.to_string(), of.partition),
+                from,
+                to: end,
+            });
         }
         sink.flush(Flush::All).await?;
     }
@@ -125,7 +127,8 @@ async fn fill<L: Log>(
     let (sender, mut batches) = mpsc::channel::<Batch>(QUEUE);
     let (log, of) = (log.clone(), of.clone());
     let reading = tokio::task::spawn_blocking(move || {
-        let mut reading = Reading { of: of.clone(), next: from, is_plain, decoder, sender, gathered: Vec::new() };
+        let mut reading =
+            Reading { of: of.clone(), next: from, is_plain, decoder, sender, gathered: Vec::new() };
         log.read_partition(&of, from, end, &mut |record| reading.take(record))?;
         reading.hand_over(end)?;
         Ok::<_, LogError>(reading.decoder)

@@ -210,7 +210,8 @@ impl Shape {
 
     /// Rows of a table of records.
     pub(super) fn shape_records(&self, records: &[Record]) -> Result<Rows, SinkError> {
-        let mut values = BinaryBuilder::new();
+        let bytes = records.iter().filter_map(|record| record.value.as_ref()).map(bytes::Bytes::len).sum();
+        let mut values = BinaryBuilder::with_capacity(records.len(), bytes);
         for record in records {
             values.append_option(record.value.as_ref());
         }

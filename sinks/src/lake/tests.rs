@@ -669,28 +669,45 @@ async fn kills_and_rebalances_leave_each_row_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_held_never_grows_beyond_its_limit() {
-    let world = World::new(1);
-    let lake = Lake::new();
-    let config =
-        LakeConfig { memory: ByteSize::kib(1), commit_age: Duration::from_hours(1), ..lake.config.clone() };
+    const LIMIT: u64 = 1 << 20;
+    let (world, lake) = (World::new(1), Lake::new());
+    // nothing but the limit makes it commit
+    let hour = Duration::from_hours(1);
+    let config = LakeConfig {
+        memory: ByteSize(LIMIT),
+        commit_rows: usize::MAX,
+        commit_age: hour,
+        late_age: hour,
+        ..lake.config.clone()
+    };
     let letters = DeadLetters::open(&world.log, &world.topics, "lake").unwrap();
     let mut sink = LakeSink::new(config, tables(&world.topics), letters).unwrap();
     sink.open().await.unwrap();
     let topic = world.topics.late();
     sink.starts(&[TopicPartition::new(Arc::clone(&topic), 0)]).await.unwrap();
-    let record = eventlog::Record {
-        topic: Arc::clone(&topic),
-        partition: 0,
-        offset: 0,
-        timestamp: NOW / 1000,
-        key: None,
-        value: Some(vec![1; 4096].into()),
-        headers: vec![],
-    };
-    let spans = vec![Span { partition: 0, from: 0, to: 1 }];
-    sink.accept(Batch { topic, spans, rows: vec![], poison: vec![], plain: vec![record] }).await.unwrap();
-    assert!(sink.due().is_some_and(|due| due <= Instant::now()));
-    sink.flush(Flush::Due).await.unwrap();
-    assert_eq!(sink.memory(), 0);
-    assert_eq!(lake.files("late").len(), 1);
+    let rows = 100;
+    for number in 0..30 {
+        // thirty days, one after the other
+        let record = |offset: i64| eventlog::Record {
+            topic: Arc::clone(&topic),
+            partition: 0,
+            offset,
+            timestamp: (NOW - number * DAY) / 1000,
+            key: None,
+            value: Some(vec![1; 4096].into()),
+            headers: vec![],
+        };
+        let (from, to) = (number * rows, (number + 1) * rows);
+        let plain = (from..to).map(record).collect();
+        let spans = vec![Span { partition: 0, from, to }];
+        let topic = Arc::clone(&topic);
+        sink.accept(Batch { topic, spans, rows: vec![], poison: vec![], plain }).await.unwrap();
+        if sink.memory() > LIMIT {
+            assert!(sink.due().is_some_and(|due| due <= Instant::now()));
+            sink.flush(Flush::Due).await.unwrap();
+        }
+        assert!(sink.memory() <= LIMIT, "{} bytes are held", sink.memory());
+    }
+    // twelve megabytes came, and one at most is not in the table
+    assert!(lake.files("late").len() >= 20);
 }

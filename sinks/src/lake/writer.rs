@@ -255,12 +255,11 @@ impl TableWriter {
     pub(super) async fn prepare(&mut self, scope: Scope) -> Result<(), SinkError> {
         let of = (scope, self.fresh.edition(), self.late.edition());
         let usable = |prepared: &mut Prepared| prepared.of == of && prepared.began.elapsed() < STALE;
-        let mut prepared = match self.prepared.take_if(usable) {
-            Some(prepared) => prepared,
-            None => {
-                self.abandon().await;
-                self.ordered(of).await?
-            }
+        let mut prepared = if let Some(prepared) = self.prepared.take_if(usable) {
+            prepared
+        } else {
+            self.abandon().await;
+            self.ordered(of).await?
         };
         let uploaded = self.upload_all(&mut prepared).await;
         self.prepared = Some(prepared);

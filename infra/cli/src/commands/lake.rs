@@ -90,7 +90,8 @@ pub(crate) async fn lake(config: &Config, args: Args) -> anyhow::Result<Exit> {
         Command::Rebuild { into, from_offsets, tables } => {
             let from = read_offsets(&from_offsets)?;
             anyhow::ensure!(!is_same(&into, &lake.root), "{into} is the lake itself; name another folder");
-            print_rebuilt(config, LakeConfig { root: into, ..lake.clone() }, Rebuilding { tables, from }).await
+            print_rebuilt(config, &LakeConfig { root: into, ..lake.clone() }, Rebuilding { tables, from })
+                .await
         }
     }
 }
@@ -143,7 +144,12 @@ fn print_info(tables: &[TableInfo], by_day: bool) {
         for (day, of) in table.days.iter().filter(|_| by_day) {
             println!(
                 "  {day:<18} {:>8} {:>7} {:>12} {:>7} {:>7} {:>10.1}",
-                "", "", of.rows, of.files, of.small, mib(of.bytes)
+                "",
+                "",
+                of.rows,
+                of.files,
+                of.small,
+                mib(of.bytes)
             );
         }
         print_covered(&table.covered, &table.covered_late);
@@ -185,14 +191,14 @@ async fn print_optimized(config: &Config, lake: &LakeConfig, how: &Optimizing) -
     Ok(Exit::Done)
 }
 
-async fn print_rebuilt(config: &Config, lake: LakeConfig, what: Rebuilding) -> anyhow::Result<Exit> {
+async fn print_rebuilt(config: &Config, lake: &LakeConfig, what: Rebuilding) -> anyhow::Result<Exit> {
     let log = KafkaLog::connect(&config.kafka)?;
     let registry: Arc<dyn SchemaRegistry> = Arc::new(HttpRegistry::new(&config.registry)?);
     let rebuilt = rebuild(lake.clone(), log, registry, &config.topic_names(), what).await?;
     for part in rebuilt {
         println!("{:<20} {}-{}: offsets {}..{}", part.table, part.of.0, part.of.1, part.from, part.to);
     }
-    print_verified(config, &lake, true).await
+    print_verified(config, lake, true).await
 }
 
 /// Lines of topic, partition and offset; what follows is ignored.
@@ -208,11 +214,7 @@ fn read_offsets(file: &Path) -> anyhow::Result<BTreeMap<(String, i32), i64>> {
         let topic = words.next().with_context(at)?.to_owned();
         let partition: i32 = words.next().with_context(at)?.parse().with_context(at)?;
         let offset: i64 = words.next().with_context(at)?.parse().with_context(at)?;
-        anyhow::ensure!(
-            offsets.insert((topic, partition), offset).is_none(),
-            "{}: named twice",
-            at()
-        );
+        anyhow::ensure!(offsets.insert((topic, partition), offset).is_none(), "{}: named twice", at());
     }
     Ok(offsets)
 }
@@ -251,7 +253,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().to_str().unwrap();
         assert!(is_same(&format!("{root}/"), root));
-        assert!(is_same(&format!("{root}/../{}", folder.path().file_name().unwrap().to_str().unwrap()), root));
+        assert!(is_same(
+            &format!("{root}/../{}", folder.path().file_name().unwrap().to_str().unwrap()),
+            root
+        ));
         assert!(!is_same("s3://bucket/lake", root));
     }
 }

@@ -186,8 +186,8 @@ impl Version {
 
     /// All these records as one batch, or nothing; then the decoder is a new one.
     fn at_once(&mut self, records: &[Record], rows: &[u32]) -> Result<RecordBatch, String> {
-        let tried =
-            feed(&mut self.decoder, records, rows).and_then(|()| finish(&mut self.decoder, &self.columns, rows));
+        let tried = feed(&mut self.decoder, records, rows)
+            .and_then(|()| finish(&mut self.decoder, &self.columns, rows));
         if tried.is_err()
             && let Ok(fresh) = decoder(self.id, &self.text, &self.reader)
         {

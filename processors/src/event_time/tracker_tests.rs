@@ -377,6 +377,7 @@ fn what_is_still_in_the_outbox_is_not_lost() {
     log.row("a", 100, Lane::Critical, 0, 100);
     let said = Status {
         tails: Some((START, vec![(Lane::Normal, 1), (Lane::Bulk, 1)])),
+        lanes: Some(vec![Lane::Critical]),
         oldest: Some(START + 20 * SECOND),
         is_health: true,
         ..Status::default()

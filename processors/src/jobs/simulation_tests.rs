@@ -16,8 +16,8 @@ use crate::engine::simulation::seeds;
 use crate::engine::worker::Defect;
 use crate::planted::{Planted, plant};
 
-/// As many as take about two minutes of a debug build.
-const FEW: u64 = 40;
+/// As many as take about a minute of a debug build.
+const FEW: u64 = 20;
 /// Stories that seeds take turns with; what they come to undisturbed is computed once.
 const STORIES: u64 = 4;
 /// Whose network is gone for a while, in every story.
@@ -194,7 +194,7 @@ fn play(rows: &Rows, partitions: i32, plan: &Plan) -> Result<(MemoryLog, u64), S
     for _ in 0..20_000 {
         fleet.ticker.advance(10);
         let mut left = false;
-        let burst = if plan.chaos.is_some() { 1 + chance.below(16) } else { 60 };
+        let burst = if plan.chaos.is_some() { 1 + chance.below(40) } else { 60 };
         for (at, partition, key, value) in rows.by_ref().take(burst as usize) {
             left = true;
             fleet.log.set_time(at / 1_000);
@@ -202,7 +202,7 @@ fn play(rows: &Rows, partitions: i32, plan: &Plan) -> Result<(MemoryLog, u64), S
             let record = partition.map_or(record.clone(), |partition| record.to_partition(partition));
             writer.append(record, 0).map_err(|error| format!("{error:?}"))?;
         }
-        if plan.chaos.is_some() && left && chance.one_in(4) {
+        if plan.chaos.is_some() && left && chance.one_in(8) {
             fleet.disturb(&mut chance);
         }
         if !left || chance.one_in(12) {
@@ -392,14 +392,17 @@ fn failing_at_every_call_changes_nothing() {
     }
 }
 
-/// The simulation is worth something only if it finds what is planted.
+/// The simulation is worth something only if it finds what is planted. Rarer defects of the run loop need more schedules
+/// than a whole job has time for: those are found with the least job, in `engine/simulation/schedules.rs`.
 #[test]
 fn each_planted_defect_is_found() {
-    let loops = [Defect::OffsetsOutside, Defect::RestoreToLastStable, Defect::KeepMemoryOnAbort];
-    let loops = loops.into_iter().map(|defect| (Some(defect), None));
-    let rows = [Planted::LaneTimeOfTheLargest, Planted::SilenceByWallClock];
-    for (defect, planted) in loops.chain(rows.into_iter().map(|planted| (None, Some(planted)))) {
-        let found = (0..60).find_map(|seed| Some((seed, wrong_with(seed, defect.clone(), planted)?)));
+    let defects = [
+        (Some(Defect::RestoreToLastStable), None),
+        (None, Some(Planted::LaneTimeOfTheLargest)),
+        (None, Some(Planted::SilenceByWallClock)),
+    ];
+    for (defect, planted) in defects {
+        let found = (0..20).find_map(|seed| Some((seed, wrong_with(seed, defect.clone(), planted)?)));
         let Some((seed, what)) = found else {
             panic!("{defect:?} {planted:?} was not found");
         };

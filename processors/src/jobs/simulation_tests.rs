@@ -1,6 +1,7 @@
 //! The whole job, whatever happens to its workers *and to its input*: what an undisturbed worker makes of events that
 //! came at once, in order and once each, is what disturbed workers make of the same events when they came late, out of
-//! order, twice, through two bridges, after outages of agents and of ourselves, each once.
+//! order, twice, through two bridges, after outages of agents and of ourselves, each once. And what comes out is the same
+//! to the byte as what one undisturbed worker makes of that same input.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -15,8 +16,8 @@ use crate::engine::simulation::seeds;
 use crate::engine::worker::Defect;
 use crate::planted::{Planted, plant};
 
-/// As many as take about two minutes of a debug build.
-const FEW: u64 = 40;
+/// As many as take about a minute of a debug build.
+const FEW: u64 = 20;
 /// Stories that seeds take turns with; what they come to undisturbed is computed once.
 const STORIES: u64 = 4;
 /// Whose network is gone for a while, in every story.
@@ -228,7 +229,8 @@ struct Meaning {
     events: BTreeMap<(String, String, String, i64), Line>,
     /// Complete windows by topic.
     windows: BTreeMap<(String, super::read_back::Window), Line>,
-    /// Rule, finding, what became of it, when, text.
+    /// Rule, finding, what became of it, when, text. Of rows in sequence those count that came first, so what sequences
+    /// find is compared for one order of the input only.
     alerts: BTreeSet<(String, String, i64, i64, String)>,
     /// Findings of silence: whose.
     silent: BTreeSet<String>,
@@ -267,6 +269,9 @@ fn meaning(log: &MemoryLog) -> Result<Meaning, String> {
             meaning.silent.insert(words(&line, "agent_id"));
             continue;
         }
+        if rule == "load-start-calm" {
+            continue;
+        }
         let (finding, became) = (words(&line, "finding_uid"), whole(&line, "activity_id"));
         let alert = (rule, finding, became, whole(&line, "event_time"), words(&line, "message"));
         if !meaning.alerts.insert(alert.clone()) {
@@ -284,14 +289,27 @@ fn first_difference<K: Ord + Debug, V: PartialEq + Debug>(
     let missing = expected.iter().find(|(key, value)| found.get(*key) != Some(value));
     let extra = found.keys().find(|key| !expected.contains_key(*key));
     match (missing, extra) {
-        (Some((key, value)), _) => Some(format!("{what} {key:?}: {:?} is not {value:?}", found.get(key))),
-        (None, Some(key)) => Some(format!("{what} {key:?} is too many")),
+        (Some((key, value)), _) => {
+            Some(short(format!("{what} {key:?}: {:?} is not {value:?}", found.get(key))))
+        }
+        (None, Some(key)) => Some(short(format!("{what} {key:?} is too many"))),
         (None, None) => None,
     }
 }
 
+fn short(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(600));
+    text
+}
+
 /// What is wrong, if anything is.
-fn wrong(rows: &Rows, partitions: i32, plan: &Plan, expected: &Meaning) -> Option<String> {
+fn wrong(
+    rows: &Rows,
+    partitions: i32,
+    plan: &Plan,
+    same_input: &Outputs,
+    expected: &Meaning,
+) -> Option<String> {
     plant(plan.planted);
     let played = catch_unwind(AssertUnwindSafe(|| play(rows, partitions, plan)));
     plant(None);
@@ -300,6 +318,9 @@ fn wrong(rows: &Rows, partitions: i32, plan: &Plan, expected: &Meaning) -> Optio
         Ok(Err(error)) => return Some(error),
         Err(_) => return Some("panicked".into()),
     };
+    if let Some(difference) = first_difference("output", &outputs(&log), same_input) {
+        return Some(difference);
+    }
     let found = match catch_unwind(AssertUnwindSafe(|| meaning(&log))) {
         Ok(Ok(found)) => found,
         Ok(Err(twice)) => return Some(twice),
@@ -329,7 +350,9 @@ fn expected(story: u64) -> &'static Meaning {
         let (log, _) = play(&tell(story, &LONG), PARTITIONS, &Plan::default()).unwrap();
         let found = meaning(&log).unwrap();
         let of = |rule: &str| found.alerts.iter().filter(|alert| alert.0 == rule).count();
-        assert!(of("start") > 10 && of("load-start-calm") > 3 && of("busy") > 1, "{:?}", found.alerts);
+        assert!(of("start") > 10 && of("busy") > 1, "{:?}", found.alerts);
+        let sequences = lines(&log, &Topics::default().alerts()).into_iter();
+        assert!(sequences.filter(|line| words(line, "rule_id") == "load-start-calm").count() > 3);
         assert!(found.windows.len() > 60 && found.events.len() > 300 && found.late == 0);
         found
     })
@@ -339,7 +362,9 @@ fn expected(story: u64) -> &'static Meaning {
 fn wrong_with(seed: u64, defect: Option<Defect>, planted: Option<Planted>) -> Option<String> {
     let rows = tell(seed % STORIES, &Telling { disturbed: Some(seed), ..LONG });
     let plan = Plan { chaos: Some(seed), defect, planted, ..Plan::default() };
-    wrong(&rows, PARTITIONS, &plan, expected(seed % STORIES))
+    let expected = expected(seed % STORIES);
+    let (same_input, _) = play(&rows, PARTITIONS, &Plan::default()).unwrap();
+    wrong(&rows, PARTITIONS, &plan, &outputs(&same_input), expected)
 }
 
 #[test]
@@ -351,31 +376,33 @@ fn whatever_happens_to_workers_and_input_the_meaning_is_the_same() {
 
 #[test]
 fn failing_at_every_call_changes_nothing() {
-    let telling = Telling { agents: 2, seconds: 190, partitions: 1, disturbed: None };
-    let (log, _) = play(&tell(0, &telling), 1, &Plan::default()).unwrap();
-    let expected = meaning(&log).unwrap();
-    assert!(expected.windows.len() > 8 && !expected.alerts.is_empty());
+    let telling = Telling { agents: 1, seconds: 140, partitions: 1, disturbed: None };
     let rows = tell(0, &telling);
-    let calls = play(&rows, 1, &Plan::default()).unwrap().1;
-    assert!(calls > 30, "only {calls} calls");
+    let (log, calls) = play(&rows, 1, &Plan::default()).unwrap();
+    let (same_input, expected) = (outputs(&log), meaning(&log).unwrap());
+    assert!(expected.windows.len() > 3 && !expected.alerts.is_empty());
+    assert!((30..120).contains(&calls), "{calls} calls");
     for fault in
         [Fault::Unavailable, Fault::Aborted, Fault::Fatal, Fault::LostAnswer, Fault::Kill, Fault::KillAfter]
     {
         for n in 1..=calls {
             let plan = Plan { fault: Some((n, fault)), ..Plan::default() };
-            assert_eq!(wrong(&rows, 1, &plan, &expected), None, "call {n} {fault:?}");
+            assert_eq!(wrong(&rows, 1, &plan, &same_input, &expected), None, "call {n} {fault:?}");
         }
     }
 }
 
-/// The simulation is worth something only if it finds what is planted.
+/// The simulation is worth something only if it finds what is planted. Rarer defects of the run loop need more schedules
+/// than a whole job has time for: those are found with the least job, in `engine/simulation/schedules.rs`.
 #[test]
 fn each_planted_defect_is_found() {
-    let loops = [Defect::OffsetsOutside, Defect::RestoreToLastStable, Defect::KeepMemoryOnAbort];
-    let loops = loops.into_iter().map(|defect| (Some(defect), None));
-    let rows = [Planted::LaneTimeOfTheLargest, Planted::SilenceByWallClock];
-    for (defect, planted) in loops.chain(rows.into_iter().map(|planted| (None, Some(planted)))) {
-        let found = (0..60).find_map(|seed| Some((seed, wrong_with(seed, defect.clone(), planted)?)));
+    let defects = [
+        (Some(Defect::RestoreToLastStable), None),
+        (None, Some(Planted::LaneTimeOfTheLargest)),
+        (None, Some(Planted::SilenceByWallClock)),
+    ];
+    for (defect, planted) in defects {
+        let found = (0..20).find_map(|seed| Some((seed, wrong_with(seed, defect.clone(), planted)?)));
         let Some((seed, what)) = found else {
             panic!("{defect:?} {planted:?} was not found");
         };

@@ -20,7 +20,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    backfill, check, feedback, keys, lake, notify, replay as replay_command, report, rules, run, tap, topics, watch,
+    backfill, check, feedback, keys, lake, notify, replay as replay_command, report, rules, run, tap, topics,
+    watch,
 };
 use crate::exit::Exit;
 

@@ -117,7 +117,7 @@ pub(crate) async fn run(config: Config, parts: &[Part]) -> anyhow::Result<Exit> 
                         health.clone(),
                         shutdown.clone(),
                     ),
-                )
+                );
             }
             Part::Sink(name) => tracing::info!(sink = ?name, "not enabled"),
         }

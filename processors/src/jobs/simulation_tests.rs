@@ -228,7 +228,8 @@ struct Meaning {
     events: BTreeMap<(String, String, String, i64), Line>,
     /// Complete windows by topic.
     windows: BTreeMap<(String, super::read_back::Window), Line>,
-    /// Rule, finding, what became of it, when, text.
+    /// Rule, finding, what became of it, when, text. Of rows in sequence those count that came first, so what sequences
+    /// find is compared for one order of the input only.
     alerts: BTreeSet<(String, String, i64, i64, String)>,
     /// Findings of silence: whose.
     silent: BTreeSet<String>,
@@ -265,6 +266,9 @@ fn meaning(log: &MemoryLog) -> Result<Meaning, String> {
         let rule = words(&line, "rule_id");
         if rule == "silent-agent" {
             meaning.silent.insert(words(&line, "agent_id"));
+            continue;
+        }
+        if rule == "load-start-calm" {
             continue;
         }
         let (finding, became) = (words(&line, "finding_uid"), whole(&line, "activity_id"));
@@ -329,7 +333,9 @@ fn expected(story: u64) -> &'static Meaning {
         let (log, _) = play(&tell(story, &LONG), PARTITIONS, &Plan::default()).unwrap();
         let found = meaning(&log).unwrap();
         let of = |rule: &str| found.alerts.iter().filter(|alert| alert.0 == rule).count();
-        assert!(of("start") > 10 && of("load-start-calm") > 3 && of("busy") > 1, "{:?}", found.alerts);
+        assert!(of("start") > 10 && of("busy") > 1, "{:?}", found.alerts);
+        let sequences = lines(&log, &Topics::default().alerts()).into_iter();
+        assert!(sequences.filter(|line| words(line, "rule_id") == "load-start-calm").count() > 3);
         assert!(found.windows.len() > 60 && found.events.len() > 300 && found.late == 0);
         found
     })

@@ -31,7 +31,7 @@ async fn the_lake_is_proved_compacted_and_made_anew() -> anyhow::Result<()> {
     let before = files(&stage, Family::HostMetrics)?;
     ensure!(before > 1, "only {before} files to compact");
 
-    let killed = lake(&stage, &["optimize"], &[("VARTA_FAILPOINT", "lake.optimize.before_commit=2")])?;
+    let killed = lake(&stage, &["optimize"], &[("VARTA_FAILPOINT", "lake.optimize.before_commit=1")])?;
     ensure!(killed.status.code().is_none(), "it was to be killed: {}", said(&killed));
     stage.must_equal(&made.identities).await.context("after a compaction was killed")?;
     let optimized = lake(&stage, &["optimize"], &[])?;

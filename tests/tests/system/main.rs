@@ -8,6 +8,7 @@ mod bad_input;
 mod configuration;
 mod crash;
 mod identities;
+mod metrics;
 mod outages;
 mod replay;
 mod rows;

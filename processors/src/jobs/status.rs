@@ -45,7 +45,11 @@ impl<'a> StatusColumns<'a> {
                 .double("interval_s", row)
                 .filter(|seconds| *seconds > 0.0)
                 .map(|seconds| (seconds.min(LONGEST_INTERVAL) * 1e6) as i64),
-            is_health: self.text("event_type", row) == Some(event_type::AGENT_HEALTH),
+            // The last word of a session speaks for the outbox, too: nothing declared before it holds any longer.
+            is_health: matches!(
+                self.text("event_type", row),
+                Some(event_type::AGENT_HEALTH | event_type::AGENT_STOPPED)
+            ),
             oldest: self.timestamp("oldest_event_time", row),
             shed,
         }

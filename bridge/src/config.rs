@@ -6,7 +6,6 @@ use std::time::Duration;
 use runtime::config::{ByteSize, Check, Problems, Secret, key};
 use serde::Deserialize;
 
-pub use crate::http::config::{HttpConfig, HttpTlsConfig, LimitsConfig};
 use crate::sizing::{self, Verdict};
 
 /// Section `[bridge]`.
@@ -18,9 +17,7 @@ pub struct BridgeConfig {
     pub id: String,
     /// The MQTT broker and how to talk to it.
     pub mqtt: MqttConfig,
-    /// Events and feedback over HTTPS.
-    pub http: HttpConfig,
-    /// How much may be on its way from MQTT to Kafka at once.
+    /// How much may be on its way to Kafka at once.
     pub in_flight: InFlightConfig,
     /// How the agents are told what is in Kafka.
     pub confirmations: ConfirmationConfig,
@@ -39,7 +36,6 @@ impl Default for BridgeConfig {
         Self {
             id: "varta-bridge-1".to_owned(),
             mqtt: MqttConfig::default(),
-            http: HttpConfig::default(),
             in_flight: InFlightConfig::default(),
             confirmations: ConfirmationConfig::default(),
             sizing: SizingConfig::default(),
@@ -209,7 +205,6 @@ impl Check for BridgeConfig {
             );
         }
         self.mqtt.check(&key(at, "mqtt"), problems);
-        self.http.check(&key(at, "http"), problems);
         self.in_flight.check(&key(at, "in_flight"), problems);
         self.confirmations.check(&key(at, "confirmations"), problems);
         if self.in_flight.bytes.0 < 2 * self.mqtt.max_packet_size.0 {

@@ -18,7 +18,7 @@ impl<A: Appender> Pipeline<A> {
                 return Ok(());
             }
             if let Stage::Shipped { slot, is_condemned, .. } = message.stage {
-                if !self.deliveries.is_settled(slot) && !self.acknowledges_early() {
+                if !self.deliveries.is_settled(slot) {
                     return Ok(());
                 }
                 match self.deliveries.failure(slot) {
@@ -50,17 +50,6 @@ impl<A: Appender> Pipeline<A> {
         Ok(())
     }
 
-    #[cfg(not(test))]
-    #[expect(clippy::unused_self, reason = "the test build decides here whether the defect is planted")]
-    fn acknowledges_early(&self) -> bool {
-        false
-    }
-
-    #[cfg(test)]
-    fn acknowledges_early(&self) -> bool {
-        self.acknowledges_early
-    }
-
     /// The front message is done with.
     fn leave(&mut self, now: Instant) {
         let Some(message) = self.ring.pop() else { return };
@@ -87,7 +76,7 @@ impl<A: Appender> Pipeline<A> {
             self.retry_at = Some(now + delay);
             return;
         };
-        if now < at || self.shipping.is_stalled() {
+        if now < at || self.stalled.is_some() {
             return;
         }
         self.retry_at = None;
@@ -97,7 +86,7 @@ impl<A: Appender> Pipeline<A> {
 
     /// Makes a dead letter of the front message, which Kafka refuses for good.
     fn condemn(&mut self) {
-        if self.shipping.is_stalled() {
+        if self.stalled.is_some() {
             return;
         }
         let reason = format!("kafka refuses it: {}", self.deliveries.last_error());
@@ -116,6 +105,6 @@ impl<A: Appender> Pipeline<A> {
         *is_condemned |= condemned;
         let slot = *slot;
         let parcel = parcel(&self.intake, &message.arrival);
-        self.shipping.ship(slot, parcel.records);
+        self.dispatch(slot, parcel.records);
     }
 }

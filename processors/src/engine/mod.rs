@@ -5,9 +5,8 @@ mod chunk;
 mod job;
 pub mod operator;
 mod restore;
-mod span;
 mod ticker;
-pub(crate) mod worker;
+mod worker;
 
 #[cfg(test)]
 pub(crate) mod simulation;
@@ -16,6 +15,5 @@ pub use changelog::ChangelogError;
 pub use chunk::{ChunkError, Header, MAX_CHUNK_BYTES, decode as decode_chunk};
 pub use job::{Job, JobError, Output, PartitionState};
 pub use restore::{OnMismatch, RestoreError};
-pub use span::{Span, Stretch};
 pub use ticker::{Monotonic, Ticker};
 pub use worker::{Step, Worker, WorkerError, WorkerSettings};

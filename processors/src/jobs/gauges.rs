@@ -14,7 +14,6 @@ pub(super) struct Gauges {
     sessions: Gauge,
     intervals: Gauge,
     floors: Gauge,
-    open_windows: Gauge,
     least_lag: Gauge,
     most_lag: Gauge,
     /// The log's clock when they were last set.
@@ -31,7 +30,6 @@ impl Gauges {
             sessions: gauge!("varta_processors_sessions", "partition" => of.clone()),
             intervals: gauge!("varta_processors_intervals", "partition" => of.clone()),
             floors: gauge!("varta_processors_floors", "partition" => of.clone()),
-            open_windows: gauge!("varta_processors_open_windows", "partition" => of.clone()),
             least_lag: lag("foremost"),
             most_lag: lag("hindmost"),
             shown: None,
@@ -39,14 +37,13 @@ impl Gauges {
     }
 
     /// Counts anew if the log's clock has moved far enough.
-    pub(super) fn show(&mut self, tracker: &Tracker, open_windows: impl FnOnce() -> usize) {
+    pub(super) fn show(&mut self, tracker: &Tracker) {
         let now = tracker.now();
         if self.shown.is_some_and(|shown| now - shown < PAUSE) {
             return;
         }
         self.shown = Some(now);
         self.set(&tracker.census());
-        self.open_windows.set(open_windows() as f64);
     }
 
     fn set(&self, census: &Census) {
@@ -64,6 +61,5 @@ impl Gauges {
 impl Drop for Gauges {
     fn drop(&mut self) {
         self.set(&Census::default());
-        self.open_windows.set(0.0);
     }
 }

@@ -20,20 +20,11 @@ pub(crate) struct Options {
     pub(crate) tls: bool,
     /// Where it answers for its health; empty: nowhere.
     pub(crate) listen: String,
-    /// Further sections, as they stand in the file.
-    pub(crate) extra: String,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            worker: "main".into(),
-            workers: 1,
-            bridge: "bridge".into(),
-            tls: false,
-            listen: String::new(),
-            extra: String::new(),
-        }
+        Self { worker: "main".into(), workers: 1, bridge: "bridge".into(), tls: false, listen: String::new() }
     }
 }
 
@@ -98,7 +89,6 @@ workers = {workers}
 [sinks.lake]
 root = "{lake}"
 commit_age = "1s"
-late_age = "1s"
 group = "{prefix}-lake"
 instance = "{prefix}-lake"
 [sinks.influx]
@@ -112,13 +102,7 @@ instance = "{prefix}-influx"
 url = "{postgres}"
 group = "{prefix}-postgres"
 instance = "{prefix}-postgres"
-[reports]
-period = "day"
-after = "0s"
-every = "2s"
-{extra}
 "#,
-            extra = options.extra,
             kafka = self.kafka,
             registry = self.registry,
             prefix = self.prefix,

@@ -124,6 +124,13 @@ struct Printer<'a> {
     printed: usize,
 }
 
+impl Drop for Printer<'_> {
+    fn drop(&mut self) {
+        // Nor may a runtime end on such a thread.
+        tokio::task::block_in_place(|| self.filters.clear());
+    }
+}
+
 impl Printer<'_> {
     /// Prints the records; false when the limit is reached.
     fn print(&mut self, records: &[Record]) -> anyhow::Result<bool> {

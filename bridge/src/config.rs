@@ -6,6 +6,7 @@ use std::time::Duration;
 use runtime::config::{ByteSize, Check, Problems, Secret, key};
 use serde::Deserialize;
 
+pub use crate::http::config::{HttpConfig, HttpTlsConfig, LimitsConfig};
 use crate::sizing::{self, Verdict};
 
 /// Section `[bridge]`.
@@ -17,7 +18,9 @@ pub struct BridgeConfig {
     pub id: String,
     /// The MQTT broker and how to talk to it.
     pub mqtt: MqttConfig,
-    /// How much may be on its way to Kafka at once.
+    /// Events and feedback over HTTPS.
+    pub http: HttpConfig,
+    /// How much may be on its way from MQTT to Kafka at once.
     pub in_flight: InFlightConfig,
     /// How the agents are told what is in Kafka.
     pub confirmations: ConfirmationConfig,
@@ -36,6 +39,7 @@ impl Default for BridgeConfig {
         Self {
             id: "varta-bridge-1".to_owned(),
             mqtt: MqttConfig::default(),
+            http: HttpConfig::default(),
             in_flight: InFlightConfig::default(),
             confirmations: ConfirmationConfig::default(),
             sizing: SizingConfig::default(),
@@ -205,6 +209,7 @@ impl Check for BridgeConfig {
             );
         }
         self.mqtt.check(&key(at, "mqtt"), problems);
+        self.http.check(&key(at, "http"), problems);
         self.in_flight.check(&key(at, "in_flight"), problems);
         self.confirmations.check(&key(at, "confirmations"), problems);
         if self.in_flight.bytes.0 < 2 * self.mqtt.max_packet_size.0 {

@@ -11,7 +11,7 @@ use crate::intake::Arrival;
 /// Name of this stage in the headers of its dead letters.
 const STAGE: &str = "bridge";
 
-/// The letter: `original` unchanged, with the reason and the MQTT topic in its headers.
+/// The letter: `original` unchanged, with the reason and the topic or request in its headers.
 pub(crate) fn record(
     dlq: &Arc<str>,
     arrival: &Arrival,

@@ -1,4 +1,4 @@
-//! What becomes of one MQTT message: a pure decision.
+//! What becomes of one message: a pure decision. Of MQTT here, of HTTP in `request`.
 //!
 //! Topic and bytes in; Kafka records, and the sequence numbers to confirm once Kafka has them, out. Nothing here
 //! fails and nothing is dropped: what is not an event becomes a dead letter with its original bytes and the
@@ -15,6 +15,8 @@
 //!
 //! A foreign name leaves no marker: whoever may write to one topic must not be able to explain away holes in
 //! the sequence of somebody else. Nor is it confirmed to anybody: an agent never speaks under another's name.
+
+mod request;
 
 use std::sync::Arc;
 
@@ -33,12 +35,15 @@ use uuid::Uuid;
 use crate::confirmations::{Span, extend};
 use crate::dead_letters;
 
+pub(crate) use request::{Turned, Voice, cut};
+
 /// Event type of the security event that tells of a foreign agent id.
 pub const AGENT_MISMATCH: &str = "bridge_agent_mismatch";
 
-/// One message as it came.
+/// One message or request as it came.
 #[derive(Debug, Clone)]
 pub(crate) struct Arrival {
+    /// Topic of MQTT, or what takes its place in dead letters of HTTP.
     pub(crate) topic: Bytes,
     pub(crate) payload: Bytes,
     /// The sender's clock, in µs.
@@ -53,7 +58,7 @@ pub(crate) struct Arrival {
 /// message in once more yields the very same records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Mint {
-    /// Random, one a process.
+    /// Random, one a process; over HTTP from the sender's key of repetition where there is one.
     pub(crate) process: Uuid,
     /// Number of the message in the process.
     pub(crate) message: u64,
@@ -89,6 +94,7 @@ pub(crate) struct WriterIds {
     pub(crate) families: [u32; Family::ALL.len()],
     pub(crate) clock: u32,
     pub(crate) rejected: u32,
+    pub(crate) feedback: u32,
 }
 
 impl WriterIds {
@@ -97,6 +103,7 @@ impl WriterIds {
             families: Family::ALL.map(|family| id(RecordKind::Family(family))),
             clock: id(RecordKind::Clock),
             rejected: id(RecordKind::Rejected),
+            feedback: id(RecordKind::Feedback),
         }
     }
 }
@@ -108,11 +115,19 @@ pub(crate) struct Intake {
     bridge: Arc<str>,
     raw: Arc<str>,
     dlq: Arc<str>,
+    feedback: Arc<str>,
 }
 
 impl Intake {
     pub(crate) fn new(bridge: &str, translator: Translator, ids: WriterIds, topics: &Topics) -> Self {
-        Self { translator, ids, bridge: bridge.into(), raw: topics.raw(), dlq: topics.dlq() }
+        Self {
+            translator,
+            ids,
+            bridge: bridge.into(),
+            raw: topics.raw(),
+            dlq: topics.dlq(),
+            feedback: topics.feedback(),
+        }
     }
 
     /// The decision; see the module.
@@ -186,7 +201,8 @@ impl Intake {
         results: Vec<Result<Row, Refused>>,
     ) {
         // All rows of a message are slices of one allocation.
-        let mut arena = Vec::with_capacity(arrival.payload.len() + 16 * results.len());
+        let rows = results.iter().flatten();
+        let mut arena = Vec::with_capacity(rows.map(|row| wire::PREFIX + row.datum.len()).sum());
         let mut ends = Vec::with_capacity(results.len());
         let mut refusals = Vec::new();
         for result in results {

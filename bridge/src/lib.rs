@@ -1,7 +1,7 @@
-//! The bridge: MQTT in, Kafka out.
+//! The bridge: MQTT and HTTPS in, Kafka out.
 //!
 //! It takes events from the broker, checks and encodes them, and lets go of each only when Kafka has it: then the
-//! broker gets its PUBACK and, after that, the agent its confirmation. What cannot become an event becomes a dead
+//! broker gets its PUBACK and, after that, the agent its confirmation. Over HTTP the 202 is both. What cannot become an event becomes a dead
 //! letter; when Kafka or the registry is away, nothing does: the broker keeps what the bridge cannot hold.
 //!
 //! It knows topics, identities and the order of acknowledgements. It never knows what an event means: it neither
@@ -19,11 +19,14 @@ pub mod config;
 mod confirmations;
 mod dead_letters;
 mod deliveries;
+mod http;
 mod intake;
+pub mod keys;
 mod metrics;
 mod mqtt;
 mod pipeline;
 mod ring;
+mod shipping;
 mod sizing;
 mod start;
 
@@ -50,6 +53,15 @@ pub enum BridgeError {
     /// A certificate or key file.
     #[error("certificate: {0}")]
     Certificate(#[source] std::io::Error),
+    /// The address of the HTTP intake cannot be listened on.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// The address as configured.
+        address: std::net::SocketAddr,
+        /// What the operating system said.
+        #[source]
+        error: std::io::Error,
+    },
     /// TLS cannot be set up.
     #[error("tls: {0}")]
     Tls(String),
@@ -89,10 +101,13 @@ pub async fn run<L: Log>(
     let Some(ids) = start::schema_ids(registry, &kafka_health, &shutdown).await? else {
         return Ok(());
     };
-    let intake = Intake::new(&config.id, Translator::new(), ids, &topics);
-    let Some((partitions, appender, deliveries)) =
-        start::appender(&config, log, &topics, &kafka_health, &shutdown).await?
-    else {
+    let intake = Intake::new(&config.id, Translator::new(), ids.clone(), &topics);
+    let Some(partitions) = start::partitions(log.clone(), &topics, &kafka_health, &shutdown).await? else {
+        return Ok(());
+    };
+    let slots = pipeline::slots(config.in_flight.messages);
+    let opened = start::appender(log.clone(), slots, &kafka_health, &shutdown).await?;
+    let Some((appender, deliveries)) = opened else {
         return Ok(());
     };
     kafka_health.ready();
@@ -100,6 +115,8 @@ pub async fn run<L: Log>(
     let now = Instant::now();
     let clock = ClockRecords::new(config.clock_interval, partitions, now);
     let pipeline = Pipeline::new(&config, intake, appender, Arc::clone(&deliveries), now);
-    let driver = Driver::new(config, &link, pipeline, deliveries, clock, broker_health, kafka_health);
-    driver.run(link, shutdown).await
+    let driver = Driver::new(config.clone(), &link, pipeline, deliveries, clock, broker_health, kafka_health);
+    let over_http = http::run(&config, log, &topics, ids, &health, shutdown.clone());
+    tokio::try_join!(driver.run(link, shutdown), over_http)?;
+    Ok(())
 }

@@ -4,6 +4,8 @@
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use schemas::family::Family;
 
+use crate::intake::Tally;
+
 pub(crate) struct Metrics {
     /// MQTT messages taken in.
     pub(crate) messages: Counter,
@@ -79,9 +81,17 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn events(&self, family: Family, count: u64) {
-        if let Some(counter) = self.events.get(family as usize) {
-            counter.increment(count);
+    /// What was found in a message.
+    pub(crate) fn found(&self, tally: &Tally) {
+        for (counter, events) in self.events.iter().zip(tally.families) {
+            if events > 0 {
+                counter.increment(u64::from(events));
+            }
+        }
+        if tally.dead_letters > 0 {
+            self.dead_letters.increment(u64::from(tally.dead_letters));
+            self.rejected.increment(u64::from(tally.rejected));
+            self.mismatches.increment(u64::from(tally.mismatches));
         }
     }
 }

@@ -22,7 +22,6 @@ use runtime::backoff::Backoff;
 use runtime::failpoint;
 use runtime::fate::Fate;
 use schemas::confirmation::Confirmation;
-use schemas::family::Family;
 use schemas::identity::AgentId;
 use schemas::mqtt;
 
@@ -30,9 +29,10 @@ use crate::BridgeError;
 use crate::config::BridgeConfig;
 use crate::confirmations::{Confirmations, Span};
 use crate::deliveries::{Deliveries, UNTRACKED};
-use crate::intake::{Arrival, Intake, Parcel, Tally};
+use crate::intake::{Arrival, Intake, Parcel};
 use crate::metrics::Metrics;
 use crate::ring::{Ring, Ticket};
+use crate::shipping::Shipping;
 
 /// Where PUBACKs and confirmations go. Both answer `false` when there is no room now.
 pub(crate) trait Outlet {
@@ -67,12 +67,6 @@ enum Stage {
     Skipped,
 }
 
-/// Records of one message for which Kafka's queue had no room yet.
-struct Stalled {
-    slot: usize,
-    records: std::vec::IntoIter<NewRecord>,
-}
-
 /// Slots over the window of one connection: messages of earlier connections may still be with Kafka.
 const GENERATIONS: usize = 4;
 /// What a message costs beside its bytes: its place in the ring, and the heads of its buffers.
@@ -80,13 +74,12 @@ const OVERHEAD: u64 = 256;
 
 pub(crate) struct Pipeline<A> {
     intake: Intake,
-    appender: A,
+    shipping: Shipping<A>,
     deliveries: Arc<Deliveries>,
     free: Vec<usize>,
     ring: Ring<Message>,
     /// The first message that is not with Kafka yet.
     next: Ticket,
-    stalled: Option<Stalled>,
     retry: Backoff,
     retry_at: Option<Instant>,
     confirmations: Confirmations,
@@ -100,6 +93,9 @@ pub(crate) struct Pipeline<A> {
     is_stopped: bool,
     progress_at: Instant,
     metrics: Metrics,
+    /// A planted defect: PUBACKs do not wait for Kafka.
+    #[cfg(test)]
+    acknowledges_early: bool,
 }
 
 /// Slots needed for a window of so many messages; the last one is for the clock's goodbye.
@@ -127,9 +123,8 @@ impl<A: Appender> Pipeline<A> {
             next: ring.end(),
             ring,
             intake,
-            appender,
+            shipping: Shipping::new(appender, Arc::clone(&deliveries)),
             deliveries,
-            stalled: None,
             retry: Backoff::new(Duration::from_millis(100), Duration::from_secs(10)),
             retry_at: None,
             max_events: config.in_flight.events,
@@ -140,6 +135,8 @@ impl<A: Appender> Pipeline<A> {
             is_stopped: false,
             progress_at: now,
             metrics: Metrics::new(),
+            #[cfg(test)]
+            acknowledges_early: false,
         }
     }
 
@@ -280,7 +277,7 @@ impl<A: Appender> Pipeline<A> {
     /// Appends records that no message stands for. One that finds no room is skipped: the next one is as good.
     pub(crate) fn append_clock(&self, records: Vec<NewRecord>) -> Result<(), BridgeError> {
         for record in records {
-            match self.appender.append(record, UNTRACKED) {
+            match self.shipping.appender().append(record, UNTRACKED) {
                 Ok(()) => self.metrics.clock_records.increment(1),
                 Err(error) => refused(error)?,
             }
@@ -293,7 +290,7 @@ impl<A: Appender> Pipeline<A> {
         let slot = self.goodbye_slot();
         self.deliveries.open(slot, records.len());
         for record in records {
-            if let Err(error) = self.appender.append(record, slot) {
+            if let Err(error) = self.shipping.appender().append(record, slot) {
                 self.deliveries.forgo(slot, 1);
                 refused(error)?;
             }
@@ -317,7 +314,7 @@ impl<A: Appender> Pipeline<A> {
 
     /// Gives waiting messages to Kafka, in order, as far as there is room.
     fn ship(&mut self) {
-        if !self.ship_stalled() || self.is_undecided {
+        if !self.shipping.resume() || self.is_undecided {
             return;
         }
         while self.deliveries.records() < self.max_events
@@ -327,42 +324,15 @@ impl<A: Appender> Pipeline<A> {
             if matches!(message.stage, Stage::Waiting) {
                 let Some(slot) = self.free.pop() else { return };
                 let Parcel { records, agent, settled, tally } = self.intake.take(&message.arrival);
-                count(&self.metrics, &tally);
+                self.metrics.found(&tally);
                 message.stage = Stage::Shipped { slot, agent, settled, is_condemned: false };
-                is_open = self.dispatch(slot, records);
+                is_open = self.shipping.ship(slot, records);
             }
             self.next = self.ring.after(self.next);
             if !is_open {
                 return;
             }
         }
-    }
-
-    /// Whether all records of the message have found room.
-    fn dispatch(&mut self, slot: usize, records: Vec<NewRecord>) -> bool {
-        failpoint::hit("bridge.before_produce");
-        self.deliveries.open(slot, records.len());
-        self.stalled = Some(Stalled { slot, records: records.into_iter() });
-        self.ship_stalled()
-    }
-
-    /// Whether nothing is stalled any more.
-    fn ship_stalled(&mut self) -> bool {
-        let Some(mut stalled) = self.stalled.take() else {
-            return true;
-        };
-        while let Some(record) = stalled.records.next() {
-            match self.appender.append(record, stalled.slot) {
-                Ok(()) => {}
-                Err(AppendError::QueueFull(record)) => {
-                    let rest: Vec<NewRecord> = std::iter::once(record).chain(stalled.records).collect();
-                    self.stalled = Some(Stalled { slot: stalled.slot, records: rest.into_iter() });
-                    return false;
-                }
-                Err(AppendError::Log(error)) => self.deliveries.settle(stalled.slot, Err(error)),
-            }
-        }
-        true
     }
 }
 
@@ -385,19 +355,6 @@ fn refused(error: AppendError) -> Result<(), BridgeError> {
             tracing::warn!(%error, "a clock record was not written");
             Ok(())
         }
-    }
-}
-
-fn count(metrics: &Metrics, tally: &Tally) {
-    for (family, events) in Family::ALL.into_iter().zip(tally.families) {
-        if events > 0 {
-            metrics.events(family, u64::from(events));
-        }
-    }
-    if tally.dead_letters > 0 {
-        metrics.dead_letters.increment(u64::from(tally.dead_letters));
-        metrics.rejected.increment(u64::from(tally.rejected));
-        metrics.mismatches.increment(u64::from(tally.mismatches));
     }
 }
 

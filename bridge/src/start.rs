@@ -16,10 +16,8 @@ use schemas::topics::Topics;
 use tokio::task::spawn_blocking;
 
 use crate::BridgeError;
-use crate::config::BridgeConfig;
 use crate::deliveries::Deliveries;
 use crate::intake::WriterIds;
-use crate::pipeline;
 
 /// Something that may be worth another attempt.
 trait Attempt: std::fmt::Display {
@@ -83,26 +81,30 @@ pub(crate) async fn schema_ids(
     Ok(ids.map(|ids| WriterIds::new(|kind| ids.id(kind))))
 }
 
-/// Partitions of the raw topic, an appender, and what its callback tells.
-pub(crate) async fn appender<L: Log>(
-    config: &BridgeConfig,
+/// Partitions of the raw topic.
+pub(crate) async fn partitions<L: Log>(
     log: L,
     topics: &Topics,
     health: &Component,
     shutdown: &Shutdown,
-) -> Result<Option<(i32, L::Appender, Arc<Deliveries>)>, BridgeError> {
+) -> Result<Option<i32>, BridgeError> {
     let raw = topics.raw();
-    let asked = log.clone();
-    let count = move || asked.partitions(&raw);
-    let Some(partitions) = until_done("kafka", health, shutdown, count).await? else {
-        return Ok(None);
-    };
-    let deliveries = Arc::new(Deliveries::new(pipeline::slots(config.in_flight.messages)));
+    until_done("kafka", health, shutdown, move || log.partitions(&raw)).await
+}
+
+/// An appender for so many messages in flight at once, and what its callback tells.
+pub(crate) async fn appender<L: Log>(
+    log: L,
+    slots: usize,
+    health: &Component,
+    shutdown: &Shutdown,
+) -> Result<Option<(L::Appender, Arc<Deliveries>)>, BridgeError> {
+    let deliveries = Arc::new(Deliveries::new(slots));
     let told = Arc::clone(&deliveries);
     let open = move || {
         let told = Arc::clone(&told);
         log.appender(Box::new(move |token, outcome| told.settle(token, outcome)))
     };
     let appender = until_done("kafka", health, shutdown, open).await?;
-    Ok(appender.map(|appender| (partitions, appender, deliveries)))
+    Ok(appender.map(|appender| (appender, deliveries)))
 }

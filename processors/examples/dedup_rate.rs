@@ -75,6 +75,7 @@ fn play(agents: i64, events: i64, holes: Holes, with_changes: bool) -> Result<Ou
                         received_at: time,
                         replayed: false,
                         hearsay: false,
+                        speaks: false,
                     };
                     fresh += u64::from(tracker.event(&row).verdict == Verdict::Fresh);
                 }

@@ -1,6 +1,8 @@
 //! Configuration of the stream jobs.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use runtime::config::{ByteSize, Check, Problems};
@@ -8,12 +10,52 @@ use serde::Deserialize;
 
 use crate::engine::OnMismatch;
 
+/// The jobs. `core` is all in one; `normalise` and `detect` do the same in two, with the clean topic between them, and
+/// each runs and scales for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobName {
+    /// Raw events to events, features and alerts.
+    #[default]
+    Core,
+    /// Raw events to events and the clean log.
+    Normalise,
+    /// The clean log to features and alerts.
+    Detect,
+}
+
+impl JobName {
+    /// Its name in groups, topics and transactional ids.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Core => "core",
+            Self::Normalise => "normalise",
+            Self::Detect => "detect",
+        }
+    }
+}
+
+impl FromStr for JobName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let named = [Self::Core, Self::Normalise, Self::Detect].into_iter().find(|job| job.as_str() == text);
+        named.ok_or_else(|| format!("{text:?} is no job: core, normalise or detect"))
+    }
+}
+
+impl fmt::Display for JobName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// How jobs run. Every duration is about *when* something is written, never about what.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ProcessConfig {
-    /// Name of the job: part of its consumer group, its state topic and its transactional ids.
-    pub job: String,
+    /// Which job: part of its consumer group, its state topic and its transactional ids.
+    pub job: JobName,
     /// Name of this process among those that run the job. Two processes must not share a name: the later one
     /// would fence the earlier one.
     pub name: String,
@@ -61,7 +103,7 @@ pub struct ProcessConfig {
 impl Default for ProcessConfig {
     fn default() -> Self {
         Self {
-            job: "core".to_owned(),
+            job: JobName::Core,
             name: "main".to_owned(),
             prefix: "varta-".to_owned(),
             workers: 1,
@@ -101,7 +143,6 @@ impl Check for ProcessConfig {
                 problems.add(format!("{at}.{field}"), what.to_owned(), None);
             }
         };
-        require(!self.job.is_empty(), "job", "must not be empty");
         require(!self.name.is_empty(), "name", "must not be empty");
         require((1..=256).contains(&self.workers), "workers", "must be between 1 and 256");
         require(self.max_batch_rows > 0, "max_batch_rows", "must be at least 1");

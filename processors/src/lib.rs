@@ -6,18 +6,23 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod alerts;
+pub mod backfill;
 pub mod config;
 pub mod dedup;
 pub mod engine;
 pub mod event_time;
 pub mod functions;
 pub mod jobs;
+pub mod metered;
 pub mod normalise;
 pub mod paths;
 pub mod plan;
+#[cfg(test)]
+mod planted;
 pub mod rules;
 mod run;
 pub mod windows;
+mod workers;
 
-pub use config::ProcessConfig;
+pub use config::{JobName, ProcessConfig};
 pub use run::{ProcessError, run};

@@ -1,5 +1,6 @@
 //! Starts the workers of a job and waits for them.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,12 +13,13 @@ use runtime::shutdown::Shutdown;
 use schemas::topics::Topics;
 use thiserror::Error;
 
-use crate::config::ProcessConfig;
-use crate::engine::{JobError, Monotonic, Worker, WorkerError, WorkerSettings};
+use crate::config::{JobName, ProcessConfig};
+use crate::engine::{JobError, WorkerError, WorkerSettings};
 use crate::event_time::{Hold, Lateness};
-use crate::jobs::{CoreJob, CoreSetup};
+use crate::jobs::{CoreJob, CoreSetup, NormaliseJob};
 use crate::rules::watch::{Folder, watch};
 use crate::rules::{Offer, RuleProblem, RuleSet, listed};
+use crate::workers::Workers;
 
 /// Why the jobs stopped.
 #[derive(Debug, Error)]
@@ -49,11 +51,11 @@ pub enum ProcessError {
     },
 }
 
-fn thread_died(slot: usize) -> impl Fn(tokio::task::JoinError) -> ProcessError {
+pub(crate) fn thread_died(slot: usize) -> impl Fn(tokio::task::JoinError) -> ProcessError {
     move |error| ProcessError::Thread { slot, what: error.to_string() }
 }
 
-/// Runs the job `core` until shutdown is requested or a worker stops for good; then all workers commit what
+/// Runs the configured job until shutdown is requested or a worker stops for good; then all workers commit what
 /// they have and leave. Waits for the registry as long as it takes. `now` is the wall clock in µs; it tells nothing but
 /// which of two sets of rules was loaded later.
 pub async fn run<L: Log>(
@@ -65,23 +67,15 @@ pub async fn run<L: Log>(
     shutdown: Shutdown,
     now: fn() -> i64,
 ) -> Result<(), ProcessError> {
+    crate::metered::describe();
     // Planning runs a small runtime of its own, which must not happen on a thread of this one.
     let path = config.rules.clone();
-    let loaded = tokio::task::spawn_blocking(move || match &path {
-        Some(path) => {
-            let folder = Folder::new(path);
-            RuleSet::load(path).map(|set| (set, Some(folder)))
-        }
-        None => RuleSet::shipped().map(|set| (set, None)),
-    });
+    let loaded = tokio::task::spawn_blocking(move || load_rules(path.as_deref()));
     let (set, folder) = loaded.await.map_err(thread_died(0))?.map_err(ProcessError::Rules)?;
     let rules = Offer::new(set, now());
     let Some(ids) = ids(&registry, &health, &shutdown).await? else {
         return Ok(());
     };
-    let lateness = Lateness(config.lateness.as_micros() as i64);
-    let hold = Hold(config.hold.as_micros() as i64);
-    let setup = CoreSetup { registry, ids, topics: topics.clone(), rules: rules.clone(), lateness, hold };
     tracing::info!(
         job = %config.job,
         name = %config.name,
@@ -90,67 +84,66 @@ pub async fn run<L: Log>(
         static_membership = config.static_membership,
         "starting workers; no other process may use this name for the job"
     );
-    let mut threads = Vec::new();
-    for slot in 0..config.workers {
-        let setup = setup.clone();
-        let planned = tokio::task::spawn_blocking(move || CoreJob::new(setup));
-        let job = planned.await.map_err(thread_died(slot))??;
-        let component = health.component(format!("{}-{slot}", config.job));
-        component.waiting("joining the group");
-        let settings = settings(&config, &topics, slot);
-        let worker =
-            Worker::new(log.clone(), job, settings, Arc::new(Monotonic::start()), Some(component.clone()));
-        let stop = shutdown.clone();
-        let thread = std::thread::Builder::new().name(format!("{}-{slot}", config.job));
-        let spawned = thread.spawn(move || {
-            let ended = worker.run(&stop);
-            if let Err(error) = &ended {
-                component.failed(error.to_string());
-            }
-            ended
-        });
-        threads.push(spawned.map_err(|error| ProcessError::Thread { slot, what: error.to_string() })?);
-    }
-    let watching =
-        folder.map(|folder| tokio::spawn(watch(folder, config.rules_interval, rules, now, shutdown.clone())));
-    // A worker that stops for good takes the others with it.
-    let failed = async {
-        loop {
-            if threads.iter().any(std::thread::JoinHandle::is_finished) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
+    let setup = setup(&config, registry, ids, topics.clone(), rules.clone());
+    let of_slot = |slot| settings(&config, &topics, slot);
+    let (name, count) = (config.job.as_str(), config.workers);
+    let workers = match config.job {
+        JobName::Core => {
+            let plan = move || CoreJob::new(setup.clone());
+            Workers::start(&log, name, count, of_slot, plan, &health, &shutdown).await?
+        }
+        JobName::Normalise => {
+            let plan = move || NormaliseJob::new(setup.clone());
+            Workers::start(&log, name, count, of_slot, plan, &health, &shutdown).await?
+        }
+        JobName::Detect => {
+            let plan = move || CoreJob::detect(setup.clone());
+            Workers::start(&log, name, count, of_slot, plan, &health, &shutdown).await?
         }
     };
-    tokio::select! {
-        () = shutdown.wait() => {}
-        () = failed => shutdown.request(),
-    }
+    let watching =
+        folder.map(|folder| tokio::spawn(watch(folder, config.rules_interval, rules, now, shutdown.clone())));
+    workers.until_stopped(&shutdown).await;
     if let Some(watching) = watching {
         watching.await.map_err(thread_died(0))?;
     }
-    let mut result = Ok(());
-    for (slot, thread) in threads.into_iter().enumerate() {
-        let ended = match tokio::task::spawn_blocking(move || thread.join()).await {
-            Ok(Ok(Ok(()))) => Ok(()),
-            Ok(Ok(Err(source))) => Err(ProcessError::Worker { slot, source }),
-            _ => Err(ProcessError::Thread { slot, what: "the thread panicked".into() }),
-        };
-        if result.is_ok() {
-            result = ended;
-        }
-    }
-    result
+    workers.join().await
 }
 
-fn settings(config: &ProcessConfig, topics: &Topics, slot: usize) -> WorkerSettings {
+/// The rules of a folder, which can be watched, or those that ship.
+pub(crate) fn load_rules(path: Option<&Path>) -> Result<(RuleSet, Option<Folder>), Vec<RuleProblem>> {
+    match path {
+        Some(path) => {
+            let folder = Folder::new(path);
+            RuleSet::load(path).map(|set| (set, Some(folder)))
+        }
+        None => RuleSet::shipped().map(|set| (set, None)),
+    }
+}
+
+pub(crate) fn setup(
+    config: &ProcessConfig,
+    registry: Arc<dyn SchemaRegistry>,
+    ids: SchemaIds,
+    topics: Topics,
+    rules: Offer,
+) -> CoreSetup {
+    let lateness = Lateness(config.lateness.as_micros() as i64);
+    let hold = Hold(config.hold.as_micros() as i64);
+    CoreSetup { registry, ids, topics, rules, lateness, hold }
+}
+
+pub(crate) fn settings(config: &ProcessConfig, topics: &Topics, slot: usize) -> WorkerSettings {
     let id = config.worker_id(slot);
     WorkerSettings {
         group: config.group(),
         instance: config.static_membership.then(|| id.clone()),
         transactional_id: id,
-        input: topics.raw(),
-        state: topics.state(&config.job),
+        input: match config.job {
+            JobName::Core | JobName::Normalise => topics.raw(),
+            JobName::Detect => topics.clean(),
+        },
+        state: topics.state(config.job.as_str()),
         commit_interval: config.commit_interval,
         urgent_commit_interval: config.alert_commit_interval,
         max_commit_rows: config.max_commit_rows,
@@ -159,10 +152,11 @@ fn settings(config: &ProcessConfig, topics: &Topics, slot: usize) -> WorkerSetti
         linger: config.linger,
         restore_deadline: config.restore_deadline,
         on_state_mismatch: config.on_state_mismatch,
+        span: None,
     }
 }
 
-async fn ids(
+pub(crate) async fn ids(
     registry: &Arc<dyn SchemaRegistry>,
     health: &Health,
     shutdown: &Shutdown,

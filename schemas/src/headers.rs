@@ -1,4 +1,4 @@
-//! Kafka headers of dead letters and late rows. The records `avro/headers/*.avsc` describe them to other readers.
+//! Kafka headers of dead letters, late rows and clean records. The records `avro/headers/*.avsc` describe them to other readers.
 
 /// Headers of a record on the dead-letter topic, whose value is the original bytes.
 pub mod dead_letter {
@@ -14,7 +14,17 @@ pub mod dead_letter {
     pub const ALL: [&str; 4] = [STAGE, REASON, ORIGIN, AT];
 }
 
-/// Headers of a record on the topic of late rows, whose value is the row as it was received.
+/// Headers of a record on the clean topic, between the jobs `normalise` and `detect`.
+pub mod clean {
+    /// The event does not go on; its value is as it was received.
+    pub const DROPPED: &str = "varta.dropped";
+    /// Of a clock record: when it was appended to raw, in ms as decimal text.
+    pub const APPENDED_AT: &str = "varta.appended_at";
+    /// All of them.
+    pub const ALL: [&str; 2] = [DROPPED, APPENDED_AT];
+}
+
+/// Headers of a record on the topic of late rows, whose value is the row as it was normalised.
 pub mod late {
     /// Which operator was past the row.
     pub const OPERATOR: &str = "varta.operator";
@@ -40,5 +50,6 @@ mod tests {
     fn headers_are_those_of_the_schemas() {
         assert_eq!(described(include_str!("../avro/headers/dead_letter.avsc")), super::dead_letter::ALL);
         assert_eq!(described(include_str!("../avro/headers/late.avsc")), super::late::ALL);
+        assert_eq!(described(include_str!("../avro/headers/clean.avsc")), super::clean::ALL);
     }
 }

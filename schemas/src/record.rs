@@ -25,11 +25,13 @@ pub enum RecordKind {
     UserFeature5m,
     /// In one hour.
     UserFeature1h,
+    /// What a person says about an alert.
+    Feedback,
 }
 
 impl RecordKind {
     /// All kinds, families first.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Family(Family::HostMetrics),
         Self::Family(Family::ProcessSample),
         Self::Family(Family::ProcessEvent),
@@ -49,6 +51,7 @@ impl RecordKind {
         Self::UserFeature1m,
         Self::UserFeature5m,
         Self::UserFeature1h,
+        Self::Feedback,
     ];
 
     /// Rows of feature windows by machine, in the order of [`FEATURE_SIZES`](crate::topics::FEATURE_SIZES).
@@ -70,6 +73,7 @@ impl RecordKind {
             Self::UserFeature1m => "user_feature_1m",
             Self::UserFeature5m => "user_feature_5m",
             Self::UserFeature1h => "user_feature_1h",
+            Self::Feedback => "feedback",
         }
     }
 
@@ -95,6 +99,7 @@ impl RecordKind {
             Self::UserFeature1m => "varta.UserFeature1m",
             Self::UserFeature5m => "varta.UserFeature5m",
             Self::UserFeature1h => "varta.UserFeature1h",
+            Self::Feedback => "varta.Feedback",
         }
     }
 
@@ -111,6 +116,7 @@ impl RecordKind {
             Self::UserFeature1m => include_str!("../avro/user_feature_1m.avsc"),
             Self::UserFeature5m => include_str!("../avro/user_feature_5m.avsc"),
             Self::UserFeature1h => include_str!("../avro/user_feature_1h.avsc"),
+            Self::Feedback => include_str!("../avro/feedback.avsc"),
         }
     }
 

@@ -13,13 +13,13 @@ const DAY: Duration = Duration::from_hours(24);
 const MIB: u32 = 1024 * 1024;
 /// A dead letter holds a whole MQTT message (at most 2 MiB) or a whole record of another topic, and headers.
 const DEAD_LETTER_MAX: u32 = 4 * MIB;
-/// An alert carries its evidence, up to one whole event and more.
+/// An alert carries its evidence, up to one whole event and more; a clean record is one of raw with flags and a header.
 const ALERT_MAX: u32 = 2 * MIB;
 
 /// Sizes of windows whose features have a topic.
 pub const FEATURE_SIZES: [&str; 3] = ["1m", "5m", "1h"];
 /// Jobs that have a state topic.
-pub const JOBS: [&str; 1] = ["core"];
+pub const JOBS: [&str; 3] = ["core", "normalise", "detect"];
 
 /// What Kafka does with old records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -144,12 +144,27 @@ impl Topics {
         self.named(&format!("state.{job}"))
     }
 
-    /// Normalised, deduplicated events in order with the clock records: between the jobs `normalise` and `detect`.
+    /// What a backfill into these topics was begun with: compacted, a key for each plan.
+    pub fn backfill(&self) -> TopicSpec {
+        compacted(self.named("backfill"))
+    }
+
+    /// The topics that the job `core` writes, its state included.
+    pub fn written(&self) -> Vec<TopicSpec> {
+        let mut names = vec![self.alerts(), self.alerts_ocsf(), self.late(), self.dlq(), self.state("core")];
+        names.extend(Family::ALL.map(|family| self.events(family)));
+        names.extend(FEATURE_SIZES.map(|size| self.features(size)));
+        names.extend(FEATURE_SIZES.map(|size| self.user_features(size)));
+        self.all().into_iter().filter(|spec| names.contains(&spec.name)).collect()
+    }
+
+    /// Every record of raw that can be read, in its order, events as they were normalised: between the jobs `normalise`
+    /// and `detect`.
     pub fn clean(&self) -> Arc<str> {
         self.named("clean")
     }
 
-    /// What people said about alerts.
+    /// What people said about alerts, each author's newest word about each alert.
     pub fn feedback(&self) -> Arc<str> {
         self.named("feedback")
     }
@@ -180,8 +195,8 @@ impl Topics {
         specs.push(kept(self.late(), 30, ALERT_MAX));
         specs.push(kept(self.dlq(), 30, DEAD_LETTER_MAX));
         specs.extend(JOBS.map(|job| compacted(self.state(job))));
-        specs.push(kept(self.clean(), 7, MIB));
-        specs.push(kept(self.feedback(), 30, MIB));
+        specs.push(kept(self.clean(), 7, ALERT_MAX));
+        specs.push(compacted(self.feedback()));
         specs.push(compacted(self.policies()));
         specs.push(kept(self.commands(), 30, MIB));
         specs.push(kept(self.responses(), 30, MIB));
@@ -232,6 +247,16 @@ mod tests {
         ] {
             assert!(names.contains(name), "{name}");
         }
+    }
+
+    #[test]
+    fn a_job_writes_neither_its_input_nor_what_people_say() {
+        let written = Topics::new("t").written();
+        let names: std::collections::BTreeSet<&str> = written.iter().map(|spec| &*spec.name).collect();
+        assert_eq!(names.len(), Family::ALL.len() + 2 * FEATURE_SIZES.len() + 5);
+        assert!(names.contains("t.state.core") && names.contains("t.user_features.1h"));
+        assert!(!names.contains("t.raw") && !names.contains("t.clean") && !names.contains("t.feedback"));
+        assert_eq!(Topics::new("t").backfill().cleanup, Cleanup::Compact);
     }
 
     #[test]

@@ -22,6 +22,7 @@
 mod control;
 mod datum;
 mod event;
+mod feedback;
 mod refused;
 mod sample;
 mod split;
@@ -33,7 +34,9 @@ mod walk;
 use bytes::Bytes;
 
 pub use control::{Clock, Rejected};
+pub use feedback::{Feedback, FeedbackRefused, MAX_AUTHOR_BYTES, MAX_NOTE_BYTES, Verdict};
 pub use refused::{Refused, RefusedReason};
+pub use split::{Form, cut};
 
 use crate::family::Family;
 use crate::identity::{AgentId, Lane};
@@ -110,6 +113,13 @@ impl Translator {
     pub fn message(&self, payload: &Bytes, mut ctx: Context<'_>) -> Vec<Result<Row, Refused>> {
         let job = event::Job { replayed: false, agent_id: ctx.topic_agent.into() };
         split::elements(payload, |element| self.event(&job, element, &mut ctx))
+    }
+
+    /// Judges one event that [`cut`] has cut out of a message.
+    #[expect(clippy::result_large_err, reason = "a refusal travels by value, as rows do; it is rare")]
+    pub fn single(&self, event: &Bytes, mut ctx: Context<'_>) -> Result<Row, Refused> {
+        let job = event::Job { replayed: false, agent_id: ctx.topic_agent.into() };
+        self.event(&job, event, &mut ctx).map_err(|refusal| refusal.with(event.clone()))
     }
 
     /// Judges a message on one of the sample topics, whose payloads have no envelope: each becomes a foreign event

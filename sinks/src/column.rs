@@ -71,3 +71,8 @@ pub(crate) fn number<T: arrow::datatypes::ArrowPrimitiveType>(
 ) -> Option<T::Native> {
     column.is_valid(row).then(|| column.value(row))
 }
+
+/// The numbers of a column of whole numbers or of times in µs.
+pub(crate) fn as_whole(column: &dyn Array) -> Option<PrimitiveArray<Int64Type>> {
+    as_long(column).or_else(|| column.as_primitive_opt::<Int32Type>().map(|ints| ints.unary(i64::from)))
+}

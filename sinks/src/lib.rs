@@ -1,4 +1,4 @@
-//! Destinations of the log: the Delta lake, InfluxDB and PostgreSQL.
+//! Destinations of the log: the Delta lake, InfluxDB and PostgreSQL; and the reports that are made of the last.
 //!
 //! *What it is*: one folder per store, each with the same few files: `config.rs` (what may be
 //! set), `mod.rs` (the [`Sink`] and its `run`), and what only that store needs. All of them are
@@ -24,7 +24,10 @@ mod dead_letters;
 mod error;
 pub mod influx;
 pub mod lake;
+pub mod mqtt;
+pub mod notifier;
 pub mod postgres;
+pub mod reports;
 mod row_json;
 pub mod runner;
 mod sink;

@@ -36,6 +36,12 @@ pub trait Sink: Send + 'static {
     /// Short name: of metrics, log lines, the health component and dead letters' stage.
     fn name(&self) -> &'static str;
 
+    /// Whether fields of a newer version of a record, which this program does not know, are wanted as columns behind
+    /// those that it knows.
+    fn takes_new_fields(&self) -> bool {
+        false
+    }
+
     /// Connects and creates what is missing. Called until it succeeds; nothing is subscribed
     /// before.
     async fn open(&mut self) -> Result<(), SinkError>;

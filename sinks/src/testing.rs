@@ -1,6 +1,7 @@
 //! A log in memory with events in it, for the tests of this crate.
 
 use std::{
+    ops::Range,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -53,13 +54,18 @@ impl World {
 
     /// The framed Avro of any event.
     pub(crate) fn event(&self, json: &str) -> Bytes {
+        self.event_at(json, NOW + 1_000_000, None)
+    }
+
+    /// The same, received and sent at these times.
+    pub(crate) fn event_at(&self, json: &str, received_at: i64, sent_at: Option<i64>) -> Bytes {
         let mut mint = || "minted".to_owned();
         let parsed: serde_json::Value = serde_json::from_str(json).unwrap();
         let context = Context {
             topic_agent: parsed["agent_id"].as_str().unwrap(),
             topic_event_type: None,
-            received_at: NOW + 1_000_000,
-            sent_at: None,
+            received_at,
+            sent_at,
             mint: &mut mint,
         };
         let rows = self.translator.message(&Bytes::copy_from_slice(json.as_bytes()), context);
@@ -93,10 +99,15 @@ impl World {
 
     /// `count` events of agent `a<partition>` to the topic of host metrics, `seq` from `from`.
     pub(crate) fn send_metrics(&self, partition: i32, from: i64, count: i64) {
+        self.send_metrics_of(partition, from..from + count, |seq| NOW + seq * 1000);
+    }
+
+    /// The same with event times by `seq`.
+    pub(crate) fn send_metrics_of(&self, partition: i32, seqs: Range<i64>, at: impl Fn(i64) -> i64) {
         let topic = self.topics.events(Family::HostMetrics);
         let appender = self.log.appender(Box::new(|_, outcome| assert!(outcome.is_ok()))).unwrap();
-        for seq in from..from + count {
-            let value = self.metric(&format!("a{partition}"), seq, NOW + seq * 1000);
+        for seq in seqs {
+            let value = self.metric(&format!("a{partition}"), seq, at(seq));
             appender.append(NewRecord::keyed(&*topic, "key", value).to_partition(partition), 0).unwrap();
         }
         appender.flush(Duration::from_secs(5)).unwrap();

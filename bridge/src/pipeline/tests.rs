@@ -7,6 +7,7 @@ use bytes::Bytes;
 use eventlog::LogError;
 use eventlog::LogErrorKind;
 use proptest::prelude::*;
+use proptest::test_runner::{TestError, TestRunner};
 use runtime::config::ByteSize;
 use schemas::mqtt::batch_topic;
 use schemas::topics::Topics;
@@ -258,69 +259,85 @@ proptest! {
         steps in steps(),
         bytes in 400..6_000_u64,
     ) {
-        let mut bench = bench(WINDOW as u16, bytes, 8);
-        let mut broker = Broker::default();
-        let mut published = 0;
-        let calm = [Step::Send, Step::Answer(0), Step::Answer(0), Step::Answer(0), Step::Later];
-        let calm = [Step::KafkaRoom(usize::MAX), Step::OutletRoom(usize::MAX)]
-            .into_iter()
-            .chain(std::iter::repeat_n(calm, 4000).flatten());
-        let largest = payload(1_000_000).len() as u64 + 40 + OVERHEAD;
-        for step in steps.into_iter().chain(calm) {
-            match step {
-                Step::Publish => {
-                    broker.held.push_back(published);
-                    published += 1;
-                }
-                Step::Send => {
-                    if let Some((packet_id, number)) = broker.send(WINDOW) {
-                        bench.arrive(number, packet_id);
-                    }
-                }
-                Step::Answer(n) => bench.kafka.answer(&bench.deliveries, n, None),
-                Step::Fail(n) => bench.kafka.answer(&bench.deliveries, n, Some(LogErrorKind::Unavailable)),
-                Step::KafkaRoom(room) => bench.kafka.0.lock().unwrap().room = room,
-                Step::OutletRoom(room) => bench.sent.room = room,
-                Step::Reconnect { session_present } => {
-                    bench.pipeline.disconnected();
-                    broker.reconnect(bench.sent.pubacks.len());
-                    bench.pump();
-                    bench.pipeline.connected(session_present);
-                }
-                Step::Later => bench.now += Duration::from_secs(11),
+        play(steps, bytes, false)?;
+    }
+}
+
+/// The model is worth something only if it finds what is planted.
+#[test]
+fn a_puback_before_kafka_has_it_is_found() {
+    let mut runner = TestRunner::deterministic();
+    let found = runner.run(&(steps(), 400..6_000_u64), |(steps, bytes)| play(steps, bytes, true));
+    let Err(TestError::Fail(why, _)) = found else { panic!("it was not found: {found:?}") };
+    assert!(why.message().contains("acknowledged too early"), "{why}");
+}
+
+/// A broker, a bridge and a Kafka take these steps, then calm ones until nothing is left.
+fn play(steps: Vec<Step>, bytes: u64, acknowledges_early: bool) -> Result<(), TestCaseError> {
+    let mut bench = bench(WINDOW as u16, bytes, 8);
+    bench.pipeline.acknowledges_early = acknowledges_early;
+    let mut broker = Broker::default();
+    let mut published = 0;
+    let calm = [Step::Send, Step::Answer(0), Step::Answer(0), Step::Answer(0), Step::Later];
+    let calm = [Step::KafkaRoom(usize::MAX), Step::OutletRoom(usize::MAX)]
+        .into_iter()
+        .chain(std::iter::repeat_n(calm, 4000).flatten());
+    let largest = payload(1_000_000).len() as u64 + 40 + OVERHEAD;
+    for step in steps.into_iter().chain(calm) {
+        match step {
+            Step::Publish => {
+                broker.held.push_back(published);
+                published += 1;
             }
-            bench.pump();
-            bench.pipeline.confirm(&mut bench.sent, bench.now, false);
-            if bench.pipeline.needs_new_connection() {
+            Step::Send => {
+                if let Some((packet_id, number)) = broker.send(WINDOW) {
+                    bench.arrive(number, packet_id);
+                }
+            }
+            Step::Answer(n) => bench.kafka.answer(&bench.deliveries, n, None),
+            Step::Fail(n) => bench.kafka.answer(&bench.deliveries, n, Some(LogErrorKind::Unavailable)),
+            Step::KafkaRoom(room) => bench.kafka.0.lock().unwrap().room = room,
+            Step::OutletRoom(room) => bench.sent.room = room,
+            Step::Reconnect { session_present } => {
                 bench.pipeline.disconnected();
                 broker.reconnect(bench.sent.pubacks.len());
-                bench.pipeline.connected(true);
+                bench.pump();
+                bench.pipeline.connected(session_present);
             }
-            prop_assert!(bench.pipeline.held_bytes <= bytes.max(largest));
-            for number in broker.take(&bench.sent.pubacks)? {
-                for index in 0..3 {
-                    prop_assert!(bench.kafka.has(number, index), "{number}.{index} acknowledged too early");
-                }
-            }
-            for (topic, payload) in bench.sent.confirmations.drain(..) {
-                prop_assert_eq!(topic, "agent/pc001/ack");
-                let confirmation: Confirmation = serde_json::from_slice(&payload).unwrap();
-                for seq in confirmation.acks.iter().flat_map(|ack| ack.ranges.iter().flat_map(|&(a, b)| a..=b)) {
-                    let seq = seq as u64;
-                    prop_assert!(bench.kafka.has(seq / 3, seq % 3), "{seq} confirmed too early");
-                }
-            }
-            if broker.held.is_empty() && bench.pipeline.is_drained() && bench.sent.room == usize::MAX {
-                break;
+            Step::Later => bench.now += Duration::from_secs(11),
+        }
+        bench.pump();
+        bench.pipeline.confirm(&mut bench.sent, bench.now, false);
+        if bench.pipeline.needs_new_connection() {
+            bench.pipeline.disconnected();
+            broker.reconnect(bench.sent.pubacks.len());
+            bench.pipeline.connected(true);
+        }
+        prop_assert!(bench.pipeline.held_bytes <= bytes.max(largest));
+        for number in broker.take(&bench.sent.pubacks)? {
+            for index in 0..3 {
+                prop_assert!(bench.kafka.has(number, index), "{number}.{index} acknowledged too early");
             }
         }
-        prop_assert!(broker.held.is_empty(), "{} left of {}", broker.held.len(), published);
-        prop_assert!(bench.pipeline.is_drained());
-        prop_assert_eq!(bench.pipeline.held_bytes, 0);
-        prop_assert_eq!(bench.deliveries.records(), 0);
-        prop_assert_eq!(bench.pipeline.free.len(), bench.deliveries.capacity() - 1);
-        prop_assert_eq!(bench.kafka.events() as u64, 3 * published);
+        for (topic, payload) in bench.sent.confirmations.drain(..) {
+            prop_assert_eq!(topic, "agent/pc001/ack");
+            let confirmation: Confirmation = serde_json::from_slice(&payload).unwrap();
+            for seq in confirmation.acks.iter().flat_map(|ack| ack.ranges.iter().flat_map(|&(a, b)| a..=b)) {
+                let seq = seq as u64;
+                prop_assert!(bench.kafka.has(seq / 3, seq % 3), "{seq} confirmed too early");
+            }
+        }
+        if broker.held.is_empty() && bench.pipeline.is_drained() && bench.sent.room == usize::MAX {
+            break;
+        }
     }
+    prop_assert!(broker.held.is_empty(), "{} left of {}", broker.held.len(), published);
+    prop_assert!(bench.pipeline.is_drained());
+    prop_assert_eq!(bench.pipeline.held_bytes, 0);
+    prop_assert_eq!(bench.deliveries.records(), 0);
+    prop_assert_eq!(bench.pipeline.free.len(), bench.deliveries.capacity() - 1);
+    prop_assert_eq!(bench.kafka.events() as u64, 3 * published);
+    Ok(())
 }
 
 #[test]

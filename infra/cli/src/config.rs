@@ -13,7 +13,10 @@ use schemas::topics::Topics;
 use serde::Deserialize;
 use sinks::influx::InfluxConfig;
 use sinks::lake::LakeConfig;
+use sinks::mqtt::MqttConfig;
+use sinks::notifier::NotifierConfig;
 use sinks::postgres::PostgresConfig;
+use sinks::reports::ReportsConfig;
 
 /// Everything that `varta` can be told; each section is described in the reference of its crate.
 #[derive(Debug, Default, Deserialize)]
@@ -31,6 +34,8 @@ pub(crate) struct Config {
     pub process: ProcessConfig,
     /// Destinations.
     pub sinks: SinksConfig,
+    /// Daily and weekly reports.
+    pub reports: ReportsConfig,
     /// Metrics and health over HTTP.
     pub http: HttpConfig,
     /// Logs.
@@ -49,6 +54,23 @@ pub(crate) struct SinksConfig {
     pub influx: InfluxConfig,
     /// Tables.
     pub postgres: PostgresConfig,
+    /// People.
+    pub notifier: NotifierConfig,
+    /// Alerts on the MQTT bus.
+    pub mqtt: MqttConfig,
+}
+
+impl SinksConfig {
+    /// The PostgreSQL sink, told what people are to be told.
+    pub(crate) fn postgres(&self) -> PostgresConfig {
+        PostgresConfig { notify: self.notifier.notify(), ..self.postgres.clone() }
+    }
+
+    /// The notifier, told where its outbox is.
+    pub(crate) fn notifier(&self) -> NotifierConfig {
+        let url = self.notifier.url.clone().unwrap_or_else(|| self.postgres.url.clone());
+        NotifierConfig { url: Some(url), ..self.notifier.clone() }
+    }
 }
 
 impl Check for SinksConfig {
@@ -56,6 +78,8 @@ impl Check for SinksConfig {
         self.lake.check(&key(at, "lake"), problems);
         self.influx.check(&key(at, "influx"), problems);
         self.postgres.check(&key(at, "postgres"), problems);
+        self.notifier.check(&key(at, "notifier"), problems);
+        self.mqtt.check(&key(at, "mqtt"), problems);
     }
 }
 
@@ -118,14 +142,14 @@ impl Check for Config {
         self.bridge.check(&key(at, "bridge"), problems);
         self.process.check(&key(at, "process"), problems);
         self.sinks.check(&key(at, "sinks"), problems);
+        self.reports.check(&key(at, "reports"), problems);
         self.log.check(&key(at, "log"), problems);
         let prefix = &self.topics.prefix;
-        let legal = |character: char| character.is_ascii_alphanumeric() || "._-".contains(character);
-        if prefix.is_empty() || prefix.len() > 100 || !prefix.chars().all(legal) {
+        if !is_prefix(prefix) {
             problems.add(
                 key(at, "topics.prefix"),
                 format!("{prefix:?} cannot begin the name of a topic"),
-                Some("1 to 100 letters, digits, dots, underscores and hyphens".into()),
+                Some(PREFIX_RULE.into()),
             );
         }
         if self.topics.partitions < 1 {
@@ -145,6 +169,15 @@ impl Check for Config {
     }
 }
 
+/// What can begin the name of a topic.
+pub(crate) const PREFIX_RULE: &str = "1 to 100 letters, digits, dots, underscores and hyphens";
+
+/// Whether a topic's name can begin so.
+pub(crate) fn is_prefix(prefix: &str) -> bool {
+    let legal = |character: char| character.is_ascii_alphanumeric() || "._-".contains(character);
+    (1..=100).contains(&prefix.len()) && prefix.chars().all(legal)
+}
+
 /// Reads the file; without one, the defaults.
 pub(crate) fn read(path: Option<&Path>) -> Result<Config, Problems> {
     let (text, origin) = match path {
@@ -159,4 +192,34 @@ pub(crate) fn read(path: Option<&Path>) -> Result<Config, Problems> {
         },
     };
     runtime::config::load(&text, &origin, &|name| std::env::var(name).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lines that begin with `#` and no blank are settings that somebody may want.
+    #[test]
+    fn every_setting_of_the_file_is_known_those_that_are_commented_out_too() {
+        let file = include_str!("../../config/varta.toml");
+        let all: Vec<&str> = file
+            .lines()
+            .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
+            .collect();
+        for (text, is_on) in [(file.to_owned(), false), (all.join("\n"), true)] {
+            let env = |name: &str| {
+                let value = match name {
+                    "VARTA_POSTGRES" => "postgres://v@h/v",
+                    "VARTA_KAFKA" => "127.0.0.1:1",
+                    "VARTA_MQTT_PORT" => "1883",
+                    "VARTA_MQTT_HOST" => "localhost",
+                    _ => "http://127.0.0.1:1",
+                };
+                Some(value.to_owned())
+            };
+            let read: Result<Config, Problems> = runtime::config::load(&text, "varta.toml", &env);
+            let config = read.unwrap_or_else(|problems| panic!("{problems}"));
+            assert_eq!(config.sinks.notifier.is_on(), is_on);
+        }
+    }
 }

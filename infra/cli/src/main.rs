@@ -19,7 +19,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{check, replay as replay_command, rules, run, tap, topics, watch};
+use crate::commands::{
+    backfill, check, feedback, keys, lake, notify, replay as replay_command, report, rules, run, tap, topics,
+    watch,
+};
 use crate::exit::Exit;
 
 #[global_allocator]
@@ -38,13 +41,13 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the bridge: MQTT in, Kafka out.
+    /// Run the bridge: MQTT and HTTPS in, Kafka out.
     Bridge,
-    /// Run the stream jobs.
-    Process,
+    /// Run the stream jobs; with --from and --out-prefix once more over old records, into other topics.
+    Process(backfill::Args),
     /// Run sinks; all that are enabled, or those named.
     Sink {
-        /// lake, influx, postgres
+        /// lake, influx, postgres, reports, notifier, mqtt
         #[arg(value_enum)]
         names: Vec<parts::SinkName>,
     },
@@ -56,10 +59,20 @@ enum Command {
     Topics(topics::Args),
     /// Print decoded records of a topic as JSON lines.
     Tap(tap::Args),
+    /// Issue, list and revoke API keys of the HTTPS intake.
+    Keys(keys::Args),
+    /// Say what an alert turned out to be.
+    Feedback(feedback::Args),
+    /// Look at the lake, prove it whole, merge its files, make it anew.
+    Lake(lake::Args),
     /// Check rules, run their tests, explain one; no server is asked.
     Rules(rules::Args),
     /// Send recorded Windows events through MQTT as an agent of each recorded host would.
     Replay(replay_command::Args),
+    /// Compute the report of a day or a week: of all machines, of one, of a user.
+    Report(report::Args),
+    /// Say where people are told of alerts, and whether a test message gets through.
+    Notify(notify::Args),
     /// Show what flows: events by family, the last rows in the stores, alerts as they come.
     Watch(watch::Args),
 }
@@ -84,14 +97,26 @@ fn main() -> ExitCode {
     let outcome = runtime.block_on(async {
         match cli.command {
             Command::Bridge => run::run(config, &[parts::Part::Bridge]).await,
-            Command::Process => run::run(config, &[parts::Part::Process]).await,
+            Command::Process(args) => {
+                let mut config = config;
+                config.process.job = args.job.unwrap_or(config.process.job);
+                match args.backfill(&config) {
+                    Some(wanted) => backfill::backfill(config, wanted).await,
+                    None => run::run(config, &[parts::Part::Process]).await,
+                }
+            }
             Command::Sink { names } => run::run(config, &parts::sinks(&names)).await,
             Command::Up => run::run(config, &parts::all()).await,
             Command::Check(args) => check::check(&config, &args).await,
             Command::Topics(args) => topics::topics(&config, &args),
             Command::Tap(args) => tap::tap(&config, &args),
+            Command::Keys(args) => keys::keys(&config, &args),
+            Command::Feedback(args) => feedback::feedback(&config, &args),
+            Command::Lake(args) => lake::lake(&config, args).await,
             Command::Rules(args) => rules::rules(&config, &args).await,
             Command::Replay(args) => replay_command::replay(&config, &args).await,
+            Command::Report(args) => report::report(&config, &args).await,
+            Command::Notify(args) => notify::notify(&config, &args).await,
             Command::Watch(args) => watch::watch(&config, &args).await,
         }
     });

@@ -11,6 +11,12 @@ pub(crate) enum SinkName {
     Influx,
     /// Tables.
     Postgres,
+    /// Reports of what the tables hold.
+    Reports,
+    /// People.
+    Notifier,
+    /// Alerts on the MQTT bus.
+    Mqtt,
 }
 
 /// A part of the server that runs until it is told to stop.
@@ -22,6 +28,13 @@ pub(crate) enum Part {
     Process,
     /// One sink.
     Sink(SinkName),
+}
+
+impl Part {
+    /// Whether it reads or writes the log. The notifier lives on PostgreSQL alone.
+    pub(crate) fn needs_log(self) -> bool {
+        self != Self::Sink(SinkName::Notifier)
+    }
 }
 
 /// Every part, in the order of the stream.

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use schemas::topics::TopicSpec;
 
 pub use appender::KafkaAppender;
@@ -93,6 +94,27 @@ impl Inner {
                 .map_err(|error| errors::of(&error, &format!("bounds of {of}")))
         })
     }
+
+    fn offset_at(&self, of: &TopicPartition, at: i64) -> Result<i64, LogError> {
+        let doing = format!("offset of {of} at {at} ms");
+        let found = self.voice.patiently(self.config.request_timeout, || {
+            let mut asked = TopicPartitionList::new();
+            asked
+                .add_partition_offset(&of.topic, of.partition, Offset::Offset(at))
+                .map_err(|error| errors::of(&error, &doing))?;
+            let answer =
+                self.inquirer.offsets_for_times(asked, ASK).map_err(|error| errors::of(&error, &doing))?;
+            let missing = || LogError::unavailable(format!("{doing}: no answer"));
+            let element = answer.find_partition(&of.topic, of.partition).ok_or_else(missing)?;
+            element.error().map_err(|error| errors::of(&error, &doing))?;
+            Ok(element.offset())
+        })?;
+        match found {
+            Offset::Offset(offset) => Ok(offset),
+            // No record is that young.
+            _ => self.bounds(of).map(|(_, end)| end),
+        }
+    }
 }
 
 impl Log for KafkaLog {
@@ -136,6 +158,14 @@ impl Log for KafkaLog {
             self.inner.readers.lock().push(reader);
         }
         read
+    }
+
+    fn bounds(&self, of: &TopicPartition) -> Result<(i64, i64), LogError> {
+        self.inner.bounds(of)
+    }
+
+    fn offset_at(&self, of: &TopicPartition, at: i64) -> Result<i64, LogError> {
+        self.inner.offset_at(of, at)
     }
 
     fn partitions(&self, topic: &str) -> Result<i32, LogError> {

@@ -179,6 +179,13 @@ pub trait Log: Clone + Send + Sync + 'static {
         each: &mut dyn FnMut(Record) -> Result<(), LogError>,
     ) -> Result<(), LogError>;
 
+    /// The first offset that exists and the true end, as [`Consumer::bounds`] gives them to a member of a group.
+    fn bounds(&self, of: &TopicPartition) -> Result<(i64, i64), LogError>;
+
+    /// The offset of the first record whose timestamp is `at` (ms since the Unix epoch) or later; the true end when
+    /// there is none.
+    fn offset_at(&self, of: &TopicPartition, at: i64) -> Result<i64, LogError>;
+
     /// How many partitions a topic has.
     fn partitions(&self, topic: &str) -> Result<i32, LogError>;
 

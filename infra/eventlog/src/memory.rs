@@ -233,6 +233,19 @@ impl Log for MemoryLog {
         records.into_iter().take_while(|record| record.offset < to).try_for_each(each)
     }
 
+    fn bounds(&self, of: &TopicPartition) -> Result<(i64, i64), LogError> {
+        self.handle.check_alive()?;
+        self.lock().partition(of).map(|partition| (partition.start, partition.end))
+    }
+
+    fn offset_at(&self, of: &TopicPartition, at: i64) -> Result<i64, LogError> {
+        self.handle.check_alive()?;
+        let state = self.lock();
+        let partition = state.partition(of)?;
+        let first = partition.entries.iter().find(|(_, entry)| entry.timestamp >= at);
+        Ok(first.map_or(partition.end, |(offset, _)| *offset))
+    }
+
     fn partitions(&self, topic: &str) -> Result<i32, LogError> {
         self.handle.check_alive()?;
         self.lock().partition_count(topic)

@@ -4,7 +4,7 @@ import json
 import shlex
 from typing import Dict
 
-from . import files
+from . import files, python_environment
 from .plan import Plan
 
 MQTT_BRIDGE_USER = "bridge"
@@ -33,6 +33,9 @@ def variables(plan: Plan) -> Dict[str, str]:
         "VARTA_INFLUX_TOKEN": secret.influx_token,
         "VARTA_INFLUX_ORG": "varta",
         "VARTA_INFLUX_BUCKET": "varta",
+        "VARTA_S3": f"http://127.0.0.1:{ports['s3']}",
+        "VARTA_S3_BUCKET": "varta",
+        "VARTA_PYTHON": str(python_environment.interpreter()),
     }
 
 

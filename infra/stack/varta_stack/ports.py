@@ -25,6 +25,7 @@ FIXED: Dict[str, int] = {
     "mqtt_tls": 18883,
     "postgres": 15432,
     "influx": 18086,
+    "s3": 19000,
 }
 LISTENERS = tuple(FIXED)
 AUTOMATIC = range(20000, 32000)

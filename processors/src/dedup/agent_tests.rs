@@ -11,6 +11,8 @@ fn round_trip(agent: &Agent) -> Agent {
 #[test]
 fn a_cut_row_is_refused() {
     let mut agent = Agent::new(Arc::from("a"), 0);
+    (agent.back, agent.backlog, agent.foreign_ids) = (5, 6, Share { hour: 472_222, kept: 1_000 });
+    (agent.earliest, agent.latest, agent.forgotten) = (3, 4_000, vec![1, 300, 1 << 50]);
     let session = agent.session(7, 0).unwrap();
     session.lane(0, 0, 0).see(3, 4, 5);
     session.lane(0, 0, 0).mark(9, 4, 5);
@@ -31,10 +33,24 @@ fn only_complete_sessions_are_forgotten_and_too_many_become_uncertain() {
     }
     assert_eq!((agent.sessions.len(), agent.uncertain), (MAX_SESSIONS, 1));
     agent.forget_complete();
-    assert_eq!(agent.forgotten, i64::MIN);
+    assert!(agent.forgotten.is_empty());
     agent.sessions[0].tails = [-1, -1, -1];
+    agent.sessions[3].tails = [-1, -1, -1];
     agent.forget_complete();
-    assert_eq!((agent.forgotten, agent.sessions[0].session), (2, 3));
+    assert_eq!((agent.forgotten.as_slice(), agent.sessions[0].session), ([2, 5].as_slice(), 3));
+    assert_eq!(
+        (agent.uncertain, agent.is_open(1), agent.is_open(2), agent.is_open(4)),
+        (1, false, false, true)
+    );
+    assert_eq!(round_trip(&agent), agent);
+    // Who makes room although it is complete is still known.
+    agent.sessions[0].tails = [-1, -1, -1];
+    (agent.turns, agent.back) = (2, 77);
+    for session in 100..103 {
+        agent.session(session, 0).unwrap();
+    }
+    assert_eq!((agent.forgotten.as_slice(), agent.uncertain, agent.turns), ([2, 3, 5].as_slice(), 1, 0));
+    assert_eq!(round_trip(&agent), agent);
 }
 
 #[test]
@@ -64,7 +80,7 @@ fn a_complete_session_of_which_not_all_is_known_is_uncertain() {
     session.set_tails([(1, 8)].into_iter());
     assert!(!agent.session(6, 0).unwrap().unsure);
     agent.forget_complete();
-    assert_eq!((agent.uncertain, agent.forgotten, agent.sessions.len()), (5, i64::MIN, 1));
+    assert_eq!((agent.uncertain, agent.forgotten.len(), agent.sessions.len()), (5, 0, 1));
 }
 
 #[test]
@@ -86,6 +102,7 @@ fn tails_are_believed_within_reason_and_never_below_what_was_seen() {
 #[test]
 fn the_row_of_a_hostile_agent_fits_into_a_chunk() {
     let mut agent = Agent::new(Arc::from("x".repeat(1_000)), i64::MAX / 2);
+    agent.forgotten = (1..=MAX_FORGOTTEN as i64).map(|at| at << 47).collect();
     for number in 0..40 {
         agent.session((1 << 52) + number, i64::MAX / 2);
     }

@@ -270,7 +270,7 @@ impl Operator for Agents {
     }
 
     fn definition_hash(&self) -> u64 {
-        definition_hash(&[NAME, "varint 3", &schema_text(&self.schema)])
+        definition_hash(&[NAME, "varint 5", &schema_text(&self.schema)])
     }
 
     fn state_schema(&self) -> SchemaRef {

@@ -10,15 +10,42 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::sequence::Seen;
 use crate::engine::operator::{
     Op, Operator, StateError, arrow_error, column, definition_hash, ops, schema_text, state_schema,
 };
+
+/// More ids of one agent and hour are not kept: what has them passes flagged.
+pub const MOST_AN_HOUR: u32 = 500_000;
+/// More ids of one partition are not kept.
+const MOST_IDS: usize = 8_000_000;
 
 /// How long an id is remembered, in hours of the log's clock. A repeat that comes later passes.
 pub const HORIZON_HOURS: i64 = 24;
 
 const NAME: &str = "foreign";
 const HOUR: i64 = 3_600_000_000;
+
+/// How many ids of an agent were kept in the latest hour of the log's clock in which any was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    /// Hours since 1970.
+    pub hour: i64,
+    /// Kept in it.
+    pub kept: u32,
+}
+
+impl Share {
+    /// Counts one more; whether there is room for it.
+    fn take(&mut self, hour: i64) -> bool {
+        if self.hour != hour {
+            *self = Self { hour, kept: 0 };
+        }
+        let has_room = self.kept < MOST_AN_HOUR;
+        self.kept += u32::from(has_room);
+        has_room
+    }
+}
 
 /// Ids seen, in buckets of one hour. 128-bit hashes: two different ids meet with probability 10⁻²⁰ at 10⁹ ids.
 #[derive(Debug)]
@@ -27,6 +54,7 @@ pub struct ForeignIds {
     buckets: BTreeMap<i64, Vec<u128>>,
     added: Vec<(u128, i64)>,
     expired: Vec<i64>,
+    most: usize,
     schema: SchemaRef,
 }
 
@@ -41,14 +69,16 @@ impl Default for ForeignIds {
             buckets: BTreeMap::new(),
             added: Vec::new(),
             expired: Vec::new(),
+            most: MOST_IDS,
             schema,
         }
     }
 }
 
 impl ForeignIds {
-    /// Whether this id is new; `now` is the log's clock in µs.
-    pub fn is_fresh(&mut self, agent: &str, id: &str, now: i64) -> bool {
+    /// Notes an id; `now` is the log's clock in µs. A new one for which there is no room, or which its agent has no
+    /// `share` left to keep, is uncertain whenever it comes.
+    pub fn see(&mut self, agent: &str, id: &str, now: i64, share: &mut Share) -> Seen {
         let mut text = Vec::with_capacity(agent.len() + id.len() + 1);
         text.extend_from_slice(agent.as_bytes());
         text.push(0);
@@ -56,11 +86,15 @@ impl ForeignIds {
         let hash = xxh3_128(&text);
         let hour = now.div_euclid(HOUR);
         if self.seen.contains_key(&hash) {
-            return false;
+            return Seen::Duplicate;
+        }
+        if self.seen.len() >= self.most || !share.take(hour) {
+            metrics::counter!("varta_processors_foreign_ids_not_kept_total").increment(1);
+            return Seen::Uncertain;
         }
         self.insert(hash, hour);
         self.added.push((hash, hour));
-        true
+        Seen::Fresh
     }
 
     /// Forgets what is beyond the horizon.
@@ -167,20 +201,39 @@ mod tests {
 
     #[test]
     fn an_id_is_fresh_once_within_the_horizon_also_after_a_restore() {
+        let mut share = Share::default();
+        let mut is_fresh = |ids: &mut ForeignIds, agent: &str, id: &str, now: i64| {
+            ids.see(agent, id, now, &mut share) == Seen::Fresh
+        };
         let mut ids = ForeignIds::default();
-        assert!(ids.is_fresh("a", "1", HOUR));
-        assert!(!ids.is_fresh("a", "1", 2 * HOUR));
-        assert!(ids.is_fresh("b", "1", 2 * HOUR));
-        assert!(ids.is_fresh("a", "2", 2 * HOUR));
+        assert!(is_fresh(&mut ids, "a", "1", HOUR));
+        assert!(!is_fresh(&mut ids, "a", "1", 2 * HOUR));
+        assert!(is_fresh(&mut ids, "b", "1", 2 * HOUR));
+        assert!(is_fresh(&mut ids, "a", "2", 2 * HOUR));
         let mut restored = ForeignIds::default();
         restored.restore(&ids.drain_changes().unwrap().unwrap()).unwrap();
-        assert!(!restored.is_fresh("a", "1", 3 * HOUR));
+        assert!(!is_fresh(&mut restored, "a", "1", 3 * HOUR));
         restored.expire((HORIZON_HOURS + 2) * HOUR);
         assert_eq!(restored.live_rows(), 2);
-        assert!(restored.is_fresh("a", "1", (HORIZON_HOURS + 2) * HOUR));
+        assert!(is_fresh(&mut restored, "a", "1", (HORIZON_HOURS + 2) * HOUR));
         let mut again = ForeignIds::default();
         again.restore(&ids.snapshot().unwrap()).unwrap();
         again.restore(&restored.drain_changes().unwrap().unwrap()).unwrap();
         assert_eq!(again.live_rows(), 3);
+    }
+
+    #[test]
+    fn neither_an_agent_nor_all_of_them_fill_the_memory() {
+        let mut ids = ForeignIds { most: 5, ..ForeignIds::default() };
+        let (mut loud, mut calm) = (Share { hour: 1, kept: MOST_AN_HOUR - 2 }, Share::default());
+        let seen: Vec<_> =
+            ["1", "2", "3", "2", "3"].iter().map(|id| ids.see("loud", id, HOUR, &mut loud)).collect();
+        assert_eq!(seen, [Seen::Fresh, Seen::Fresh, Seen::Uncertain, Seen::Duplicate, Seen::Uncertain]);
+        assert_eq!(ids.see("calm", "3", HOUR, &mut calm), Seen::Fresh);
+        assert_eq!(ids.see("loud", "3", 2 * HOUR, &mut loud), Seen::Fresh, "another hour");
+        assert_eq!((loud, ids.live_rows()), (Share { hour: 2, kept: 1 }, 4));
+        assert_eq!(ids.see("calm", "4", 2 * HOUR, &mut calm), Seen::Fresh);
+        assert_eq!(ids.see("calm", "5", 2 * HOUR, &mut calm), Seen::Uncertain);
+        assert_eq!((calm.kept, ids.live_rows()), (1, 5));
     }
 }

@@ -8,8 +8,8 @@ mod foreign;
 mod runs;
 mod sequence;
 
-pub use agent::{Agent, MAX_INTERVALS, MAX_SESSIONS, Session, UNTOLD};
+pub use agent::{Agent, MAX_FORGOTTEN, MAX_INTERVALS, MAX_SESSIONS, Session, UNTOLD};
 pub use agents::Agents;
 pub use floors::{Floor, MAX_FLOORS};
-pub use foreign::{ForeignIds, HORIZON_HOURS};
+pub use foreign::{ForeignIds, HORIZON_HOURS, MOST_AN_HOUR, Share};
 pub use sequence::{MAX_AHEAD, Seen, Sequence};

@@ -106,6 +106,10 @@ impl Sequence {
         }
         let run = Run { from: seq, to: seq, time: event_time, since: quiet };
         self.cover(run, &mut |_, _| {});
+        #[cfg(test)]
+        if crate::planted::is_planted(crate::planted::Planted::LaneTimeOfTheLargest) {
+            self.time = self.time.max(event_time);
+        }
         Seen::Fresh
     }
 

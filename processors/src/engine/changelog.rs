@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use bytes::Bytes;
 use eventlog::NewRecord;
+use metrics::{Gauge, gauge};
 use thiserror::Error;
 
 use super::chunk::{self, ChunkError, Header, MAX_CHUNK_BYTES, OFFSET};
@@ -56,12 +57,45 @@ pub(crate) struct Changelog {
     partition: i32,
     standings: BTreeMap<String, Standing>,
     small: usize,
+    meters: BTreeMap<&'static str, Meter>,
+}
+
+/// What one operator's state of a partition amounts to.
+#[derive(Debug)]
+struct Meter {
+    rows: Gauge,
+    bytes: Gauge,
+    written: Gauge,
+}
+
+impl Meter {
+    fn new(operator: &'static str, partition: i32) -> Self {
+        let of = partition.to_string();
+        Self {
+            rows: gauge!("varta_processors_state_rows", "operator" => operator, "partition" => of.clone()),
+            bytes: gauge!("varta_processors_state_bytes", "operator" => operator, "partition" => of.clone()),
+            written: gauge!("varta_processors_changelog_bytes", "operator" => operator, "partition" => of),
+        }
+    }
+
+    fn set(&self, rows: usize, bytes: usize, written: usize) {
+        self.rows.set(rows as f64);
+        self.bytes.set(bytes as f64);
+        self.written.set(written as f64);
+    }
+}
+
+impl Drop for Meter {
+    /// The partition is given away.
+    fn drop(&mut self) {
+        self.set(0, 0, 0);
+    }
 }
 
 impl Changelog {
     /// A writer that goes on from `standings` (empty for a new partition).
     pub(crate) fn new(topic: Arc<str>, partition: i32, standings: BTreeMap<String, Standing>) -> Self {
-        Self { topic, partition, standings, small: SMALL }
+        Self { topic, partition, standings, small: SMALL, meters: BTreeMap::new() }
     }
 
     #[cfg(test)]
@@ -115,6 +149,9 @@ impl Changelog {
                 _ => Ok(()),
             }
         };
+        let live = operator.live_rows();
+        let meter = self.meters.entry(name).or_insert_with(|| Meter::new(name, self.partition));
+        meter.set(live, live_bytes(&standing, live), standing.row_bytes);
         self.standings.insert(name.to_owned(), standing);
         written
     }

@@ -5,8 +5,9 @@ mod chunk;
 mod job;
 pub mod operator;
 mod restore;
+mod span;
 mod ticker;
-mod worker;
+pub(crate) mod worker;
 
 #[cfg(test)]
 pub(crate) mod simulation;
@@ -15,5 +16,6 @@ pub use changelog::ChangelogError;
 pub use chunk::{ChunkError, Header, MAX_CHUNK_BYTES, decode as decode_chunk};
 pub use job::{Job, JobError, Output, PartitionState};
 pub use restore::{OnMismatch, RestoreError};
+pub use span::{Span, Stretch};
 pub use ticker::{Monotonic, Ticker};
 pub use worker::{Step, Worker, WorkerError, WorkerSettings};

@@ -60,7 +60,7 @@ pub enum RestoreError {
     },
     /// The state was written by another definition.
     #[error(
-        "operator `{operator}`, partition {partition}: state was written by definition {found:016x}, this program has {expected:016x}; run the version that wrote it, use another job name, or set on_state_mismatch = \"rebuild\" to go on from the committed offset with empty state"
+        "operator `{operator}`, partition {partition}: state was written by definition {found:016x}, this program has {expected:016x}; run the version that wrote it, or set on_state_mismatch = \"rebuild\" to go on from the committed offset with empty state"
     )]
     Mismatch {
         /// Whose.
@@ -246,13 +246,15 @@ pub(crate) enum Attempt {
 
 /// One attempt. The order matters: once the committed offset is read as stable no older owner can commit
 /// any more, and what it did commit stands below the true end of the state partition, its marker perhaps
-/// still on the way; `read_partition` waits for that marker.
+/// still on the way; `read_partition` waits for that marker. A job that never committed starts at `begin`, without one
+/// at the first offset that exists.
 pub(crate) fn attempt<L: Log>(
     log: &L,
     consumer: &mut L::Consumer,
     input: &TopicPartition,
     state: &TopicPartition,
     to: ReadTo,
+    begin: Option<i64>,
 ) -> Result<Attempt, RestoreError> {
     let committed = consumer.committed(std::slice::from_ref(input))?.into_iter().next().flatten();
     let (from, true_end) = consumer.bounds(state)?;
@@ -263,7 +265,10 @@ pub(crate) fn attempt<L: Log>(
     };
     let found = read(log, state, from, end)?;
     match (committed, found.next_offset) {
-        (None, None) => Ok(Attempt::Agreed { found, next: consumer.bounds(input)?.0 }),
+        (None, None) => {
+            let next = begin.map_or_else(|| consumer.bounds(input).map(|(earliest, _)| earliest), Ok)?;
+            Ok(Attempt::Agreed { found, next })
+        }
         (Some(next), Some(named)) if next == named => Ok(Attempt::Agreed { found, next }),
         (committed, _) => Ok(Attempt::Disagreed { committed, found }),
     }

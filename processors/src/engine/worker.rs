@@ -10,6 +10,7 @@
 //! Promise: what a read_committed reader of the outputs sees equals what an undisturbed run would write,
 //! whatever call fails and whoever else believes to own a partition.
 
+mod bounded;
 mod commit;
 mod ownership;
 mod recovery;
@@ -102,6 +103,8 @@ pub struct Worker<L: Log, J: Job> {
     /// Health says that something is waited for.
     noted: bool,
     session: Option<Session<L, J::State>>,
+    /// When the group's offsets were last asked for.
+    asked_at: Option<Duration>,
     #[cfg(test)]
     pub(crate) defect: Option<Defect>,
     #[cfg(test)]
@@ -127,6 +130,7 @@ impl<L: Log, J: Job> Worker<L, J> {
             backoff,
             noted: true,
             session: None,
+            asked_at: None,
             #[cfg(test)]
             defect: None,
             #[cfg(test)]
@@ -242,6 +246,7 @@ impl<L: Log, J: Job> Worker<L, J> {
         let records = match session.consumer.poll(self.settings.max_batch_rows, wait)? {
             Polled::Records(records) if records.is_empty() => {
                 self.is_well();
+                self.look_at_others(now)?;
                 return Ok(Step::Idle);
             }
             Polled::Records(records) => records,
@@ -290,11 +295,17 @@ impl<L: Log, J: Job> Worker<L, J> {
             }
         }
         let mut waiting = None;
+        let mut ended = Vec::new();
         for (partition, records) in &batches {
             let Some(Slot::Active(active)) = session.slots.get_mut(partition) else {
                 continue;
             };
             if waiting.is_some() {
+                continue;
+            }
+            let span = self.settings.span.as_deref();
+            let records = span.map_or(&records[..], |span| span.cut(*partition, records));
+            if records.is_empty() {
                 continue;
             }
             let Session { producer, open, .. } = session;
@@ -316,6 +327,9 @@ impl<L: Log, J: Job> Worker<L, J> {
             let (urgent, bytes) = (output.is_urgent(), output.bytes());
             active.next = records.last().map_or(active.next, |last| last.offset + 1);
             active.moved = true;
+            if span.is_some_and(|span| span.ends(*partition, active.next)) {
+                ended.push((*partition, active.next));
+            }
             begin(producer, open, now, interval)?;
             if let Some(open) = open {
                 open.rows += records.len();
@@ -328,6 +342,9 @@ impl<L: Log, J: Job> Worker<L, J> {
                     open.due = now;
                 }
             }
+        }
+        for (partition, next) in ended {
+            self.stop_at_end(partition, next);
         }
         match waiting {
             None => {

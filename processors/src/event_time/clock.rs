@@ -80,6 +80,10 @@ impl Clock {
         if before > 0 && all_connected && connected {
             self.quiet += (self.now - before).min(MAX_STEP);
         }
+        #[cfg(test)]
+        if before > 0 && crate::planted::is_planted(crate::planted::Planted::SilenceByWallClock) {
+            self.quiet = self.now;
+        }
         let now = self.now;
         self.bridges.retain(|known| known.id != bridge && now - known.heard <= GONE);
         if !goodbye {

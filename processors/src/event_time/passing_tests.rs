@@ -73,6 +73,7 @@ fn play(tracker: &mut Tracker, step: &Step, now: i64) {
                 _ if step.seq % 3 == 1 => status.interval = Some(step.seq * SECOND),
                 _ => status.oldest = Some(now - 4 * step.seq * SECOND),
             }
+            status.is_health = step.seconds % 2 == 0;
             tracker.status(number, session, time, time, &status);
         }
         _ => {
@@ -83,10 +84,11 @@ fn play(tracker: &mut Tracker, step: &Step, now: i64) {
                 lane: LANES[step.lane],
                 seq: step.seq,
                 event_id: Some(&id),
-                event_time: time,
+                event_time: time - if step.seq % 7 == 6 { 40 * SECOND } else { 0 },
                 received_at: time,
                 replayed: step.seq % 2 == 0,
                 hearsay: step.seq % 5 == 0,
+                speaks: false,
             };
             tracker.event(&row);
         }
@@ -192,7 +194,7 @@ fn who_speaks_is_seldom_looked_at() {
 
 #[test]
 fn a_census_counts_what_is_there() {
-    let mut tracker = tracker();
+    let mut tracker = tracker().eager();
     tracker.tick("a", START, true, false);
     for agent in 0..3 {
         for seq in [0, 1, 3, 5] {

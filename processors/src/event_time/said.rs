@@ -26,6 +26,8 @@ pub struct Row<'a> {
     /// Told about the agent outside its sequences, by its status topic or by the broker in its place: says neither that
     /// it lives nor how far its events have come, for an outbox full of older ones may follow.
     pub hearsay: bool,
+    /// It is a status, and [`super::Tracker::status`] follows with what it says: its own time counts only beside that.
+    pub speaks: bool,
 }
 
 /// Whether an event goes on.
@@ -115,6 +117,8 @@ pub struct Status {
     pub lanes: Option<Vec<Lane>>,
     /// Reporting interval, µs.
     pub interval: Option<i64>,
+    /// Whether it is a report of health: without an oldest row the outbox is then empty.
+    pub is_health: bool,
     /// Oldest row in the outbox.
     pub oldest: Option<i64>,
     /// Numbers that will not come: session, lane, first, last.

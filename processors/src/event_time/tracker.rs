@@ -15,10 +15,17 @@ use super::deadlines::Deadlines;
 use super::said::{Clone, Decision, Lost, Noticed, Row, Status, Verdict};
 
 pub(super) const SECOND: i64 = 1_000_000;
-/// A declared oldest row further back than this is a backlog; less is only what is on its way.
+/// A declared oldest row further back than this is a backlog, and an event that was under way for longer was kept;
+/// less is only what is on its way.
 const BACKLOG: i64 = 30 * SECOND;
 /// An event time further ahead of its arrival than this is not believed.
 const FUTURE: i64 = 600 * SECOND;
+/// Windows of one agent that are open lie within this time, or twice the hold if that is longer. Whatever an agent says
+/// of its lanes and its outbox, what is older than that is late.
+const SPAN: i64 = 60 * 24 * 3_600 * SECOND;
+/// Lanes that an agent has not spoken of may still come: what is first heard of it may be the end of one lane of an
+/// outbox that is full of others.
+const UNTOLD_LANES: i64 = 30 * SECOND;
 /// Turns between two sessions that are both alive before they are called two machines.
 const TURNS: u8 = 3;
 
@@ -40,6 +47,8 @@ pub struct Tracker {
     pub(super) deadlines: Deadlines,
     pub(super) lateness: i64,
     pub(super) hold: i64,
+    /// How long (µs of the quiet clock) lanes are waited for of which an agent has said nothing yet.
+    pub(super) untold: i64,
     pub(super) advanced: Vec<(u32, i64)>,
     pub(super) expired: Vec<u32>,
     pub(super) noticed: Vec<Noticed>,
@@ -57,12 +66,20 @@ impl Tracker {
             deadlines: Deadlines::default(),
             lateness: lateness.0,
             hold: hold.0,
+            untold: UNTOLD_LANES,
             advanced: Vec::new(),
             expired: Vec::new(),
             noticed: Vec::new(),
             lost: Vec::new(),
             refused: 0,
         }
+    }
+
+    /// Does not wait for an agent to say which lanes it uses: where events come in order anyway.
+    #[must_use]
+    pub fn eager(mut self) -> Self {
+        self.untold = -1;
+        self
     }
 
     /// Its keyed state.
@@ -165,10 +182,24 @@ impl Tracker {
     pub fn event(&mut self, row: &Row<'_>) -> Decision {
         let in_future = row.event_time > row.received_at.saturating_add(FUTURE);
         let time = if in_future { row.received_at } else { row.event_time };
+        if !row.hearsay {
+            self.bound_span(row.agent, time);
+        }
         let watermark = self.agents.get(row.agent).watermark;
         let verdict = self.judge(row, time);
         self.watch(row.agent);
         Decision { verdict, time, in_future, watermark }
+    }
+
+    /// Ends what is too far behind the latest event; where nothing is known to have ended, only if there is such.
+    fn bound_span(&mut self, number: u32, time: i64) {
+        let agent = self.agents.change(number);
+        agent.earliest = agent.earliest.min(time);
+        agent.latest = agent.latest.max(time);
+        let floor = agent.latest.saturating_sub(SPAN.max(self.hold.saturating_mul(2)));
+        if agent.watermark > i64::MIN || agent.earliest < floor {
+            self.raise(number, floor);
+        }
     }
 
     fn judge(&mut self, row: &Row<'_>, time: i64) -> Verdict {
@@ -176,32 +207,37 @@ impl Tracker {
         let agent = self.agents.change(row.agent);
         if !row.hearsay {
             agent.heard = quiet;
-            if std::mem::take(&mut agent.silent) {
+            let was_silent = std::mem::take(&mut agent.silent);
+            if was_silent || row.received_at.saturating_sub(time) > BACKLOG {
+                agent.back = quiet;
+            }
+            if was_silent {
                 self.noticed.push(Noticed::Back { agent: row.agent, now: self.clock.now() });
             }
         }
         let Some(lane) = lane_index(row.lane) else {
-            let is_fresh = match row.event_id {
-                Some(id) => self.foreign.is_fresh(&agent.id, id, self.clock.now()),
-                None => true,
+            let seen = match row.event_id {
+                Some(id) => self.foreign.see(&agent.id, id, self.clock.now(), &mut agent.foreign_ids),
+                None => Seen::Fresh,
             };
-            if !is_fresh {
+            if seen == Seen::Duplicate {
                 return Verdict::Duplicate;
             }
             if !row.hearsay {
                 agent.foreign_time = agent.foreign_time.max(time);
                 self.advance(row.agent);
             }
-            return Verdict::Fresh;
+            return if seen == Seen::Fresh { Verdict::Fresh } else { Verdict::Uncertain };
         };
         if !is_session(row.session) || !(0..=MAX_NUMBER).contains(&row.seq) {
             return Verdict::Uncertain;
         }
-        if row.session <= agent.uncertain {
-            return Verdict::Uncertain;
-        }
-        if row.session <= agent.forgotten {
+        if agent.has_forgotten(row.session) {
             return Verdict::Duplicate;
+        }
+        if !agent.is_open(row.session) {
+            self.watch_for_clone(row, time);
+            return Verdict::Uncertain;
         }
         let Some(session) = agent.session(row.session, quiet) else { return Verdict::Uncertain };
         session.moved = quiet;
@@ -215,7 +251,9 @@ impl Tracker {
         let grown = sequence.intervals();
         agent.bound_intervals(grown);
         self.watch_for_clone(row, time);
-        self.advance(row.agent);
+        if !row.speaks {
+            self.advance(row.agent);
+        }
         if seen == Seen::Fresh && !unsure { Verdict::Fresh } else { Verdict::Uncertain }
     }
 
@@ -231,7 +269,7 @@ impl Tracker {
         let agent = self.agents.change(number);
         let mut refused = 0;
         if let Some((previous, tails)) = &status.tails
-            && *previous > agent.forgotten.max(agent.uncertain)
+            && agent.is_open(*previous)
             && (1..session).contains(previous)
             && let Some(known) = agent.session(*previous, quiet)
         {
@@ -240,7 +278,7 @@ impl Tracker {
             known.moved = quiet;
         }
         if let Some((of, lane, from, to)) = status.shed
-            && of > agent.forgotten.max(agent.uncertain)
+            && agent.is_open(of)
             && (1..=session).contains(&of)
             && let Some(lane) = lane_index(lane)
             && let Some(shed) = agent.session(of, quiet)
@@ -250,10 +288,11 @@ impl Tracker {
             let grown = sequence.intervals();
             agent.bound_intervals(grown);
         }
-        if session > agent.forgotten.max(agent.uncertain)
+        if agent.is_open(session)
             && let Some(own) = agent.session(session, quiet)
         {
             if let Some(lanes) = &status.lanes {
+                own.told = true;
                 own.in_use =
                     lanes.iter().filter_map(|lane| lane_index(*lane)).fold(0, |bits, lane| bits | 1 << lane);
             }
@@ -269,12 +308,12 @@ impl Tracker {
             if let Some(interval) = status.interval {
                 agent.interval = interval;
             }
-            agent.backlog = status
-                .oldest
-                .filter(|oldest| *oldest < event_time.saturating_sub(BACKLOG))
-                .unwrap_or(i64::MAX);
-            if status.oldest.is_some_and(|oldest| oldest >= session) {
-                agent.forget_complete();
+            if status.is_health {
+                let is_backlog = |oldest: &i64| *oldest < event_time.saturating_sub(BACKLOG);
+                agent.backlog = status.oldest.filter(is_backlog).unwrap_or(i64::MAX);
+                if status.oldest.is_none_or(|oldest| oldest >= session) {
+                    agent.forget_complete();
+                }
             }
         }
         self.refused += refused;
@@ -286,7 +325,7 @@ impl Tracker {
     pub fn rejected(&mut self, number: u32, session: i64, lane: Lane, seq: i64) {
         let quiet = self.clock.quiet();
         let agent = self.agents.change(number);
-        if !is_session(session) || session <= agent.forgotten.max(agent.uncertain) {
+        if !is_session(session) || !agent.is_open(session) {
             return;
         }
         if let Some(lane) = lane_index(lane)
@@ -302,7 +341,7 @@ impl Tracker {
         self.watch(number);
     }
 
-    /// Rows of an older session that happened after the newer one began, turn by turn with rows of that one.
+    /// Rows of older sessions that happened after the newer one began, turn by turn with rows of that one.
     fn watch_for_clone(&mut self, row: &Row<'_>, time: i64) {
         let agent = self.agents.change(row.agent);
         if agent.last_session == row.session {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::dedup::{MAX_AHEAD, MAX_INTERVALS, MAX_SESSIONS};
+use crate::dedup::{MAX_AHEAD, MAX_FORGOTTEN, MAX_INTERVALS, MAX_SESSIONS};
 use crate::event_time::Census;
 
 const START: i64 = 1_000_000 * SECOND;
@@ -12,7 +12,7 @@ struct Log {
 
 impl Log {
     fn new() -> Self {
-        let mut log = Self { tracker: Tracker::new(Lateness(2 * SECOND), HOLD), clock: START };
+        let mut log = Self { tracker: Tracker::new(Lateness(2 * SECOND), HOLD).eager(), clock: START };
         log.clock(0);
         log
     }
@@ -34,8 +34,38 @@ impl Log {
             received_at: START + at * SECOND,
             replayed: false,
             hearsay: false,
+            speaks: false,
         };
         self.tracker.event(&row)
+    }
+
+    /// A row that arrives at `arrives`, of session 0.
+    fn kept(&mut self, lane: Lane, seq: i64, at: i64, arrives: i64) -> Verdict {
+        let row = Row {
+            agent: self.tracker.intern("a"),
+            session: START,
+            lane,
+            seq,
+            event_id: None,
+            event_time: START + at * SECOND,
+            received_at: START + arrives * SECOND,
+            replayed: false,
+            hearsay: false,
+            speaks: false,
+        };
+        self.tracker.event(&row).verdict
+    }
+
+    /// Lets time pass in steps of 5 s.
+    fn pass(&mut self, seconds: i64) {
+        for _ in 0..seconds / 5 {
+            self.clock(5);
+        }
+    }
+
+    /// What was lost since the last call.
+    fn lost(&mut self) -> i64 {
+        self.tracker.take_lost().iter().map(|lost| lost.count).sum()
     }
 
     fn status(&mut self, agent: &str, session: i64, at: i64, status: &Status) {
@@ -66,6 +96,7 @@ fn what_is_told_about_an_agent_moves_neither_its_time_nor_its_silence() {
         received_at: START + at * SECOND,
         replayed: false,
         hearsay: true,
+        speaks: false,
     };
     // a machine that was away for a day: the broker speaks of it before its outbox does
     assert_eq!(log.tracker.event(&will(86_400)).verdict, Verdict::Fresh);
@@ -79,6 +110,51 @@ fn what_is_told_about_an_agent_moves_neither_its_time_nor_its_silence() {
     log.tracker.event(&will(90_000));
     assert!(log.tracker.agent(number).silent);
     assert_eq!(log.watermark("a"), Some(8));
+}
+
+#[test]
+fn the_first_word_of_an_agent_does_not_outrun_its_outbox() {
+    let mut log = Log { tracker: Tracker::new(Lateness(2 * SECOND), HOLD), clock: START };
+    log.clock(0);
+    // it was away for a day and started anew since; of two bridges the one that has the new session is faster
+    let number = log.tracker.intern("a");
+    let (session, at) = (START + 86_000 * SECOND, START + 86_000 * SECOND);
+    let started = Row {
+        agent: number,
+        session,
+        lane: Lane::Critical,
+        seq: 0,
+        event_id: None,
+        event_time: at,
+        received_at: at,
+        replayed: false,
+        hearsay: false,
+        speaks: true,
+    };
+    log.tracker.event(&started);
+    assert_eq!(log.watermark("a"), None, "its time counts only beside what it says");
+    let said = Status {
+        tails: Some((START, vec![(Lane::Normal, 1), (Lane::Bulk, 0)])),
+        lanes: Some(vec![Lane::Critical]),
+        ..Status::default()
+    };
+    log.tracker.status(number, session, at, at, &said);
+    assert_eq!(log.watermark("a"), None);
+    log.row("a", 0, Lane::Normal, 0, 10);
+    log.row("a", 0, Lane::Normal, 1, 20);
+    assert_eq!(log.watermark("a"), None, "the other lane of the session before has not come");
+    log.row("a", 0, Lane::Bulk, 0, 15);
+    assert_eq!(log.watermark("a"), Some(86_000 - 2));
+
+    // an agent of which one lane comes first
+    log.row("b", 0, Lane::Normal, 0, 5_000);
+    for _ in 0..6 {
+        log.clock(5);
+    }
+    assert_eq!(log.watermark("b"), None);
+    log.row("b", 0, Lane::Bulk, 0, 10);
+    log.clock(5);
+    assert_eq!(log.watermark("b"), Some(8), "what it never speaks of is waited for no longer");
 }
 
 #[test]
@@ -154,7 +230,7 @@ fn an_older_session_is_waited_for_until_its_tail_is_here_and_then_forgotten() {
     assert_eq!(log.watermark("a"), Some(18));
     assert!(log.row("a", 0, Lane::Normal, 2, 30).watermark < START + 30 * SECOND);
     assert_eq!(log.watermark("a"), Some(108));
-    let oldest = Status { oldest: Some(START + 115 * SECOND), ..Status::default() };
+    let oldest = Status { oldest: Some(START + 115 * SECOND), is_health: true, ..Status::default() };
     log.status("a", 100, 116, &oldest);
     let number = log.tracker.intern("a");
     assert_eq!(log.tracker.agent(number).sessions.len(), 1);
@@ -164,13 +240,219 @@ fn an_older_session_is_waited_for_until_its_tail_is_here_and_then_forgotten() {
 #[test]
 fn a_declared_backlog_holds_the_watermark() {
     let mut log = Log::new();
-    let backlog = Status { oldest: Some(START + 5 * SECOND), ..Status::default() };
+    let backlog = Status { oldest: Some(START + 5 * SECOND), is_health: true, ..Status::default() };
     log.row("a", 200, Lane::Critical, 0, 200);
     let before = log.watermark("a");
     let mut other = Log::new();
     other.status("a", 200, 200, &backlog);
     other.row("a", 200, Lane::Critical, 1, 200);
     assert_eq!((before, other.watermark("a")), (Some(198), Some(3)));
+}
+
+const ALL: [Lane; 3] = [Lane::Critical, Lane::Normal, Lane::Bulk];
+
+#[test]
+fn lanes_that_an_outage_kept_are_waited_for_whatever_comes_first() {
+    let mut log = Log::new();
+    for lane in ALL {
+        log.kept(lane, 0, 10, 10);
+    }
+    log.pass(900);
+    // Its network is back; what is urgent comes first, then lane by lane what is old.
+    log.kept(Lane::Critical, 1, 905, 910);
+    assert_eq!(log.watermark("a"), Some(8));
+    for minute in 1..15 {
+        log.pass(40);
+        log.kept(Lane::Normal, minute, 60 * minute, 910 + 40 * minute);
+        assert_eq!(log.watermark("a"), Some(8), "{minute}");
+    }
+    for minute in 1..15 {
+        log.kept(Lane::Bulk, minute, 60 * minute, 1_480);
+        assert_eq!(log.watermark("a"), Some(60 * minute - 2));
+    }
+    // All of it is here and the agent is there: a lane that stays idle holds for five minutes.
+    for at in 1..=10 {
+        log.pass(30);
+        log.kept(Lane::Critical, 1 + at, 1_500 + 30 * at, 1_500 + 30 * at);
+        log.kept(Lane::Normal, 14 + at, 1_500 + 30 * at, 1_500 + 30 * at);
+    }
+    assert_eq!(log.watermark("a"), Some(838));
+    log.pass(5);
+    assert_eq!(log.watermark("a"), Some(1_798));
+}
+
+#[test]
+fn a_lane_that_never_comes_does_not_hold_for_ever() {
+    for (interval, idle) in [(None, 300), (Some(120 * SECOND), 720)] {
+        let mut log = Log::new();
+        let lanes = Some(vec![Lane::Critical, Lane::Normal]);
+        log.row("a", 0, Lane::Normal, 0, 0);
+        log.status("a", 0, 0, &Status { lanes, interval, ..Status::default() });
+        for at in 1..=idle / 30 {
+            log.pass(30);
+            log.row("a", 0, Lane::Normal, at, 30 * at);
+        }
+        // The first row could not know of the other lane.
+        assert_eq!(log.watermark("a"), Some(-2));
+        log.pass(5);
+        assert_eq!(log.watermark("a"), Some(idle - 2));
+    }
+}
+
+#[test]
+fn only_a_report_of_health_says_how_old_the_outbox_is() {
+    let mut log = Log::new();
+    log.row("a", 200, Lane::Critical, 0, 200);
+    let backlog = Status { oldest: Some(START + 300 * SECOND), is_health: true, ..Status::default() };
+    log.status("a", 200, 1_000, &backlog);
+    log.row("a", 200, Lane::Critical, 1, 1_000);
+    let shed = Status { shed: Some((START + 200 * SECOND, Lane::Bulk, 0, 5)), ..Status::default() };
+    log.status("a", 200, 1_001, &shed);
+    log.status("a", 200, 1_001, &Status { oldest: Some(START), ..Status::default() });
+    log.row("a", 200, Lane::Critical, 2, 1_002);
+    let mark = Status { marks: vec![(Lane::Bulk, 5, START + 1_002 * SECOND)], ..Status::default() };
+    log.status("a", 200, 1_002, &mark);
+    assert_eq!(log.watermark("a"), Some(298));
+    log.status("a", 200, 1_002, &Status { is_health: true, ..Status::default() });
+    assert_eq!(log.watermark("a"), Some(1_000));
+}
+
+#[test]
+fn whatever_an_agent_says_its_open_windows_lie_within_a_span() {
+    const DAY: i64 = 86_400;
+    let mut log = Log::new();
+    log.row("a", 0, Lane::Normal, 0, 0);
+    let holds = Status { oldest: Some(START), is_health: true, ..Status::default() };
+    log.status("a", 0, 100, &holds);
+    log.row("a", 0, Lane::Normal, 1, 59 * DAY);
+    assert_eq!(log.watermark("a"), Some(-2));
+    log.row("a", 0, Lane::Normal, 2, 62 * DAY);
+    assert_eq!(log.watermark("a"), Some(2 * DAY));
+    assert_eq!(log.row("a", 0, Lane::Bulk, 0, DAY).watermark, START + 2 * DAY * SECOND);
+
+    // Also if it does not let its time begin, and goes backwards.
+    let mut log = Log { tracker: Tracker::new(Lateness(2 * SECOND), HOLD), clock: START };
+    log.clock(0);
+    log.row("a", 0, Lane::Normal, 0, 100 * DAY);
+    log.row("a", 0, Lane::Normal, 1, 41 * DAY);
+    assert_eq!(log.watermark("a"), None);
+    assert_eq!(log.row("a", 0, Lane::Normal, 2, 39 * DAY).watermark, START + 40 * DAY * SECOND);
+}
+
+#[test]
+fn an_end_that_never_comes_is_lost_and_told_once() {
+    let mut log = Log::new();
+    for seq in 0..=94 {
+        log.row("a", 0, Lane::Normal, seq, seq);
+    }
+    log.row("a", 100, Lane::Critical, 0, 100);
+    let tails = vec![(Lane::Normal, 99), (Lane::Bulk, 2)];
+    let tails = Status { tails: Some((START, tails)), ..Status::default() };
+    log.status("a", 100, 100, &tails);
+    log.pass(30);
+    assert_eq!(log.lost(), 0);
+    log.pass(5);
+    // Numbers 95 to 99, and a lane of which nothing came.
+    assert_eq!(log.lost(), 5 + 3);
+    let noticed = log.tracker.take_noticed();
+    assert!(matches!(noticed[..], [Noticed::Gap { missing: 8, .. }]), "{noticed:?}");
+    log.status("a", 100, 140, &tails);
+    log.pass(50);
+    assert_eq!(log.lost(), 0);
+    assert_eq!(log.row("a", 0, Lane::Normal, 97, 97).verdict, Verdict::Fresh);
+    // What is told only when nothing was waited for any more is waited for again.
+    log.row("b", 0, Lane::Normal, 0, 0);
+    log.row("b", 100, Lane::Normal, 0, 100);
+    log.pass(50);
+    log.status("b", 100, 150, &Status { tails: Some((START, vec![(Lane::Normal, 3)])), ..Status::default() });
+    assert_eq!(log.lost(), 0);
+    log.pass(35);
+    assert_eq!(log.lost(), 3);
+}
+
+#[test]
+fn what_is_still_in_the_outbox_is_not_lost() {
+    let mut log = Log::new();
+    log.row("a", 0, Lane::Normal, 0, 10);
+    log.row("a", 100, Lane::Critical, 0, 100);
+    let said = Status {
+        tails: Some((START, vec![(Lane::Normal, 1), (Lane::Bulk, 1)])),
+        lanes: Some(vec![Lane::Critical]),
+        oldest: Some(START + 20 * SECOND),
+        is_health: true,
+        ..Status::default()
+    };
+    log.status("a", 100, 100, &said);
+    log.pass(55);
+    assert_eq!(log.row("a", 0, Lane::Normal, 1, 20).verdict, Verdict::Fresh);
+    log.pass(55);
+    log.row("a", 100, Lane::Critical, 1, 210);
+    assert_eq!((log.lost(), log.watermark("a")), (0, Some(8)));
+    log.status("a", 100, 210, &Status { is_health: true, ..Status::default() });
+    log.pass(5);
+    assert_eq!(log.lost(), 2);
+    assert_eq!(log.watermark("a"), Some(208));
+}
+
+#[test]
+fn complete_sessions_of_a_healthy_agent_are_forgotten_and_stay_known() {
+    let mut log = Log::new();
+    let said = |session: i64| Status {
+        tails: (session > 0).then(|| (START + (session - 1) * SECOND, vec![(Lane::Normal, 0)])),
+        is_health: true,
+        ..Status::default()
+    };
+    for session in 0..10 {
+        log.row("a", session, Lane::Normal, 0, 100);
+        log.status("a", session, 100, &said(session));
+    }
+    let number = log.tracker.intern("a");
+    assert_eq!(log.tracker.agent(number).sessions.len(), 1);
+    // Without reports of health they are kept for as long as there is room.
+    for session in 10..40 {
+        log.row("a", session, Lane::Normal, 0, 100);
+        log.status("a", session, 100, &Status { is_health: false, ..said(session) });
+    }
+    for session in [0, 9, 10, 20, 39] {
+        assert_eq!(log.row("a", session, Lane::Normal, 0, 100).verdict, Verdict::Duplicate, "{session}");
+    }
+    // No more of them than can be told are remembered; then it is uncertain.
+    for session in 40..100 {
+        log.row("a", session, Lane::Normal, 0, 100);
+        log.status("a", session, 100, &said(session));
+    }
+    let agent = log.tracker.agent(number);
+    assert_eq!(agent.forgotten.len(), MAX_FORGOTTEN);
+    assert_eq!(log.row("a", 0, Lane::Normal, 0, 100).verdict, Verdict::Uncertain);
+    assert_eq!(log.row("a", 98, Lane::Normal, 0, 100).verdict, Verdict::Duplicate);
+}
+
+#[test]
+fn a_session_that_was_never_seen_is_no_repeat_and_betrays_a_clone() {
+    let mut log = Log::new();
+    for (session, before) in [(100, None), (300, Some(100)), (400, Some(300))] {
+        log.row("a", session, Lane::Normal, 0, 500);
+        let tails = before.map(|before| (START + before * SECOND, vec![(Lane::Normal, 0)]));
+        log.status("a", session, 500, &Status { tails, is_health: true, ..Status::default() });
+    }
+    let number = log.tracker.intern("a");
+    assert_eq!(log.tracker.agent(number).forgotten, [START + 100 * SECOND, START + 300 * SECOND]);
+    // Another machine of that name was offline, or its clock was ahead when it was installed.
+    for seq in 0..6 {
+        assert_eq!(log.row("a", 200, Lane::Normal, seq, 510 + seq).verdict, Verdict::Fresh);
+        assert_eq!(log.row("a", 400, Lane::Normal, 1 + seq, 510 + seq).verdict, Verdict::Fresh);
+    }
+    assert_eq!(log.row("a", 200, Lane::Normal, 3, 513).verdict, Verdict::Duplicate);
+    let clones = |log: &mut Log| log.tracker.take_noticed().len();
+    assert_eq!(clones(&mut log), 1);
+    // It is told again of another pair, and also where nothing is known of the older any more.
+    log.row("a", 500, Lane::Normal, 0, 600);
+    log.tracker.agent_mut(number).uncertain = START + 100 * SECOND;
+    for seq in 1..6 {
+        assert_eq!(log.row("a", 50, Lane::Normal, seq, 610 + seq).verdict, Verdict::Uncertain);
+        log.row("a", 500, Lane::Normal, seq, 610 + seq);
+    }
+    assert_eq!(clones(&mut log), 1);
 }
 
 #[test]
@@ -251,6 +533,7 @@ fn absurd_numbers_end_nothing_and_leave_the_others_alone() {
         received_at: START + 20 * SECOND,
         replayed: false,
         hearsay: false,
+        speaks: false,
     };
     for (session, seq) in [(i64::MAX, 1), (MAX_NUMBER + 1, 1), (0, 1), (START, i64::MAX), (START, -7)] {
         assert_eq!(log.tracker.event(&row(session, seq)).verdict, Verdict::Uncertain);
@@ -290,6 +573,7 @@ fn an_event_from_the_future_is_judged_by_its_arrival() {
         received_at: START + 10 * SECOND,
         replayed: false,
         hearsay: false,
+        speaks: false,
     };
     let decision = log.tracker.event(&row);
     assert!(decision.in_future);
@@ -386,7 +670,7 @@ fn what_was_given_up_stays_uncertain_when_later_sessions_are_forgotten() {
             log.status("a", session, 100, &tails);
         }
     }
-    let oldest = Status { oldest: Some(START + 90 * SECOND), ..Status::default() };
+    let oldest = Status { oldest: Some(START + 90 * SECOND), is_health: true, ..Status::default() };
     log.status("a", MAX_SESSIONS as i64, 100, &oldest);
     let number = log.tracker.intern("a");
     assert_eq!(log.tracker.agent(number).sessions.len(), 1);
@@ -397,7 +681,7 @@ fn what_was_given_up_stays_uncertain_when_later_sessions_are_forgotten() {
 
 /// What a later worker has, if the rows of these operators are there.
 fn restored(tracker: &mut Tracker, names: &[&str]) -> Tracker {
-    let mut fresh = Tracker::new(Lateness(2 * SECOND), HOLD);
+    let mut fresh = Tracker::new(Lateness(2 * SECOND), HOLD).eager();
     for (from, to) in tracker.operators().into_iter().zip(fresh.operators()) {
         if names.contains(&from.name()) {
             to.restore(&from.snapshot().unwrap()).unwrap();

@@ -7,34 +7,36 @@
 //!                                                                   └▶ late   └ thresholds on 1m ──┘
 //! ```
 //!
+//! The same job is `detect` when it reads what the job [`normalise`](super::normalise) has cleaned: it neither
+//! normalises nor sends events then, and everything else is the same.
+//!
 //! Windows are closed once a commit ([`Job::settle`]): whether a row is late was decided when it came, so it does not
 //! matter when anybody looks.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use ahash::AHashMap;
-use arrow::array::RecordBatch;
 use bytes::Bytes;
-use eventlog::batches::{BatchDecoder, BatchEncoder, Group};
-use eventlog::dead_letter::DeadLetter;
-use eventlog::registry::{RegistryError, SchemaIds, SchemaRegistry};
+use eventlog::batches::{BatchDecoder, Group};
+use eventlog::registry::{SchemaIds, SchemaRegistry};
 use eventlog::{NewRecord, Record};
-use runtime::fate::Fate;
 use schemas::family::Family;
 use schemas::headers::late as headers;
 use schemas::record::RecordKind;
 use schemas::topics::{FEATURE_SIZES, Topics};
 
+use super::clean;
 use super::features::{Emission, FeaturePlans, FeatureWindows, Heard};
 use super::gauges::Gauges;
+use super::outputs::{Encoders, Events, dead_letters, fatal, registry_trouble};
 use super::scan::{Picked, Scan, micros, text};
+use super::stages::{Stages, Step};
 use crate::alerts::{Alert, to_batch, to_ocsf};
 use crate::engine::operator::Operator;
 use crate::engine::{Job, JobError, Output, PartitionState};
 use crate::event_time::{Hold, Lateness, Tracker};
 use crate::functions::Functions;
-use crate::normalise::Normaliser;
 use crate::rules::{Offer, Place, RuleState, Rulebook};
 use crate::windows::{Closing, Late, Timed};
 
@@ -61,16 +63,24 @@ pub struct CoreSetup {
 /// The job; see the module.
 pub struct CoreJob {
     setup: CoreSetup,
+    source: Source,
     decoder: BatchDecoder,
-    encoders: BTreeMap<RecordKind, BatchEncoder>,
-    normaliser: Normaliser,
+    encoders: Encoders,
     rules: Rulebook,
     features: FeaturePlans,
     names: Names,
+    stages: Stages,
+}
+
+/// What the job reads.
+enum Source {
+    /// Events as received; it cleans them and sends them on.
+    Raw(Box<Events>),
+    /// What the job `normalise` wrote.
+    Clean,
 }
 
 struct Names {
-    events: Vec<Arc<str>>,
     /// By size.
     features: [Arc<str>; FEATURE_SIZES.len()],
     user_features: [Arc<str>; FEATURE_SIZES.len()],
@@ -97,16 +107,21 @@ impl PartitionState for CoreState {
     }
 }
 
-fn fatal(error: impl std::fmt::Display) -> JobError {
-    JobError::Fatal(error.to_string())
-}
-
 impl CoreJob {
-    /// Plans everything once.
+    /// The job `core`: plans everything once.
     pub fn new(setup: CoreSetup) -> Result<Self, JobError> {
+        let events = Events::new(setup.ids.clone(), &setup.topics)?;
+        Self::over(Source::Raw(Box::new(events)), setup)
+    }
+
+    /// The job `detect`: plans everything once.
+    pub fn detect(setup: CoreSetup) -> Result<Self, JobError> {
+        Self::over(Source::Clean, setup)
+    }
+
+    fn over(source: Source, setup: CoreSetup) -> Result<Self, JobError> {
         let topics = &setup.topics;
         let names = Names {
-            events: Family::ALL.iter().map(|family| topics.events(*family)).collect(),
             features: FEATURE_SIZES.map(|size| topics.features(size)),
             user_features: FEATURE_SIZES.map(|size| topics.user_features(size)),
             alerts: topics.alerts(),
@@ -116,20 +131,14 @@ impl CoreJob {
         };
         Ok(Self {
             decoder: BatchDecoder::new(Arc::clone(&setup.registry)),
-            encoders: BTreeMap::new(),
-            normaliser: Normaliser::new(&Functions::new()).map_err(fatal)?,
+            encoders: Encoders::new(setup.ids.clone()),
             rules: Rulebook::new(setup.rules.clone()).map_err(fatal)?,
             features: FeaturePlans::new(&Functions::new()).map_err(fatal)?,
             names,
+            source,
             setup,
+            stages: Stages::new(),
         })
-    }
-
-    /// Rows as framed Avro.
-    fn encode(&mut self, kind: RecordKind, rows: &RecordBatch) -> Result<Vec<Bytes>, JobError> {
-        let id = self.setup.ids.id(kind);
-        let encoder = self.encoders.entry(kind).or_insert_with(|| BatchEncoder::new(kind, id));
-        encoder.encode(rows).map_err(fatal)
     }
 
     fn segment(
@@ -141,47 +150,42 @@ impl CoreJob {
         records: &[Record],
         output: &mut Output<'_>,
     ) -> Result<(), JobError> {
-        let batch = picked.batch(&group.batch).map_err(fatal)?;
-        let normalised = self.normaliser.apply(family, batch).map_err(fatal)?;
-        for (rule, rows) in &normalised.dropped {
-            metrics::counter!("varta_processors_dropped_rows_total", "family" => family.name(), "rule" => rule.clone())
-                .increment(*rows);
-        }
-        let rows = normalised.batch.num_rows();
-        metrics::counter!("varta_processors_events_total", "family" => family.name()).increment(rows as u64);
+        let (normalised, values) = match &mut self.source {
+            Source::Raw(events) => events.send(family, group, picked, records, output)?,
+            Source::Clean => (clean::normalised(group, picked, records)?, Vec::new()),
+        };
+        let rows = normalised.kept.len();
         if rows == 0 {
             return Ok(());
         }
-        let index_of = |row: usize| group.rows[picked.rows[normalised.kept[row] as usize] as usize];
+        let index_of = |row: usize| picked.record(group, normalised.kept[row]);
         let record_of = |row: usize| &records[index_of(row) as usize];
-        let values = self.encode(RecordKind::Family(family), &normalised.batch)?;
-        let topic = &self.names.events[family as usize];
-        for (row, value) in values.into_iter().enumerate() {
-            output.send(NewRecord {
-                topic: Arc::clone(topic),
-                partition: None,
-                key: record_of(row).key.clone(),
-                value: Some(value),
-                headers: Vec::new(),
-            })?;
-        }
         let place = |row: usize| {
             let Timed { time, watermark } = picked.times[normalised.kept[row] as usize];
             Place { at: index_of(row), time, watermark }
         };
+        let began = self.stages.begin();
         self.rules.judge().rows(family, &normalised.batch, place).map_err(fatal)?;
+        self.stages.end(Step::Rules, rows, began);
         let (times, heard) = of_kept(picked, &normalised.kept);
         let agent = |number| Arc::clone(&state.tracker.agent(number).id);
+        let began = self.stages.begin();
         let late = state.windows.add(family, &normalised.batch, &times, &heard, agent).map_err(fatal)?;
+        self.stages.end(Step::Windows, rows, began);
         for late in late {
-            self.late(record_of(late.row), late, times[late.row].watermark, output)?;
+            let record = record_of(late.row);
+            // The row as the windows would have had it; what is clean is that already.
+            let value = values.get(late.row).or(record.value.as_ref()).cloned();
+            let watermark = times[late.row].watermark;
+            self.late(record.key.clone(), value, late, watermark, output)?;
         }
         Ok(())
     }
 
     fn late(
         &self,
-        record: &Record,
+        key: Option<Bytes>,
+        value: Option<Bytes>,
         late: Late,
         watermark: i64,
         output: &mut Output<'_>,
@@ -192,8 +196,8 @@ impl CoreJob {
         output.send(NewRecord {
             topic: Arc::clone(&self.names.late),
             partition: None,
-            key: record.key.clone(),
-            value: record.value.clone(),
+            key,
+            value,
             headers: vec![
                 (headers::OPERATOR.to_owned(), Bytes::from_static(FEATURES.as_bytes())),
                 header(headers::WINDOW_START, start),
@@ -225,6 +229,7 @@ impl CoreJob {
         closings: &[Closing],
         output: &mut Output<'_>,
     ) -> Result<AHashMap<Arc<str>, i64>, JobError> {
+        let began = self.stages.begin();
         let mut alerts = Vec::new();
         let mut until = AHashMap::new();
         for emission in state.windows.close(&mut self.features, closings).map_err(fatal)? {
@@ -241,6 +246,9 @@ impl CoreJob {
             self.send_features(emission, output)?;
         }
         self.send_alerts(&alerts, output)?;
+        if !closings.is_empty() {
+            self.stages.end(Step::Close, closings.len(), began);
+        }
         Ok(until)
     }
 
@@ -251,6 +259,9 @@ impl CoreJob {
         silent: &[u32],
         output: &mut Output<'_>,
     ) -> Result<(), JobError> {
+        if silent.is_empty() {
+            return Ok(());
+        }
         let agents: Vec<Closing> = silent
             .iter()
             .map(|number| {
@@ -277,6 +288,9 @@ impl CoreJob {
         };
         let closings: Vec<Closing> = expired.iter().map(closing).collect();
         let until = self.close_all(state, &closings, output)?;
+        let gone = |agent: &str| closings.iter().any(|closing| *closing.agent == *agent);
+        let alerts = self.rules.judge().forget(gone, state.tracker.now(), &mut state.rules);
+        self.send_alerts(&alerts, output)?;
         let mut excess = 0;
         for (number, closing) in expired.iter().zip(&closings) {
             let until = until.get(&closing.agent).copied();
@@ -320,7 +334,7 @@ impl CoreJob {
         let by_user = kind == RecordKind::USER_FEATURES[level];
         let names = if by_user { &self.names.user_features } else { &self.names.features };
         let topic = Arc::clone(&names[level]);
-        for (row, value) in self.encode(kind, &rows)?.into_iter().enumerate() {
+        for (row, value) in self.encoders.encode(kind, &rows)?.into_iter().enumerate() {
             let key = Bytes::copy_from_slice(agents.value(row).as_bytes());
             output.send(NewRecord::keyed(Arc::clone(&topic), key, value))?;
         }
@@ -331,7 +345,7 @@ impl CoreJob {
         if alerts.is_empty() {
             return Ok(());
         }
-        let values = self.encode(RecordKind::Alert, &to_batch(alerts).map_err(fatal)?)?;
+        let values = self.encoders.encode(RecordKind::Alert, &to_batch(alerts).map_err(fatal)?)?;
         for (alert, value) in alerts.iter().zip(values) {
             metrics::counter!("varta_processors_alerts_total", "rule" => alert.rule.id.clone()).increment(1);
             let key = Bytes::copy_from_slice(alert.agent_id.as_bytes());
@@ -343,22 +357,12 @@ impl CoreJob {
         Ok(())
     }
 
-    fn dead_letters(
-        &self,
-        poison: Vec<(u32, String)>,
-        records: &[Record],
-        output: &mut Output<'_>,
-    ) -> Result<(), JobError> {
-        for (index, reason) in poison {
-            let record = &records[index as usize];
-            tracing::warn!(origin = record.origin(), reason, "record cannot be read");
-            metrics::counter!("varta_processors_poison_total").increment(1);
-            // The append time of the record stands for "now": the same log gives the same letters.
-            let at = record.timestamp.saturating_mul(1_000);
-            let letter = DeadLetter::of_record("core", reason, record);
-            output.send(letter.into_record(Arc::clone(&self.names.dlq), at))?;
+    /// What dead letters name as their stage.
+    fn name(&self) -> &'static str {
+        match self.source {
+            Source::Raw(_) => "core",
+            Source::Clean => "detect",
         }
-        Ok(())
     }
 }
 
@@ -380,13 +384,22 @@ impl Job for CoreJob {
         records: &[Record],
         output: &mut Output<'_>,
     ) -> Result<(), JobError> {
+        let records = match self.source {
+            Source::Raw(_) => Cow::Borrowed(records),
+            Source::Clean => clean::with_raw_times(records),
+        };
+        let records = &*records;
+        let began = self.stages.begin();
         let decoded = self.decoder.decode(records).map_err(|error| registry_trouble(&error))?;
-        self.dead_letters(decoded.poison, records, output)?;
+        self.stages.end(Step::Decode, records.len(), began);
+        dead_letters(self.name(), &self.names.dlq, decoded.poison, records, output)?;
         let scan = Scan::new(records, &decoded.groups).map_err(fatal)?;
         let mut alerts = self.rules_in_force(state, records, output)?;
         let mut from = 0;
         while from < records.len() {
+            let began = self.stages.begin();
             let segment = scan.segment(&mut state.tracker, from, state.rules.wants_ticks());
+            self.stages.end(Step::Scan, segment.end - from, began);
             from = segment.end;
             metrics::counter!("varta_processors_duplicates_total").increment(segment.duplicates);
             for (group, picked) in decoded.groups.iter().zip(&segment.picked) {
@@ -399,7 +412,8 @@ impl Job for CoreJob {
             let (judge, seen) = (self.rules.judge(), &segment.seen);
             alerts.extend(judge.settle(&mut state.rules, &state.tracker, seen).map_err(fatal)?);
             note_lost(state);
-            if !seen.silent.is_empty() {
+            if seen.at_minute || !seen.silent.is_empty() {
+                // What is swept and told at this record comes after what ended before it.
                 self.close(state, output)?;
                 self.peek(state, &seen.silent, output)?;
             }
@@ -410,7 +424,7 @@ impl Job for CoreJob {
             metrics::counter!("varta_processors_refused_claims_total")
                 .increment(state.tracker.take_refused());
         }
-        state.gauges.show(&state.tracker);
+        state.gauges.show(&state.tracker, || state.windows.open());
         Ok(())
     }
 
@@ -437,13 +451,6 @@ fn note_lost(state: &mut CoreState) {
 fn of_kept(picked: &Picked, kept: &[u32]) -> (Vec<Timed>, Vec<Heard>) {
     let of = |row: &u32| (picked.times[*row as usize], picked.heard[*row as usize]);
     kept.iter().map(of).unzip()
-}
-
-fn registry_trouble(error: &RegistryError) -> JobError {
-    match error.fate() {
-        Fate::Fatal => JobError::Fatal(error.to_string()),
-        Fate::Transient | Fate::Poison => JobError::Unavailable(error.to_string()),
-    }
 }
 
 #[cfg(test)]

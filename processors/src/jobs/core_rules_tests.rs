@@ -9,7 +9,7 @@ use super::*;
 use crate::engine::decode_chunk;
 use crate::rules::Held;
 
-const RULES: &str = r#"
+pub(super) const RULES: &str = r#"
 id: start
 title: A program starts
 severity: low
@@ -86,12 +86,12 @@ suppress: { by: [fact], for: 2m }
 message: "{fact} {agent_id} {host} {missing}"
 "#;
 
-fn set(text: &str) -> RuleSet {
+pub(super) fn set(text: &str) -> RuleSet {
     RuleSet::parse([("rules.yaml", text)], []).unwrap()
 }
 
 /// Two bridges, one of which is away for a while; five agents with holes, a silence and a restart without goodbye.
-fn eventful(seed: u64) -> Vec<(i64, Option<i32>, String, Bytes)> {
+pub(super) fn eventful(seed: u64) -> Vec<(i64, Option<i32>, String, Bytes)> {
     let mut script = Script::new(registry().1);
     let mut chance = Chance::new(seed);
     for number in 0..5_i64 {
@@ -138,7 +138,7 @@ fn eventful(seed: u64) -> Vec<(i64, Option<i32>, String, Bytes)> {
 }
 
 /// How often each rule told what: `busy create`.
-fn told(outputs: &Outputs) -> BTreeMap<String, usize> {
+pub(super) fn told(outputs: &Outputs) -> BTreeMap<String, usize> {
     let topic = Topics::default().alerts_ocsf();
     let mut told = BTreeMap::new();
     for ((name, _, value, _), count) in outputs {
@@ -185,7 +185,7 @@ fn what_rules_remember_depends_on_the_log_alone() {
             let found = run(&rows, &Run { batch, commit_ms, ..CALM });
             compare(&found, &expected, &format!("seed {seed}, batches of {batch}"));
         }
-        let chaos = Run { workers: 2, batch: 40, commit_ms: 30, chaos: Some(seed) };
+        let chaos = Run { workers: 2, batch: 40, commit_ms: 30, chaos: Some(seed), ..CALM };
         compare(&run(&rows, &chaos), &expected, &format!("seed {seed}, disturbed"));
     }
 }
@@ -269,7 +269,7 @@ fn committed_alerts_are_those_of_the_rules_that_the_state_names() {
         let jobs = [job(Offer::new(first.clone(), 1)), job(Offer::new(second.clone(), 2))];
         let starts = AtomicUsize::new(0);
         let make = move || jobs[starts.fetch_add(1, Ordering::Relaxed) % 2].clone();
-        let chaos = Run { workers: 2, batch: 40, commit_ms: 30, chaos: Some(seed) };
+        let chaos = Run { workers: 2, batch: 40, commit_ms: 30, chaos: Some(seed), ..CALM };
         let log = run_jobs(&rows, &chaos, Box::new(make));
         let histories = histories(&log);
         for history in &histories {
@@ -315,4 +315,85 @@ fn an_offer_is_taken_at_the_next_batch_and_the_state_goes_before_an_older_one() 
     // somebody puts the old rules back
     offer.put(old, 30);
     assert_eq!(process(&mut state, 30), [(10, 0), (20, 10), (30, 30)]);
+}
+
+/// What a job with these rules tells of records of one partition; `cuts`: before which records it commits.
+fn alerts_of(rules: &str, hold: Hold, rows: &Rows, cuts: &[usize]) -> Vec<Value> {
+    let mut job = job_that_holds(hold, Offer::new(set(rules), 1));
+    let mut state = job.open(0).unwrap();
+    let topics = Topics::default();
+    let log = MemoryLog::new();
+    log.create(&topics.raw(), 1);
+    let writer = log.handle().appender(Box::new(|_, _| {})).unwrap();
+    for (at, _, key, value) in rows.iter().filter(|row| row.1.is_none_or(|partition| partition == 0)) {
+        log.set_time(at / 1_000);
+        let record = NewRecord::keyed(topics.raw(), key.clone(), value.clone()).to_partition(0);
+        writer.append(record, 0).unwrap();
+    }
+    let records = log.records(&topics.raw());
+    let mut alerts = Vec::new();
+    let mut sink = |record: NewRecord| {
+        if *record.topic == *topics.alerts_ocsf() {
+            alerts.push(serde_json::from_slice(&record.value.unwrap()).unwrap());
+        }
+        Ok(())
+    };
+    let mut output = Output::new(&mut sink);
+    let mut from = 0;
+    for end in cuts.iter().copied().chain([records.len()]) {
+        job.process(&mut state, &records[from..end], &mut output).unwrap();
+        job.settle(&mut state, &mut output).unwrap();
+        from = end;
+    }
+    alerts
+}
+
+fn normal(seq: i64, at: i64, event_type: &str, payload: &Value) -> Value {
+    json!({"agent_id": "agent-1", "session": START, "lane": "normal", "seq": seq, "event_time": START + at * SECOND,
+        "event_type": event_type, "source": "test", "host": "pc-1", "payload": payload})
+}
+
+#[test]
+fn what_is_swept_at_a_minute_comes_after_the_windows_that_ended_before_it() {
+    let rules = RULES.replace("update: 2m\n", "suppress: { for: 3m }\n");
+    let mut script = Script::new(registry().1);
+    let lanes = json!({"lanes": r#"["normal"]"#});
+    script.clock("b", START + 590 * SECOND);
+    script.event(START + 591 * SECOND, &normal(0, 0, "agent_started", &lanes));
+    // An outbox drains: busy in the first minute and in the third, and then for long enough that the first is over.
+    for seq in 1..32 {
+        let cpu = if [0, 2].contains(&(seq / 6)) { 90.0 } else { 1.0 };
+        script.event(START + 592 * SECOND, &normal(seq, 10 * seq, "cpu_usage", &json!({"cpu_percent": cpu})));
+    }
+    script.clock("b", START + 600 * SECOND);
+    script.event(START + 601 * SECOND, &normal(32, 320, "cpu_usage", &json!({"cpu_percent": 1.0})));
+    let rows = script.into_rows();
+    let hold = Hold(3_600 * SECOND);
+    // the records of this partition: the clock, 32 events, the clock, an event
+    let each: Vec<usize> = (1..35).collect();
+    let expected = alerts_of(&rules, hold, &rows, &each);
+    assert_eq!(expected.len(), 2, "created and closed once, then held back: {expected:?}");
+    for cuts in [vec![], vec![9], vec![9, 20]] {
+        assert_eq!(alerts_of(&rules, hold, &rows, &cuts), expected, "{cuts:?}");
+    }
+}
+
+#[test]
+fn the_silence_of_an_agent_that_was_dropped_is_over_even_if_it_returns_within_the_hour() {
+    let mut script = Script::new(registry().1);
+    let lanes = json!({"lanes": r#"["normal"]"#, "interval_s": 6.0});
+    script.event(START, &normal(0, 0, "agent_started", &lanes));
+    for at in (0..1_500).step_by(5) {
+        script.clock("b", START + at * SECOND + 1_000);
+        if at >= 900 && at % 30 == 0 {
+            let load = json!({"cpu_percent": 1.0});
+            script.event(START + at * SECOND, &normal(at / 30, at, "cpu_usage", &load));
+        }
+    }
+    let alerts = alerts_of(RULES, Hold(400 * SECOND), &script.into_rows(), &[]);
+    let of_silence = |alert: &&Value| alert["metadata"]["event_code"] == "silent-agent";
+    let told: Vec<_> = alerts.iter().filter(of_silence).map(|alert| &alert["activity_name"]).collect();
+    assert_eq!(told.iter().filter(|what| **what == "Create").count(), 1, "{told:?}");
+    assert_eq!(told.last().unwrap().as_str(), Some("Close"), "{told:?}");
+    assert!((4..9).contains(&told.len()), "{told:?}");
 }

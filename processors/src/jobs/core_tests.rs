@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
 use bytes::Bytes;
 use eventlog::memory::MemoryLog;
 use eventlog::registry::{MemoryRegistry, register_all};
@@ -261,6 +262,8 @@ struct Run {
     batch: usize,
     commit_ms: u64,
     chaos: Option<u64>,
+    /// The first worker is killed when it has read half of the log.
+    restart: bool,
 }
 
 type Rows = [(i64, Option<i32>, String, Bytes)];
@@ -278,6 +281,7 @@ fn run_jobs(rows: &Rows, run: &Run, make: Box<dyn Fn() -> Shared>) -> MemoryLog 
         log.create(&spec.name, PARTITIONS);
     }
     let writer = log.handle().appender(Box::new(|_, _| {})).unwrap();
+    let half = rows.len() as i64 / 2;
     let mut rows = rows.iter();
     let (batch, commit_ms) = (run.batch, run.commit_ms);
     let settings = Box::new(move |slot| WorkerSettings {
@@ -286,7 +290,7 @@ fn run_jobs(rows: &Rows, run: &Run, make: Box<dyn Fn() -> Shared>) -> MemoryLog 
     });
     let mut fleet = Fleet::new(log, run.workers, make, settings, None);
     let mut chance = Chance::new(run.chaos.unwrap_or(0));
-    let mut calm = 0;
+    let (mut calm, mut restart) = (0, run.restart);
     for _ in 0..60_000 {
         fleet.ticker.advance(10);
         let mut left = false;
@@ -307,8 +311,13 @@ fn run_jobs(rows: &Rows, run: &Run, make: Box<dyn Fn() -> Shared>) -> MemoryLog 
         for slot in 0..run.workers {
             fleet.step(slot).unwrap();
         }
+        if restart && fleet.processed(0) >= half {
+            restart = false;
+            fleet.restart(0);
+        }
         calm = if !left && fleet.is_done() { calm + 1 } else { 0 };
         if calm > 5 {
+            assert!(!restart, "it was not restarted");
             return fleet.log.clone();
         }
     }
@@ -334,7 +343,7 @@ fn count(outputs: &Outputs, topic: &str) -> usize {
     outputs.iter().filter(|((name, ..), _)| name == topic).map(|(_, count)| count).sum()
 }
 
-const CALM: Run = Run { workers: 1, batch: 4_000, commit_ms: 50, chaos: None };
+const CALM: Run = Run { workers: 1, batch: 4_000, commit_ms: 50, chaos: None, restart: false };
 
 #[test]
 fn outputs_do_not_depend_on_how_the_log_is_cut() {
@@ -406,12 +415,24 @@ fn disturbances_change_nothing() {
     for seed in 0..4 {
         let rows = script(seed, registry().1);
         let expected = run(&rows, &CALM);
-        let chaos = Run { workers: 2, batch: 40, commit_ms: 30, chaos: Some(seed) };
+        let chaos = Run { workers: 2, batch: 40, commit_ms: 30, chaos: Some(seed), ..CALM };
         compare(&run(&rows, &chaos), &expected, &format!("seed {seed}"));
     }
 }
 
+#[path = "backfill_tests.rs"]
+mod backfill;
+#[path = "cut_tests.rs"]
+mod cut;
 #[path = "expiry_tests.rs"]
 mod expiry;
+#[path = "outage_tests.rs"]
+mod outage;
+#[path = "read_back_tests.rs"]
+mod read_back;
 #[path = "core_rules_tests.rs"]
 mod rules;
+#[path = "simulation_tests.rs"]
+mod simulation;
+#[path = "split_tests.rs"]
+mod split;

@@ -14,6 +14,7 @@ pub(super) struct Gauges {
     sessions: Gauge,
     intervals: Gauge,
     floors: Gauge,
+    open_windows: Gauge,
     least_lag: Gauge,
     most_lag: Gauge,
     /// The log's clock when they were last set.
@@ -30,6 +31,7 @@ impl Gauges {
             sessions: gauge!("varta_processors_sessions", "partition" => of.clone()),
             intervals: gauge!("varta_processors_intervals", "partition" => of.clone()),
             floors: gauge!("varta_processors_floors", "partition" => of.clone()),
+            open_windows: gauge!("varta_processors_open_windows", "partition" => of.clone()),
             least_lag: lag("foremost"),
             most_lag: lag("hindmost"),
             shown: None,
@@ -37,13 +39,14 @@ impl Gauges {
     }
 
     /// Counts anew if the log's clock has moved far enough.
-    pub(super) fn show(&mut self, tracker: &Tracker) {
+    pub(super) fn show(&mut self, tracker: &Tracker, open_windows: impl FnOnce() -> usize) {
         let now = tracker.now();
         if self.shown.is_some_and(|shown| now - shown < PAUSE) {
             return;
         }
         self.shown = Some(now);
         self.set(&tracker.census());
+        self.open_windows.set(open_windows() as f64);
     }
 
     fn set(&self, census: &Census) {
@@ -61,5 +64,6 @@ impl Gauges {
 impl Drop for Gauges {
     fn drop(&mut self) {
         self.set(&Census::default());
+        self.open_windows.set(0.0);
     }
 }

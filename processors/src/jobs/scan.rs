@@ -40,6 +40,11 @@ pub(super) struct Picked {
 }
 
 impl Picked {
+    /// The record of the micro-batch that the row at this position of `rows` came from.
+    pub(super) fn record(&self, group: &Group, at: u32) -> u32 {
+        group.rows[self.rows[at as usize] as usize]
+    }
+
     /// The rows as a batch: a slice if they are neighbours, else a copy.
     pub(super) fn batch(&self, of: &RecordBatch) -> Result<RecordBatch, ArrowError> {
         let (Some(first), Some(last)) = (self.rows.first(), self.rows.last()) else {
@@ -143,6 +148,7 @@ impl<'a> Scan<'a> {
                         received_at: events.received_at[index],
                         replayed: events.replayed.value(index),
                         hearsay: status.is_some() && lane == Lane::Foreign,
+                        speaks: status.is_some() && lane != Lane::Foreign,
                     };
                     let decision = tracker.event(&seen);
                     notice(tracker, at, &mut segment.seen);

@@ -2,6 +2,7 @@
 
 use arrow::array::{Array, AsArray, Float64Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::TimestampMicrosecondType;
+use schemas::event::event_type;
 use schemas::identity::Lane;
 use schemas::status::{LaneMark, Tails};
 use schemas::translate::MAX_NUMBER;
@@ -44,6 +45,7 @@ impl<'a> StatusColumns<'a> {
                 .double("interval_s", row)
                 .filter(|seconds| *seconds > 0.0)
                 .map(|seconds| (seconds.min(LONGEST_INTERVAL) * 1e6) as i64),
+            is_health: self.text("event_type", row) == Some(event_type::AGENT_HEALTH),
             oldest: self.timestamp("oldest_event_time", row),
             shed,
         }

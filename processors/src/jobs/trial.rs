@@ -36,7 +36,7 @@ impl Trial {
         Ok(Self {
             judge: Judge::new(set).map_err(fatal)?,
             normaliser: Normaliser::new(&Functions::new()).map_err(fatal)?,
-            tracker: Tracker::new(Lateness(LATENESS), Hold(i64::MAX)),
+            tracker: Tracker::new(Lateness(LATENESS), Hold(i64::MAX)).eager(),
             state: RuleState::new(0),
             offset: 0,
         })
@@ -44,7 +44,7 @@ impl Trial {
 
     /// Forgets everything that was seen.
     pub(crate) fn begin(&mut self) {
-        self.tracker = Tracker::new(Lateness(LATENESS), Hold(i64::MAX));
+        self.tracker = Tracker::new(Lateness(LATENESS), Hold(i64::MAX)).eager();
         self.state = RuleState::new(0);
     }
 

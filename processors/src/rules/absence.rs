@@ -231,7 +231,7 @@ impl Absences {
                 since => since,
             };
             self.bridges.put(&id, self.key.clone(), Bridge { heard: tick.now, away });
-            self.bound(tick.now);
+            self.bound(tick.now, changes);
         }
     }
 
@@ -254,17 +254,53 @@ impl Absences {
         }
     }
 
-    fn bound(&mut self, now: i64) {
-        if self.bridges.len() > MOST_BRIDGES {
+    /// Forgets bridges that are too many or were silent for too long; so do those who were told of them.
+    fn bound(&mut self, now: i64, changes: &mut Vec<Change>) {
+        let mut keys = self.bridges.keys();
+        let mut gone = Vec::new();
+        if keys.len() > MOST_BRIDGES {
             let heard = |(id, key): &(Arc<str>, Key)| self.bridges.get(id, key).map(|bridge| bridge.heard);
-            if let Some((id, key)) = self.bridges.keys().into_iter().min_by_key(heard) {
-                self.bridges.remove(&id, &key);
+            let longest = (0..keys.len()).min_by_key(|at| heard(&keys[*at]));
+            gone.extend(longest.map(|at| keys.remove(at)));
+        }
+        let is_old = |(id, key): &(Arc<str>, Key)| {
+            self.bridges.get(id, key).is_some_and(|bridge| now - bridge.heard > FORGOTTEN)
+        };
+        gone.extend(keys.into_iter().filter(is_old));
+        for (id, key) in gone {
+            self.bridges.remove(&id, &key);
+            for subject in [Subject::Bridge, Subject::Broker] {
+                changes.push(Change::Over(subject, Arc::clone(&id), now, "the bridge has been forgotten"));
             }
         }
-        for (id, key) in self.bridges.keys() {
-            if self.bridges.get(&id, &key).is_some_and(|bridge| now - bridge.heard > FORGOTTEN) {
-                self.bridges.remove(&id, &key);
-            }
-        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bridge_that_never_returns_is_not_silent_for_ever() {
+        const SECOND: i64 = 1_000_000;
+        let mut absences = Absences::default();
+        let limits = [Limit { rule: 0, of: Subject::Bridge, silence: 60 * SECOND }];
+        let tick =
+            |bridge: &str, now: i64| Tick { bridge: bridge.into(), now, connected: true, goodbye: false };
+        let mut changes = Vec::new();
+        let mut of_gone = |absences: &mut Absences, ticks: &[Tick]| {
+            changes.clear();
+            absences.ticks(&limits, ticks, &mut changes);
+            let of = |change: &Change| match change {
+                Change::Reached(_, one, _) if &*one.id == "gone" => Some("reached"),
+                Change::Over(Subject::Bridge, id, ..) if &**id == "gone" => Some("over"),
+                _ => None,
+            };
+            changes.iter().filter_map(of).collect::<Vec<_>>()
+        };
+        assert_eq!(of_gone(&mut absences, &[tick("gone", 0), tick("stays", 61 * SECOND)]), ["reached"]);
+        assert_eq!(of_gone(&mut absences, &[tick("stays", FORGOTTEN)]), ["reached"]);
+        assert_eq!(of_gone(&mut absences, &[tick("stays", FORGOTTEN + 1)]), ["reached", "over"]);
+        assert!(of_gone(&mut absences, &[tick("stays", FORGOTTEN + 2)]).is_empty());
     }
 }

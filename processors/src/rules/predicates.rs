@@ -10,6 +10,7 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray, BooleanArray, RecordBatch, UInt32Array};
 use arrow::compute::take;
 use arrow::datatypes::SchemaRef;
+use metrics::{Counter, counter};
 
 use super::reads::Reads;
 use super::rule::Rule;
@@ -42,6 +43,32 @@ struct Group {
     columns: Vec<usize>,
     schema: SchemaRef,
     plan: CachedPlan,
+    /// Of each predicate.
+    meters: Vec<Meter>,
+}
+
+/// How often a rule was asked, and how often it held.
+#[derive(Clone, Debug)]
+struct Meter {
+    evaluations: Counter,
+    hits: Counter,
+}
+
+impl Meter {
+    fn new(rule: &Rule) -> Self {
+        let id = || rule.id.clone();
+        Self {
+            evaluations: counter!("varta_processors_rule_evaluations_total", "rule" => id()),
+            hits: counter!("varta_processors_rule_hits_total", "rule" => id()),
+        }
+    }
+
+    fn note(&self, holds: &BooleanArray) {
+        self.evaluations.increment(holds.len() as u64);
+        if holds.has_true() {
+            self.hits.increment(holds.true_count() as u64);
+        }
+    }
 }
 
 /// What one predicate says of some rows of a batch.
@@ -61,7 +88,7 @@ impl Verdict<'_> {
 }
 
 /// What is asked of rows of one event type, or of all: predicates, their SQL, the columns that they need.
-type Wanted<'a> = (Vec<Predicate>, Vec<&'a str>, BTreeSet<String>);
+type Wanted<'a> = (Vec<Predicate>, Vec<Meter>, Vec<&'a str>, BTreeSet<String>);
 
 impl Predicates {
     /// Plans the predicates of these rules that are about rows of this kind; `None` if there are none.
@@ -96,7 +123,7 @@ impl Predicates {
         functions: &Functions,
     ) -> Result<Option<Self>, RuleError> {
         let mut groups: BTreeMap<Option<String>, Wanted<'_>> = BTreeMap::new();
-        for (predicate, _, sql) in wanted {
+        for (predicate, rule, sql) in wanted {
             // the rule was checked when it was read
             let needs = compile::needs(sql, reads, functions).unwrap_or_default();
             let types = match needs.event_types {
@@ -104,8 +131,9 @@ impl Predicates {
                 Some(types) => types.into_iter().map(Some).collect(),
             };
             for event_type in types {
-                let (predicates, texts, columns) = groups.entry(event_type).or_default();
+                let (predicates, meters, texts, columns) = groups.entry(event_type).or_default();
                 predicates.push(*predicate);
+                meters.push(Meter::new(rule));
                 texts.push(sql);
                 columns.extend(needs.columns.iter().cloned());
             }
@@ -116,11 +144,11 @@ impl Predicates {
         let places = wanted.iter().map(|(_, rule, _)| format!("{} at {}", rule.id, rule.origin));
         let places = places.collect::<Vec<_>>().join(", ");
         let mut planned = Vec::with_capacity(groups.len());
-        for (event_type, (predicates, texts, names)) in groups {
+        for (event_type, (predicates, meters, texts, names)) in groups {
             let (schema, columns) = compile::project(&reads.schema(), &names);
             let plan = compile::plan(texts, Arc::clone(&schema), functions)
                 .map_err(|source| error(reads, &places, source))?;
-            planned.push(Group { event_type, predicates, columns, schema, plan });
+            planned.push(Group { event_type, predicates, columns, schema, plan, meters });
         }
         Ok(Some(Self { reads, places, groups: planned }))
     }
@@ -140,12 +168,14 @@ impl Predicates {
     /// Shows a batch to the predicates; all of their answers, for rows that have no event type.
     pub(super) fn all(&mut self, batch: &RecordBatch) -> Result<Vec<(Predicate, BooleanArray)>, RuleError> {
         let mut answers = Vec::new();
-        for Group { predicates, columns, schema, plan, .. } in &mut self.groups {
+        for Group { predicates, columns, schema, plan, meters, .. } in &mut self.groups {
             let columns = columns.iter().map(|&at| Arc::clone(batch.column(at))).collect();
             let asked = RecordBatch::try_new(Arc::clone(schema), columns).map_err(PlanError::from);
             let verdicts = asked.and_then(|asked| plan.run(asked));
             let verdicts = verdicts.map_err(|source| error(self.reads, &self.places, source))?;
             let columns = verdicts.columns().iter().map(|column| column.as_boolean().clone());
+            let columns = columns.zip(meters.iter()).inspect(|(holds, meter)| meter.note(holds));
+            let columns = columns.map(|(holds, _)| holds);
             answers.extend(predicates.iter().copied().zip(columns));
         }
         Ok(answers)
@@ -181,8 +211,9 @@ impl Group {
         let columns = columns.collect::<Result<_, _>>()?;
         let asked = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
         let verdicts = self.plan.run(asked)?;
-        for (predicate, holds) in self.predicates.iter().zip(verdicts.columns()) {
+        for ((predicate, meter), holds) in self.predicates.iter().zip(&self.meters).zip(verdicts.columns()) {
             let holds = holds.as_boolean();
+            meter.note(holds);
             // nearly always nothing matches: one look at the bits is all that such a predicate costs here
             if holds.has_true() {
                 each(Verdict { predicate: *predicate, holds, rows: rows.as_ref() });

@@ -44,9 +44,29 @@ impl Judge {
             self.sweep(tracker, state);
         }
         if seen.at_hour {
-            self.forget(tracker, state, &mut alerts);
+            alerts.extend(self.forget(|agent| tracker.find(agent).is_none(), tracker.now(), state));
+            state.nodes.forget(tracker);
         }
         Ok(alerts)
+    }
+
+    /// Ends what rules on agents remember of those that are gone; what was told of them is closed at `now`.
+    pub(crate) fn forget(
+        &self,
+        is_gone: impl Fn(&str) -> bool,
+        now: i64,
+        state: &mut RuleState,
+    ) -> Vec<Alert> {
+        let mut alerts = Vec::new();
+        let rules = |id: &str| self.known(id);
+        let is_of_agents = |id: &str| matches!(self.subject(id), None | Some(Subject::Agent));
+        let why = |agent: &str, rule: &str| {
+            (is_of_agents(rule) && is_gone(agent)).then_some("the agent has been forgotten")
+        };
+        state.runs.end(why, &rules, now, &mut alerts);
+        let keys = state.absences.open.keys();
+        state.absences.end(keys, why, &rules, now, &mut alerts);
+        alerts
     }
 
     fn apply(
@@ -166,21 +186,6 @@ impl Judge {
             let suppress = self.rules[self.number_of(id)?].suppress.as_ref()?;
             Some(suppress.period.as_micros() as i64)
         });
-    }
-
-    /// Agents that the tracker has forgotten are gone from here, too.
-    fn forget(&self, tracker: &Tracker, state: &mut RuleState, alerts: &mut Vec<Alert>) {
-        let rules = |id: &str| self.known(id);
-        let is_of_agents = |id: &str| matches!(self.subject(id), None | Some(Subject::Agent));
-        let why = |agent: &str, rule: &str| {
-            let is_gone = is_of_agents(rule) && tracker.find(agent).is_none();
-            is_gone.then_some("the agent has been forgotten")
-        };
-        let now = tracker.now();
-        state.nodes.forget(tracker);
-        state.runs.end(why, &rules, now, alerts);
-        let keys = state.absences.open.keys();
-        state.absences.end(keys, why, &rules, now, alerts);
     }
 
     /// A rule of the set, with the hash of the set.

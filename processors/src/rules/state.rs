@@ -66,8 +66,8 @@ impl RuleState {
         self.absences.is_waiting()
     }
 
-    /// The tracker drops an agent, whose number is free from now on. What is remembered under its name goes with the
-    /// next hour of the log's clock.
+    /// The tracker drops an agent, whose number is free from now on. What was told of it has been closed
+    /// ([`Judge::forget`]); the rest that is remembered under its name goes with the next hour of the log's clock.
     pub(crate) fn forget(&mut self, number: u32) {
         self.absences.forget(number);
     }

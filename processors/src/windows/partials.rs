@@ -4,6 +4,7 @@
 //! window costs what the window holds, however much else is open. Rows of one window that pile up are reduced together;
 //! chunks that are mostly dead are written anew. Both cost in proportion to what was added or taken since.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use ahash::{AHashMap, AHashSet};
@@ -53,8 +54,8 @@ pub(super) struct Partials {
     chunks: Vec<Chunk>,
     free: Vec<u32>,
     fresh: Vec<u32>,
-    /// Windows by start.
-    agents: AHashMap<Arc<str>, Vec<Window>>,
+    /// Windows by start; an outbox may drain from either end.
+    agents: AHashMap<Arc<str>, VecDeque<Window>>,
     crowded: Vec<(Arc<str>, i64)>,
     live: usize,
     dead: usize,
@@ -96,7 +97,7 @@ impl Partials {
         for (row, start) in starts(&rows).iter().enumerate() {
             let (id, place) = (agents.value(row), Place { chunk, row: row as u32 });
             let Some(windows) = self.agents.get_mut(id) else {
-                let mut windows = Vec::with_capacity(2);
+                let mut windows = VecDeque::with_capacity(2);
                 put(&mut windows, *start, place);
                 self.agents.insert(Arc::from(id), windows);
                 continue;
@@ -118,8 +119,9 @@ impl Partials {
     }
 
     /// The windows of an agent, oldest first.
-    pub(super) fn windows(&self, agent: &str) -> &[Window] {
-        self.agents.get(agent).map_or(&[], Vec::as_slice)
+    pub(super) fn windows(&self, agent: &str) -> &VecDeque<Window> {
+        static NONE: VecDeque<Window> = VecDeque::new();
+        self.agents.get(agent).unwrap_or(&NONE)
     }
 
     /// Takes the windows of an agent that start before `end` out of the index. Their rows stay readable until they are
@@ -130,7 +132,7 @@ impl Partials {
         };
         let count = windows.partition_point(|window| window.start < end);
         if count == windows.len() {
-            return self.agents.remove(agent).unwrap_or_default();
+            return self.agents.remove(agent).unwrap_or_default().into();
         }
         windows.drain(..count).collect()
     }
@@ -139,7 +141,7 @@ impl Partials {
     pub(super) fn take_one(&mut self, agent: &str, start: i64) -> Option<Window> {
         let windows = self.agents.get_mut(agent)?;
         let at = windows.binary_search_by_key(&start, |window| window.start).ok()?;
-        let window = windows.remove(at);
+        let window = windows.remove(at)?;
         if windows.is_empty() {
             self.agents.remove(agent);
         }
@@ -259,7 +261,7 @@ impl Partials {
 }
 
 /// Adds a row to its window; true if the window is crowded now.
-fn put(windows: &mut Vec<Window>, start: i64, place: Place) -> bool {
+fn put(windows: &mut VecDeque<Window>, start: i64, place: Place) -> bool {
     let at = windows.partition_point(|window| window.start < start);
     if windows.get(at).is_none_or(|window| window.start != start) {
         windows.insert(at, Window { start, places: Vec::with_capacity(4), crowd: CROWD });

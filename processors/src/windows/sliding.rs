@@ -74,7 +74,7 @@ impl Sliding {
                 while start <= pane.start {
                     let end = start.saturating_add(size);
                     if end > from && end <= to {
-                        for held in panes[at..].iter().take_while(|held| held.start < end) {
+                        for held in panes.range(at..).take_while(|held| held.start < end) {
                             places.extend_from_slice(&held.places);
                             begins.resize(places.len(), start);
                         }

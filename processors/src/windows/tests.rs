@@ -91,7 +91,7 @@ fn script(seed: u64) -> Script {
         arrivals.push((at, arrivals.len(), None));
     }
     arrivals.sort_unstable_by_key(|arrival| (arrival.0, arrival.1));
-    let mut tracker = Tracker::new(Lateness(2 * SECOND), Hold(i64::MAX));
+    let mut tracker = Tracker::new(Lateness(2 * SECOND), Hold(i64::MAX)).eager();
     let numbers: Vec<u32> = (0..AGENTS).map(|number| tracker.intern(&agent(number))).collect();
     let mut script = Script { steps: Vec::new(), watermarks: Vec::new() };
     for (at, _, what) in arrivals {
@@ -113,6 +113,7 @@ fn script(seed: u64) -> Script {
                     received_at: at,
                     replayed: false,
                     hearsay: false,
+                    speaks: false,
                 });
                 assert_ne!(decision.verdict, Verdict::Duplicate);
                 Step::Event(Event {

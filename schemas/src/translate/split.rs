@@ -13,23 +13,66 @@ pub(super) fn elements(
     payload: &Bytes,
     mut judge: impl FnMut(&[u8]) -> Result<Row, Refusal>,
 ) -> Vec<Result<Row, Refused>> {
-    let whole = |reason: RefusedReason| vec![Err(Refusal::from(reason).with(payload.clone()))];
-    if payload.len() > MAX_MESSAGE_BYTES {
-        let (found, limit) = (payload.len(), MAX_MESSAGE_BYTES);
-        return whole(RefusedReason::TooLarge { what: "the message", found, limit });
-    }
-    let mut one = |range: Range<usize>| {
+    let one = |range: Range<usize>| {
         judge(&payload[range.clone()]).map_err(|refusal| refusal.with(payload.slice(range)))
     };
-    match payload.iter().position(|byte| !is_space(*byte)) {
-        Some(start) if payload[start] == b'{' => vec![one(0..payload.len())],
-        Some(start) if payload[start] == b'[' => match array(payload, start) {
-            Ok(ranges) => ranges.into_iter().map(one).collect(),
-            Err(reason) => whole(reason),
-        },
-        Some(_) => whole(RefusedReason::NotEvents { found: "something else" }),
-        None => whole(RefusedReason::NotEvents { found: "nothing" }),
+    match ranges(payload, Form::Json) {
+        Ok(ranges) => ranges.into_iter().map(one).collect(),
+        Err(reason) => vec![Err(Refusal::from(reason).with(payload.clone()))],
     }
+}
+
+/// How events are put together in a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// One event, or an array of events.
+    Json,
+    /// One event a line; empty lines count for nothing.
+    Lines,
+}
+
+/// The bytes of each event of a message, in order.
+///
+/// # Errors
+/// The message as a whole is not taken: it is too large, has too many events, or does not hold together.
+pub fn cut(payload: &Bytes, form: Form) -> Result<Vec<Bytes>, RefusedReason> {
+    let ranges = ranges(payload, form)?;
+    Ok(ranges.into_iter().map(|range| payload.slice(range)).collect())
+}
+
+fn ranges(payload: &[u8], form: Form) -> Result<Vec<Range<usize>>, RefusedReason> {
+    if payload.len() > MAX_MESSAGE_BYTES {
+        let (found, limit) = (payload.len(), MAX_MESSAGE_BYTES);
+        return Err(RefusedReason::TooLarge { what: "the message", found, limit });
+    }
+    let Some(start) = payload.iter().position(|byte| !is_space(*byte)) else {
+        return Err(RefusedReason::NotEvents { found: "nothing" });
+    };
+    match (form, payload[start]) {
+        (Form::Lines, _) => lines(payload),
+        (Form::Json, b'{') => Ok(std::iter::once(0..payload.len()).collect()),
+        (Form::Json, b'[') => array(payload, start),
+        (Form::Json, _) => Err(RefusedReason::NotEvents { found: "something else" }),
+    }
+}
+
+/// Ranges of the lines that hold something. JSON has no line breaks inside of strings, so a break ends an event.
+fn lines(bytes: &[u8]) -> Result<Vec<Range<usize>>, RefusedReason> {
+    let mut ranges = Vec::new();
+    let mut from = 0;
+    while from < bytes.len() {
+        let length = bytes[from..].iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len() - from);
+        let line = trimmed(bytes, from..from + length);
+        from += length + 1;
+        if line.is_empty() {
+            continue;
+        }
+        if ranges.len() == MAX_EVENTS {
+            return Err(RefusedReason::TooMany { what: "events in one message", limit: MAX_EVENTS });
+        }
+        ranges.push(line);
+    }
+    Ok(ranges)
 }
 
 fn is_space(byte: u8) -> bool {
@@ -113,6 +156,19 @@ mod tests {
         assert_eq!(cut(r#"[{"a":[1,2]}, 3 ,"x,]\"y"]"#), Some(vec![r#"{"a":[1,2]}"#, "3", r#""x,]\"y""#]));
         assert_eq!(cut("[1,]"), Some(vec!["1", ""]));
         assert_eq!(cut("[,1]"), Some(vec!["", "1"]));
+    }
+
+    #[test]
+    fn lines_are_events_and_empty_ones_nothing() {
+        let cut = |text: &'static str| super::cut(&Bytes::from_static(text.as_bytes()), Form::Lines);
+        let text = "{\"a\": 1}\r\n\n  {\"b\": \"x\\ny\"} \n\t\nthree";
+        assert_eq!(cut(text).unwrap(), ["{\"a\": 1}", "{\"b\": \"x\\ny\"}", "three"]);
+        assert_eq!(cut("{}\n").unwrap(), ["{}"]);
+        assert_eq!(cut(" \n\n").unwrap_err(), RefusedReason::NotEvents { found: "nothing" });
+        let most = Bytes::from("1\n".repeat(MAX_EVENTS));
+        assert_eq!(super::cut(&most, Form::Lines).unwrap().len(), MAX_EVENTS);
+        let more = Bytes::from("1\n".repeat(MAX_EVENTS + 1));
+        assert!(matches!(super::cut(&more, Form::Lines), Err(RefusedReason::TooMany { .. })));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use apache_avro::types::Value as Avro;
 use schemas::family::Family;
 use schemas::identity::{Identity, Lane};
 use schemas::record::RecordKind;
-use schemas::translate::{Clock, Rejected, Translator};
+use schemas::translate::{Clock, Feedback, Rejected, Translator, Verdict};
 use serde_json::{Value, json};
 
 use crate::structs::full_payload;
@@ -150,4 +150,17 @@ fn clock_and_rejected_are_read_by_others() {
     assert_eq!(fields["seq"], Avro::Long(i64::MIN));
     assert_eq!(fields["reason"], text("payload.pid: missing"));
     assert_eq!(fields["received_at"], Avro::Long(RECEIVED_AT));
+}
+
+#[test]
+fn feedback_is_read_by_others() {
+    let id = "0b8f4f0a-52c1-8d3e-9f00-3c1d2e4f5a6b";
+    let of = |note: Option<&str>| {
+        Feedback::new(id, Verdict::Benign, note.map(str::to_owned), "ann".into(), RECEIVED_AT).unwrap()
+    };
+    let fields = decode(RecordKind::Feedback, &of(Some("планово")).datum());
+    assert_eq!((&fields["alert_id"], &fields["author"]), (&text(id), &text("ann")));
+    assert_eq!((&fields["verdict"], &fields["verdict_id"]), (&text("benign"), &Avro::Int(5)));
+    assert_eq!((&fields["note"], &fields["given_at"]), (&text("планово"), &Avro::Long(RECEIVED_AT)));
+    assert_eq!(decode(RecordKind::Feedback, &of(None).datum())["note"], Avro::Null);
 }

@@ -77,6 +77,7 @@ fn series(kind: RecordKind) -> Option<(&'static str, &'static str, &'static [&'s
         | RecordKind::UserFeature1h
         | RecordKind::Clock
         | RecordKind::Rejected
+        | RecordKind::Feedback
         | RecordKind::Alert => None,
     }
 }

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use runtime::config::{ByteSize, Check, Problems, key};
+use runtime::config::{ByteSize, Check, Problems, Secret, key};
 use serde::Deserialize;
+
+use super::{dates::Believable, encoding::Writing, table::Root, writer::Limits};
 
 /// The Delta lake.
 #[derive(Debug, Clone, Deserialize)]
@@ -13,8 +15,9 @@ pub struct LakeConfig {
     pub enabled: bool,
     /// Folder, or URL of a store, under which each table has a folder of its own.
     pub root: String,
-    /// Options of the store behind an URL, as `object_store` names them (`aws_region`, …).
-    pub options: std::collections::BTreeMap<String, String>,
+    /// Options of the store behind an URL, as `object_store` names them (`aws_region`, `aws_secret_access_key`, …).
+    /// All of them count as secrets.
+    pub options: std::collections::BTreeMap<String, Secret>,
     /// Consumer group; processes of one group share the partitions.
     pub group: String,
     /// Static membership name of this process in the group.
@@ -29,7 +32,12 @@ pub struct LakeConfig {
     /// … or rows of this age.
     #[serde(with = "humantime_serde")]
     pub commit_age: Duration,
-    /// Bytes held in memory over all tables; above it the fullest table is committed first.
+    /// Rows that were logged more than an hour after the end of their day are committed at this age, together, lest
+    /// each minute adds a small file to each old day. They are read again after a crash.
+    #[serde(with = "humantime_serde")]
+    pub late_age: Duration,
+    /// Bytes held in memory over all tables, with what ordering them will cost; above it the fullest table is
+    /// committed first.
     pub memory: ByteSize,
     /// Rows in one poll at most.
     pub poll_rows: usize,
@@ -66,6 +74,7 @@ impl Default for LakeConfig {
             commit_rows: 500_000,
             commit_bytes: ByteSize::mib(128),
             commit_age: Duration::from_mins(1),
+            late_age: Duration::from_mins(15),
             memory: ByteSize::mib(256),
             poll_rows: 4096,
             poll_bytes: ByteSize::mib(4),
@@ -75,6 +84,29 @@ impl Default for LakeConfig {
             oldest: 400 * DAY,
             ahead: 2 * DAY,
             drain: Duration::from_secs(20),
+        }
+    }
+}
+
+impl LakeConfig {
+    pub(super) fn root(&self) -> Root {
+        Root { location: self.root.clone(), options: self.options.clone() }
+    }
+
+    pub(super) fn writing(&self) -> Writing {
+        Writing {
+            row_group_rows: self.row_group_rows,
+            zstd_level: self.zstd_level,
+            believable: Believable::new(self.oldest, self.ahead),
+        }
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        Limits {
+            rows: self.commit_rows,
+            bytes: self.commit_bytes.bytes(),
+            age: self.commit_age,
+            late_age: self.late_age,
         }
     }
 }
@@ -97,6 +129,13 @@ impl Check for LakeConfig {
             if value.is_empty() {
                 problems.add(key(at, name), "must not be empty", None);
             }
+        }
+        if self.late_age < self.commit_age {
+            problems.add(
+                key(at, "late_age"),
+                "must not be shorter than `commit_age`",
+                Some("15m".to_owned()),
+            );
         }
         if !(1..=22).contains(&self.zstd_level) {
             problems.add(key(at, "zstd_level"), "must be between 1 and 22", Some("3".to_owned()));

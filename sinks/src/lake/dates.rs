@@ -31,6 +31,16 @@ impl Believable {
     }
 }
 
+/// How long after the end of its day a row may be logged and still count as of that day.
+const GRACE: i64 = 3_600_000_000;
+
+/// Whether a row was logged after the files of its day had better been left alone. It depends on nothing but the
+/// record, so that whoever reads it again says the same. Times in µs.
+pub(super) fn is_late(event_time: i64, logged: i64) -> bool {
+    let end = event_time.div_euclid(DAY).saturating_add(1).saturating_mul(DAY);
+    end.saturating_add(GRACE) <= logged
+}
+
 /// `2025-11-21` for 20,413.
 pub(super) fn text(day: i32) -> String {
     let date = NaiveDate::default().checked_add_days(Days::new(u64::from(day.unsigned_abs())));
@@ -63,6 +73,15 @@ mod tests {
         assert_eq!(limits().day(NOW + 3 * DAY, NOW), (20_413, true));
         assert_eq!(limits().day(i64::MIN, NOW), (20_413, true));
         assert_eq!(limits().day(i64::MAX, NOW), (20_413, true));
+    }
+
+    #[test]
+    fn yesterday_is_late_an_hour_after_midnight() {
+        assert!(!is_late(NOW, NOW));
+        assert!(!is_late(NOW - 1, NOW + GRACE - 1));
+        assert!(is_late(NOW - 1, NOW + GRACE));
+        assert!(!is_late(NOW + 400 * DAY, NOW));
+        assert!(is_late(i64::MIN, NOW) && !is_late(i64::MAX, NOW));
     }
 
     proptest! {

@@ -3,9 +3,14 @@
 use std::{collections::BTreeMap, ops::Range, time::Instant};
 
 use arrow::error::ArrowError;
+use bytes::Bytes;
 use eventlog::dead_letter::DeadLetter;
 
+use super::order;
 use crate::batch::{Place, Rows, Span};
+
+/// What a record that is not kept as a row costs here.
+const APART: usize = size_of::<(i32, i64, &'static str)>();
 
 /// Rows of one topic with the half-open offset ranges that they cover.
 #[derive(Debug, Default)]
@@ -46,12 +51,17 @@ pub(super) enum CutError {
 }
 
 impl Held {
-    /// Takes what arrived. A range that overlaps what is held is cut; one that does not touch it is a gap,
-    /// which the next [`Held::cut`] reports.
-    pub(super) fn push(&mut self, mut arrival: Arrival) -> Result<(), ArrowError> {
+    /// Takes what arrived. A range that overlaps what is held, or what the table has as far as `stored` knows, is
+    /// cut; one that does not touch what is held is a gap, which the next [`Held::cut`] reports.
+    pub(super) fn push(
+        &mut self,
+        mut arrival: Arrival,
+        stored: impl Fn(i32) -> Option<i64>,
+    ) -> Result<(), ArrowError> {
         let mut begin: BTreeMap<i32, i64> = BTreeMap::new();
         for span in &arrival.spans {
-            let held = self.spans.entry(span.partition).or_insert(span.from..span.from);
+            let floor = stored(span.partition).unwrap_or(span.from).max(span.from);
+            let held = self.spans.entry(span.partition).or_insert(floor..floor);
             if span.from > held.end {
                 self.gap =
                     Some(format!("partition {} went on at {} after {}", span.partition, span.from, held.end));
@@ -64,18 +74,22 @@ impl Held {
         for rows in arrival.rows {
             let rows = rows.keep(|place: &Place| fresh(place.partition, place.offset))?;
             if !rows.places.is_empty() {
-                self.bytes += rows.memory();
+                let rows = rows.compact()?;
                 self.count += rows.places.len();
+                self.bytes += cost(&rows);
                 self.rows.push(rows);
             }
         }
         arrival.letters.retain(|(partition, offset, _)| fresh(*partition, *offset));
         arrival.apart.retain(|(partition, offset, _)| fresh(*partition, *offset));
-        self.bytes += arrival.letters.iter().map(|(_, _, letter)| letter.original.len()).sum::<usize>();
-        self.letters.append(&mut arrival.letters);
+        for (partition, offset, letter) in arrival.letters {
+            self.bytes += weight(&letter);
+            self.letters.push((partition, offset, own(letter)));
+        }
+        self.bytes += arrival.apart.len() * APART;
         self.apart.append(&mut arrival.apart);
-        self.since.get_or_insert_with(Instant::now);
-        self.edition += 1;
+        self.spans.retain(|_, range| !range.is_empty());
+        self.edited();
         Ok(())
     }
 
@@ -96,11 +110,7 @@ impl Held {
                 range.start = end.min(range.end);
             }
         }
-        if !changed {
-            return Ok(());
-        }
-        self.spans.retain(|_, range| !range.is_empty());
-        self.keep_spans()
+        if changed { self.keep_spans() } else { Ok(()) }
     }
 
     /// Forgets these partitions.
@@ -111,6 +121,7 @@ impl Held {
     }
 
     fn keep_spans(&mut self) -> Result<(), CutError> {
+        self.spans.retain(|_, range| !range.is_empty());
         let spans = &self.spans;
         let inside =
             |partition: i32, offset: i64| spans.get(&partition).is_some_and(|range| range.contains(&offset));
@@ -123,20 +134,58 @@ impl Held {
         }
         self.letters.retain(|(partition, offset, _)| inside(*partition, *offset));
         self.apart.retain(|(partition, offset, _)| inside(*partition, *offset));
-        self.bytes = kept.iter().map(Rows::memory).sum::<usize>()
-            + self.letters.iter().map(|(_, _, letter)| letter.original.len()).sum::<usize>();
-        self.count = kept.iter().map(|rows| rows.places.len()).sum();
         self.rows = kept;
+        self.count_again();
+        Ok(())
+    }
+
+    /// Counts anew.
+    fn count_again(&mut self) {
+        self.count = self.rows.iter().map(|rows| rows.places.len()).sum();
+        self.bytes = self.rows.iter().map(cost).sum::<usize>()
+            + self.letters.iter().map(|(_, _, letter)| weight(letter)).sum::<usize>()
+            + self.apart.len() * APART;
+        self.edited();
+    }
+
+    fn edited(&mut self) {
         if self.spans.is_empty() {
             self.since = None;
+        } else {
+            self.since.get_or_insert_with(Instant::now);
         }
         self.edition += 1;
-        Ok(())
     }
 
     /// Everything held is in the table.
     pub(super) fn clear(&mut self) {
         *self = Self { edition: self.edition + 1, ..Self::default() };
+    }
+
+    /// For each partition the range before its first row, which the table may count as covered without any file.
+    pub(super) fn empty_fronts(&self) -> Vec<Span> {
+        let mut first: BTreeMap<i32, i64> = self.spans.iter().map(|(p, range)| (*p, range.end)).collect();
+        for place in self.rows.iter().flat_map(|rows| rows.places.iter()) {
+            if let Some(at) = first.get_mut(&place.partition) {
+                *at = place.offset.min(*at);
+            }
+        }
+        let front = |(partition, to): (i32, i64)| Span { partition, from: self.spans[&partition].start, to };
+        first.into_iter().map(front).collect()
+    }
+
+    /// The table covers these ranges now, which begin where the held ones do and hold no rows.
+    pub(super) fn advance(&mut self, fronts: &[Span]) {
+        for front in fronts {
+            if let Some(range) = self.spans.get_mut(&front.partition) {
+                range.start = range.start.max(front.to);
+            }
+        }
+        self.spans.retain(|_, range| !range.is_empty());
+        if self.spans.is_empty() {
+            self.clear();
+        }
+        self.edition += 1;
     }
 
     /// Poison that was not delivered yet.
@@ -146,7 +195,8 @@ impl Held {
 
     /// The poison was delivered; it still counts among what the commit covers.
     pub(super) fn letters_delivered(&mut self) {
-        for (partition, offset, _) in self.letters.drain(..) {
+        for (partition, offset, letter) in self.letters.drain(..) {
+            self.bytes = self.bytes.saturating_sub(weight(&letter)) + APART;
             self.apart.push((partition, offset, "dead_letter"));
         }
     }
@@ -199,6 +249,32 @@ impl Held {
     }
 }
 
+/// What rows cost: their columns and places now, and their place in the order when they are written.
+fn cost(rows: &Rows) -> usize {
+    rows.memory() + rows.places.len() * order::ROW
+}
+
+/// The letter with bytes of its own: those of the log are slices that keep a whole poll alive.
+fn own(letter: DeadLetter) -> DeadLetter {
+    let copy = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
+    DeadLetter {
+        key: letter.key.as_ref().map(copy),
+        original: copy(&letter.original),
+        headers: letter.headers.iter().map(|(name, value)| (name.clone(), copy(value))).collect(),
+        ..letter
+    }
+}
+
+fn weight(letter: &DeadLetter) -> usize {
+    let headers: usize = letter.headers.iter().map(|(name, value)| name.len() + value.len() + 48).sum();
+    size_of::<(i32, i64, DeadLetter)>()
+        + letter.reason.len()
+        + letter.origin.len()
+        + letter.key.as_ref().map_or(0, Bytes::len)
+        + letter.original.len()
+        + headers
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -233,11 +309,64 @@ mod tests {
     #[test]
     fn a_gap_between_table_and_memory_is_an_error() {
         let mut held = Held::default();
-        held.push(arrival(0, 10, 20)).unwrap();
+        held.push(arrival(0, 10, 20), |_| None).unwrap();
         assert!(matches!(held.cut(|_| Some(5)), Err(CutError::Gap { from: 5, to: 10, .. })));
         assert!(held.cut(|_| Some(10)).is_ok());
-        held.push(arrival(0, 25, 30)).unwrap();
+        held.push(arrival(0, 25, 30), |_| None).unwrap();
         assert!(matches!(held.cut(|_| Some(10)), Err(CutError::Broken(_))));
+    }
+
+    #[test]
+    fn what_the_table_has_is_not_held_at_all() {
+        let mut held = Held::default();
+        held.push(arrival(0, 0, 20), |_| Some(15)).unwrap();
+        assert_eq!(offsets(&held, 0), (15..20).collect::<Vec<_>>());
+        held.push(arrival(1, 0, 20), |_| Some(30)).unwrap();
+        assert_eq!(held.spans().count(), 1);
+        held.push(arrival(1, 20, 40), |_| Some(30)).unwrap();
+        assert_eq!(offsets(&held, 1), (30..40).collect::<Vec<_>>());
+        assert!(held.cut(|partition| Some(if partition == 0 { 15 } else { 30 })).is_ok());
+    }
+
+    #[test]
+    fn the_front_without_rows_goes_ahead() {
+        let mut held = Held::default();
+        let mut late = arrival(0, 0, 20);
+        late.rows = arrival(0, 12, 13).rows;
+        held.push(late, |_| None).unwrap();
+        let fronts = held.empty_fronts();
+        assert_eq!(fronts, [Span { partition: 0, from: 0, to: 12 }]);
+        held.advance(&fronts);
+        assert_eq!(held.spans().collect::<Vec<_>>(), [Span { partition: 0, from: 12, to: 20 }]);
+        assert_eq!(held.count(), 1);
+        let mut none = arrival(1, 0, 7);
+        none.rows.clear();
+        let mut held = Held::default();
+        held.push(none, |_| None).unwrap();
+        held.advance(&held.empty_fronts());
+        assert!(held.is_empty() && held.since().is_none());
+    }
+
+    /// A poison record is a slice of everything that came with it.
+    #[test]
+    fn a_letter_keeps_only_its_own_bytes() {
+        let poll = Bytes::from(vec![7; 4 << 20]);
+        let letter = DeadLetter {
+            stage: "lake",
+            reason: "why".to_owned(),
+            origin: "t-0-0".to_owned(),
+            key: Some(poll.slice(..4)),
+            original: poll.slice(10..20),
+            headers: vec![("h".to_owned(), poll.slice(30..40))],
+        };
+        let mut none = arrival(0, 0, 1);
+        none.rows.clear();
+        let mut held = Held::default();
+        held.push(Arrival { letters: vec![(0, 0, letter)], ..none }, |_| None).unwrap();
+        let kept = held.letters().remove(0);
+        assert_eq!(kept.original, poll.slice(10..20));
+        drop(poll.try_into_mut().unwrap());
+        assert!(held.bytes() < 1000);
     }
 
     proptest! {
@@ -252,7 +381,7 @@ mod tests {
             for (partition, length, overlap) in steps {
                 let end = &mut ends[partition as usize];
                 let from = (*end - overlap).max(0);
-                held.push(arrival(partition, from, *end + length)).unwrap();
+                held.push(arrival(partition, from, *end + length), |_| None).unwrap();
                 *end += length;
             }
             held.cut(|partition| stored[partition as usize]).unwrap();
@@ -269,8 +398,8 @@ mod tests {
         #[test]
         fn discarding_a_partition_leaves_the_others(first in 1..30i64, second in 1..30i64) {
             let mut held = Held::default();
-            held.push(arrival(0, 0, first)).unwrap();
-            held.push(arrival(1, 0, second)).unwrap();
+            held.push(arrival(0, 0, first), |_| None).unwrap();
+            held.push(arrival(1, 0, second), |_| None).unwrap();
             held.discard(&[0]).unwrap();
             prop_assert!(offsets(&held, 0).is_empty());
             prop_assert_eq!(offsets(&held, 1).len() as i64, second);

@@ -8,13 +8,18 @@ use std::sync::Arc;
 use arrow::{
     array::{
         ArrayRef, AsArray, BinaryBuilder, Int32Array, Int64Array, RecordBatch, StringArray,
-        TimestampMicrosecondArray,
+        TimestampMicrosecondArray, new_null_array,
     },
     datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType},
 };
 use deltalake_core::kernel::{DataType as DeltaType, StructField};
 use eventlog::Record;
-use schemas::{columns::arrow_schema, family::Family, record::RecordKind};
+use schemas::{
+    columns::arrow_schema,
+    family::Family,
+    headers::{dead_letter, late},
+    record::RecordKind,
+};
 
 use crate::{
     SinkError,
@@ -36,8 +41,45 @@ pub(super) enum Content {
     Raw,
     /// One kind of record, column by column.
     Kind(RecordKind),
-    /// Records of the log as they are.
-    Records,
+    /// Records of the log as they are, with what the headers of late rows say.
+    Late,
+    /// Records of the log as they are, with what the headers of dead letters say.
+    DeadLetters,
+}
+
+impl Content {
+    /// Records are taken as they are, not decoded.
+    pub(super) fn is_plain(self) -> bool {
+        matches!(self, Self::Late | Self::DeadLetters)
+    }
+
+    /// Headers that become columns: header, column, and whether it is a time in µs.
+    fn headers(self) -> &'static [(&'static str, &'static str, bool)] {
+        match self {
+            Self::Raw | Self::Kind(_) => &[],
+            Self::Late => &[
+                (late::OPERATOR, "operator", false),
+                (late::WINDOW_START, "window_start", true),
+                (late::WINDOW_END, "window_end", true),
+                (late::WATERMARK, "watermark", true),
+            ],
+            Self::DeadLetters => &[
+                (dead_letter::STAGE, "stage", false),
+                (dead_letter::REASON, "reason", false),
+                (dead_letter::ORIGIN, "origin", false),
+                (dead_letter::AT, "at", true),
+            ],
+        }
+    }
+}
+
+/// Columns of files and those that rows are sorted by: text, time, number.
+#[derive(Debug, Clone)]
+pub(super) struct Layout {
+    pub(super) schema: SchemaRef,
+    pub(super) agent: usize,
+    pub(super) time: usize,
+    pub(super) tie: usize,
 }
 
 /// A table's columns and the order of its rows.
@@ -56,46 +98,27 @@ pub(super) struct Shape {
 
 impl Shape {
     pub(super) fn new(content: Content) -> Result<Self, SinkError> {
-        let (fields, agent, time, tie) = match content {
+        let fields = match content {
             Content::Raw => {
                 let schema = arrow_schema(RecordKind::Family(Family::CustomEvent));
-                let mut fields: Vec<Field> = schema
-                    .fields()
-                    .iter()
-                    .take(envelope_len(&schema)?)
-                    .map(|field| nullable(field))
-                    .collect();
+                let envelope = schema.fields().iter().take(envelope_len(&schema)?);
+                let mut fields: Vec<Field> = envelope.map(|field| nullable(field)).collect();
                 fields.push(Field::new("family", DataType::Utf8, true));
                 fields.push(Field::new("body", DataType::Utf8, true));
-                (fields, "agent_id", "event_time", "seq")
+                fields
             }
-            Content::Kind(kind) => {
-                let schema = arrow_schema(kind);
-                let fields: Vec<Field> = schema.fields().iter().map(|field| nullable(field)).collect();
-                match kind {
-                    RecordKind::Feature1m
-                    | RecordKind::Feature5m
-                    | RecordKind::Feature1h
-                    | RecordKind::UserFeature1m
-                    | RecordKind::UserFeature5m
-                    | RecordKind::UserFeature1h => (fields, "agent_id", "window_start", "revision"),
-                    _ => (fields, "agent_id", "event_time", "seq"),
-                }
+            Content::Kind(kind) => arrow_schema(kind).fields().iter().map(|field| nullable(field)).collect(),
+            Content::Late | Content::DeadLetters => {
+                let header = |(_, column, is_time): &(&str, &str, bool)| {
+                    Field::new(*column, if *is_time { utc() } else { DataType::Utf8 }, true)
+                };
+                record_fields().into_iter().chain(content.headers().iter().map(header)).collect()
             }
-            Content::Records => (record_fields(), "key", "timestamp", "offset"),
         };
         let schema = Schema::new(fields);
-        let index = |name: &str| {
-            schema.index_of(name).map_err(|_| SinkError::Fatal(format!("no column `{name}` to sort by")))
-        };
-        Ok(Self {
-            content,
-            agent: index(agent)?,
-            time: index(time)?,
-            tie: index(tie)?,
-            arrival: schema.index_of("received_at").ok(),
-            schema: Arc::new(schema),
-        })
+        let Layout { agent, time, tie, .. } = layout(&Arc::new(schema.clone()))?;
+        let arrival = schema.index_of("received_at").ok();
+        Ok(Self { content, schema: Arc::new(schema), agent, time, tie, arrival })
     }
 
     /// Columns of a Parquet file.
@@ -103,6 +126,37 @@ impl Shape {
         let mut fields: Vec<Arc<Field>> = self.schema.fields().to_vec();
         fields.push(Arc::new(Field::new(BY_ARRIVAL, DataType::Boolean, true)));
         Arc::new(Schema::new(fields))
+    }
+
+    pub(super) fn layout(&self) -> Layout {
+        Layout { schema: self.file_schema(), agent: self.agent, time: self.time, tie: self.tie }
+    }
+
+    /// Columns that rows bring and this table does not know yet: a newer version of the record has come.
+    pub(super) fn unknown(&self, rows: &Rows) -> Vec<Field> {
+        if !matches!((self.content, rows.kind), (Content::Kind(kind), Some(found)) if kind == found) {
+            return Vec::new();
+        }
+        let schema = rows.batch.schema();
+        let fields = schema.fields().iter().filter(|field| self.schema.index_of(field.name()).is_err());
+        fields.map(|field| nullable(field)).collect()
+    }
+
+    /// Takes more columns, behind those that are there.
+    pub(super) fn grow(&mut self, more: Vec<Field>) {
+        let known = self.schema.fields().iter().cloned();
+        self.schema = Arc::new(Schema::new(known.chain(more.into_iter().map(Arc::new)).collect::<Vec<_>>()));
+    }
+
+    /// A batch that was shaped before the table grew, with the columns of now.
+    pub(super) fn widened(&self, batch: &RecordBatch) -> Result<RecordBatch, SinkError> {
+        if batch.num_columns() == self.schema.fields().len() {
+            return Ok(batch.clone());
+        }
+        let missing = self.schema.fields().iter().skip(batch.num_columns());
+        let nulls = missing.map(|field| new_null_array(field.data_type(), batch.num_rows()));
+        let columns = batch.columns().iter().cloned().chain(nulls).collect();
+        RecordBatch::try_new(Arc::clone(&self.schema), columns).map_err(|error| misfit(&error))
     }
 
     /// Columns of the table as Delta names them.
@@ -140,18 +194,24 @@ impl Shape {
                 columns
             }
             (Content::Kind(kind), Some(found)) if kind == found => {
-                rows.batch.columns().iter().map(to_utc).collect()
+                let found = rows.batch.schema();
+                let column = |field: &Arc<Field>| match found.index_of(field.name()) {
+                    Ok(index) => to_utc(rows.batch.column(index)),
+                    Err(_) => new_null_array(field.data_type(), rows.batch.num_rows()),
+                };
+                self.schema.fields().iter().map(column).collect()
             }
             _ => return Ok(None),
         };
-        let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns)
-            .map_err(|error| SinkError::Fatal(format!("rows do not fit their table: {error}")))?;
+        let batch =
+            RecordBatch::try_new(Arc::clone(&self.schema), columns).map_err(|error| misfit(&error))?;
         Ok(Some(Rows { batch, ..rows }))
     }
 
     /// Rows of a table of records.
     pub(super) fn shape_records(&self, records: &[Record]) -> Result<Rows, SinkError> {
-        let mut values = BinaryBuilder::new();
+        let bytes = records.iter().filter_map(|record| record.value.as_ref()).map(bytes::Bytes::len).sum();
+        let mut values = BinaryBuilder::with_capacity(records.len(), bytes);
         for record in records {
             values.append_option(record.value.as_ref());
         }
@@ -161,7 +221,7 @@ impl Shape {
                 record.headers.iter().map(|(name, value)| (name.as_str(), text(value))).collect();
             serde_json::to_string(&pairs).unwrap_or_default()
         };
-        let columns: Vec<ArrayRef> = vec![
+        let mut columns: Vec<ArrayRef> = vec![
             Arc::new(StringArray::from_iter_values(records.iter().map(|r| &r.topic))),
             Arc::new(Int32Array::from_iter_values(records.iter().map(|r| r.partition))),
             Arc::new(Int64Array::from_iter_values(records.iter().map(|r| r.offset))),
@@ -175,10 +235,40 @@ impl Shape {
             Arc::new(values.finish()),
             Arc::new(StringArray::from_iter_values(records.iter().map(headers))),
         ];
-        let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns)
-            .map_err(|error| SinkError::Fatal(format!("records do not fit their table: {error}")))?;
+        for (header, _, is_time) in self.content.headers() {
+            let values = records.iter().map(|record| record.header(header).map(text));
+            columns.push(if *is_time {
+                let micros = values.map(|value| value.and_then(|value| value.parse::<i64>().ok()));
+                Arc::new(micros.collect::<TimestampMicrosecondArray>().with_timezone("UTC"))
+            } else {
+                Arc::new(values.collect::<StringArray>())
+            });
+        }
+        let batch =
+            RecordBatch::try_new(Arc::clone(&self.schema), columns).map_err(|error| misfit(&error))?;
         let place = |r: &Record| Place { partition: r.partition, offset: r.offset, timestamp: r.timestamp };
         Ok(Rows { kind: None, batch, places: records.iter().map(place).collect() })
+    }
+}
+
+fn misfit(error: &dyn std::fmt::Display) -> SinkError {
+    SinkError::Fatal(format!("rows do not fit their table: {error}"))
+}
+
+/// The columns that rows of any table are sorted by. A record that has none of the usual ones is sorted by its first
+/// text and its first time.
+pub(super) fn layout(schema: &SchemaRef) -> Result<Layout, SinkError> {
+    let named = |names: &[&str]| names.iter().find_map(|name| schema.index_of(name).ok());
+    let first =
+        |wanted: fn(&DataType) -> bool| schema.fields().iter().position(|field| wanted(field.data_type()));
+    let agent = named(&["agent_id", "key"]).or_else(|| first(|kind| *kind == DataType::Utf8));
+    // a record of the log is sorted by its own time, though it may tell of a window
+    let time = named(&["timestamp", "event_time", "window_start"])
+        .or_else(|| first(|kind| matches!(kind, DataType::Timestamp(..))));
+    let tie = named(&["seq", "revision", "offset"]).or(time);
+    match (agent, time, tie) {
+        (Some(agent), Some(time), Some(tie)) => Ok(Layout { schema: Arc::clone(schema), agent, time, tie }),
+        _ => Err(SinkError::Fatal("a table without text or time cannot be sorted".to_owned())),
     }
 }
 
@@ -202,13 +292,16 @@ fn to_utc(column: &ArrayRef) -> ArrayRef {
     }
 }
 
+fn utc() -> DataType {
+    DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
+}
+
 fn record_fields() -> Vec<Field> {
-    let utc = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
     vec![
         Field::new("topic", DataType::Utf8, true),
         Field::new("partition", DataType::Int32, true),
         Field::new("offset", DataType::Int64, true),
-        Field::new("timestamp", utc, true),
+        Field::new("timestamp", utc(), true),
         Field::new("key", DataType::Utf8, true),
         Field::new("value", DataType::Binary, true),
         Field::new("headers", DataType::Utf8, true),

@@ -20,8 +20,10 @@ use deltalake_core::{
     protocol::{DeltaOperation, SaveMode},
 };
 use object_store::{ObjectStore, prefix::PrefixStore};
+use runtime::config::Secret;
 use serde::Deserialize;
 use serde_json::Value;
+use url::Url;
 
 use super::shape::PARTITION;
 use crate::SinkError;
@@ -30,10 +32,20 @@ use crate::SinkError;
 #[derive(Debug, Clone)]
 pub(super) struct Root {
     pub(super) location: String,
-    pub(super) options: BTreeMap<String, String>,
+    pub(super) options: BTreeMap<String, Secret>,
 }
 
 impl Root {
+    /// The log store of one table that is there already.
+    pub(super) async fn existing(&self, table: &str) -> Result<Option<LogStoreRef>, SinkError> {
+        if !self.location.contains("://") && !std::path::Path::new(&self.location).join(table).exists() {
+            return Ok(None);
+        }
+        let store = self.log_store(table)?;
+        let is_there = store.is_delta_table_location().await.map_err(|error| away(table, error))?;
+        Ok(is_there.then_some(store))
+    }
+
     /// The log store of one table. Makes the folder of a local one.
     pub(super) fn log_store(&self, table: &str) -> Result<LogStoreRef, SinkError> {
         let wrong = |error: &dyn std::fmt::Display| {
@@ -44,9 +56,15 @@ impl Root {
             fs_err::create_dir_all(&location)
                 .map_err(|error| SinkError::unavailable(&self.location, error))?;
         }
-        let url = ensure_table_uri(&location).map_err(|error| wrong(&error))?;
-        let (store, path) =
-            object_store::parse_url_opts(&url, self.options.iter()).map_err(|error| wrong(&error))?;
+        // The library takes local paths apart, and knows no store whose support it was not built with: ours are
+        // object_store's.
+        let url = if location.contains("://") {
+            Url::parse(&format!("{location}/")).map_err(|error| wrong(&error))?
+        } else {
+            ensure_table_uri(&location).map_err(|error| wrong(&error))?
+        };
+        let options = self.options.iter().map(|(name, value)| (name, value.expose()));
+        let (store, path) = object_store::parse_url_opts(&url, options).map_err(|error| wrong(&error))?;
         let store: Arc<dyn ObjectStore> = Arc::from(store);
         let prefixed = Arc::new(PrefixStore::new(Arc::clone(&store), path));
         Ok(default_logstore(prefixed, store, &url, &StorageConfig::default()))
@@ -70,10 +88,12 @@ pub(super) struct Table {
     offsets: HashMap<String, i64>,
     /// Ids whose offsets were asked for.
     ids: BTreeSet<String>,
+    /// Columns that the table has at `version`, as far as they were asked for.
+    known: BTreeSet<String>,
     checkpoint_every: u64,
 }
 
-fn away(name: &str, error: impl std::fmt::Display) -> SinkError {
+pub(super) fn away(name: &str, error: impl std::fmt::Display) -> SinkError {
     SinkError::unavailable(format!("lake table {name}"), error)
 }
 
@@ -95,6 +115,7 @@ impl Table {
             version: 0,
             offsets: HashMap::new(),
             ids: BTreeSet::new(),
+            known: BTreeSet::new(),
             checkpoint_every,
         };
         while !table.grow(&columns).await? {}
@@ -106,9 +127,9 @@ impl Table {
         self.store.object_store(None)
     }
 
-    async fn snapshot(&mut self) -> Result<EagerSnapshot, SinkError> {
+    async fn snapshot(&self, version: Option<u64>) -> Result<EagerSnapshot, SinkError> {
         let snapshot =
-            EagerSnapshot::try_new(&self.store, None).await.map_err(|error| away(&self.name, error))?;
+            EagerSnapshot::try_new(&self.store, version).await.map_err(|error| away(&self.name, error))?;
         let (reader, writer) =
             (snapshot.protocol().min_reader_version(), snapshot.protocol().min_writer_version());
         if reader > 1 || writer > 2 {
@@ -117,13 +138,15 @@ impl Table {
                 self.name
             )));
         }
-        self.version = snapshot.version();
         Ok(snapshot)
     }
 
-    /// Adds missing columns; false when another process was faster and it must be tried again.
-    async fn grow(&mut self, columns: &[StructField]) -> Result<bool, SinkError> {
-        let snapshot = self.snapshot().await?;
+    /// The table's description with the columns that it does not have yet; `None` when it has all of them.
+    fn growth(
+        &self,
+        snapshot: &EagerSnapshot,
+        columns: &[StructField],
+    ) -> Result<Option<(Metadata, Vec<StructField>)>, SinkError> {
         let schema = snapshot.schema();
         let mut fields: Vec<StructField> = schema.fields().cloned().collect();
         let mut added = Vec::new();
@@ -143,21 +166,49 @@ impl Table {
             }
         }
         if added.is_empty() {
-            return Ok(true);
+            return Ok(None);
         }
         fields.extend(added.iter().cloned());
         let schema = StructType::try_new(fields).map_err(|error| away(&self.name, error))?;
         let metadata =
             snapshot.metadata().clone().with_schema(&schema).map_err(|error| away(&self.name, error))?;
-        tracing::info!(table = %self.name, columns = added.len(), "adds columns");
-        let operation = DeltaOperation::AddColumn { fields: added };
-        let commit = CommitData::new(vec![Action::Metadata(metadata)], operation, HashMap::new(), vec![]);
-        Ok(self.put(&commit).await? == Attempt::Committed)
+        tracing::info!(table = %self.name, columns = ?added.iter().map(StructField::name).collect::<Vec<_>>(), "adds columns");
+        Ok(Some((metadata, added)))
+    }
+
+    /// Adds missing columns; false when another process was faster and it must be tried again.
+    async fn grow(&mut self, columns: &[StructField]) -> Result<bool, SinkError> {
+        let snapshot = self.snapshot(None).await?;
+        self.version = snapshot.version();
+        if let Some((metadata, fields)) = self.growth(&snapshot, columns)? {
+            let operation = DeltaOperation::AddColumn { fields };
+            let commit = CommitData::new(vec![Action::Metadata(metadata)], operation, HashMap::new(), vec![]);
+            if self.put(&commit).await? == Attempt::Conflict {
+                return Ok(false);
+            }
+            self.version += 1;
+        }
+        self.known = columns.iter().map(|column| column.name().clone()).collect();
+        Ok(true)
+    }
+
+    /// The action that gives the table the columns it lacks, on exactly the version last read.
+    async fn growth_now(&mut self, columns: &[StructField]) -> Result<Option<Action>, SinkError> {
+        if columns.iter().all(|column| self.known.contains(column.name())) {
+            return Ok(None);
+        }
+        let snapshot = self.snapshot(Some(self.version)).await?;
+        let growth = self.growth(&snapshot, columns)?;
+        if growth.is_none() {
+            self.known = columns.iter().map(|column| column.name().clone()).collect();
+        }
+        Ok(growth.map(|(metadata, _)| Action::Metadata(metadata)))
     }
 
     /// Reads the newest version and, on it, the offset of each of these ids (and of those asked for before).
     pub(super) async fn load_offsets(&mut self, ids: &[String]) -> Result<Vec<Option<i64>>, SinkError> {
-        let snapshot = self.snapshot().await?;
+        let snapshot = self.snapshot(None).await?;
+        self.version = snapshot.version();
         self.ids.extend(ids.iter().cloned());
         self.offsets.clear();
         for id in &self.ids {
@@ -195,6 +246,8 @@ impl Table {
                 LogAction::Txn(txn) => {
                     self.offsets.insert(txn.app_id, txn.version);
                 }
+                // Whoever changed the columns may have changed them to others than ours.
+                LogAction::MetaData(_) => self.known.clear(),
                 LogAction::Protocol(protocol) if protocol.min_writer_version > 2 => {
                     return Err(SinkError::Fatal(format!(
                         "lake table {} was upgraded to Delta writer {}; this sink writes for 2",
@@ -207,13 +260,15 @@ impl Table {
         Ok(())
     }
 
-    /// One attempt to append on exactly the version last read.
+    /// One attempt to append on exactly the version last read; columns that the table lacks come with it.
     pub(super) async fn append(
         &mut self,
-        actions: Vec<Action>,
+        mut actions: Vec<Action>,
+        columns: &[StructField],
         offsets: &[(String, i64)],
         info: HashMap<String, Value>,
     ) -> Result<Attempt, SinkError> {
+        actions.extend(self.growth_now(columns).await?);
         let now = chrono::Utc::now().timestamp_millis();
         let txns = offsets
             .iter()
@@ -228,35 +283,49 @@ impl Table {
         if attempt == Attempt::Committed {
             self.version += 1;
             self.offsets.extend(offsets.iter().cloned());
+            self.known = columns.iter().map(|column| column.name().clone()).collect();
         }
         Ok(attempt)
     }
 
     async fn put(&self, commit: &CommitData) -> Result<Attempt, SinkError> {
-        let bytes = commit.get_bytes().map_err(|error| away(&self.name, error))?;
-        let entry = CommitOrBytes::LogBytes(bytes);
-        match self.store.write_commit_entry(self.version + 1, entry, uuid::Uuid::new_v4()).await {
-            Ok(()) => Ok(Attempt::Committed),
-            Err(TransactionError::VersionAlreadyExists(_)) => Ok(Attempt::Conflict),
-            // Perhaps it is there and only the answer was lost: the next attempt reads the log first.
-            Err(error) => Err(away(&self.name, error)),
-        }
+        put(&self.store, &self.name, self.version + 1, commit).await
     }
 
     /// Writes a checkpoint if it is time. Readers are faster for it, nobody depends on it.
     pub(super) async fn checkpoint(&self) {
-        if !self.version.is_multiple_of(self.checkpoint_every) {
-            return;
+        if self.version.is_multiple_of(self.checkpoint_every) {
+            checkpoint(&self.store, &self.name, self.version).await;
         }
-        let mut table = DeltaTable::new(Arc::clone(&self.store));
-        let written = match table.load_version(self.version).await {
-            Ok(()) => checkpoints::create_checkpoint(&table, None).await,
-            Err(error) => Err(error),
-        };
-        match written {
-            Ok(()) => tracing::debug!(table = %self.name, version = self.version, "checkpoint written"),
-            Err(error) => tracing::warn!(table = %self.name, %error, "no checkpoint written"),
-        }
+    }
+}
+
+/// Writes a checkpoint of this version; a failure is only logged.
+pub(super) async fn checkpoint(store: &LogStoreRef, name: &str, version: u64) {
+    let mut table = DeltaTable::new(Arc::clone(store));
+    let written = match table.load_version(version).await {
+        Ok(()) => checkpoints::create_checkpoint(&table, None).await,
+        Err(error) => Err(error),
+    };
+    match written {
+        Ok(()) => tracing::debug!(table = name, version, "checkpoint written"),
+        Err(error) => tracing::warn!(table = name, %error, "no checkpoint written"),
+    }
+}
+
+/// One attempt to make exactly this version.
+pub(super) async fn put(
+    store: &LogStoreRef,
+    name: &str,
+    version: u64,
+    commit: &CommitData,
+) -> Result<Attempt, SinkError> {
+    let bytes = commit.get_bytes().map_err(|error| away(name, error))?;
+    match store.write_commit_entry(version, CommitOrBytes::LogBytes(bytes), uuid::Uuid::new_v4()).await {
+        Ok(()) => Ok(Attempt::Committed),
+        Err(TransactionError::VersionAlreadyExists(_)) => Ok(Attempt::Conflict),
+        // Perhaps it is there and only the answer was lost: the next attempt reads the log first.
+        Err(error) => Err(away(name, error)),
     }
 }
 
@@ -297,6 +366,7 @@ async fn create(store: &LogStoreRef, name: &str, columns: &[StructField]) -> Res
 pub(super) enum LogAction {
     Txn(Txn),
     Protocol(ProtocolVersions),
+    MetaData(Value),
     Add(AddedFile),
     Remove(RemovedFile),
     CommitInfo(Value),
@@ -320,12 +390,25 @@ pub(super) struct ProtocolVersions {
 pub(super) struct AddedFile {
     pub(super) path: String,
     pub(super) size: u64,
+    pub(super) partition_values: HashMap<String, Option<String>>,
+    pub(super) data_change: bool,
+    pub(super) stats: Option<String>,
     pub(super) tags: Option<HashMap<String, Option<String>>>,
 }
 
+impl AddedFile {
+    /// Rows, as the statistics say.
+    pub(super) fn rows(&self) -> Option<u64> {
+        let statistics: Value = serde_json::from_str(self.stats.as_deref()?).ok()?;
+        statistics["numRecords"].as_u64()
+    }
+}
+
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct RemovedFile {
     pub(super) path: String,
+    pub(super) data_change: bool,
 }
 
 /// The known actions of a log entry, in order.

@@ -1,6 +1,6 @@
 //! The lake on a temporary folder: whatever crashes, sleeps or races, each row is there once.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::{Duration, Instant};
 
 use arrow::array::{Array as _, AsArray as _, RecordBatch};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
@@ -9,18 +9,26 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use runtime::config::ByteSize;
 use tokio::task::JoinHandle;
 
+use eventlog::TopicPartition;
+
 use super::{
+    info::info,
+    optimize::{LEAST_RETENTION, Optimizing, optimize, optimize_anyhow},
+    rebuild::{Rebuilding, rebuild},
     shape::Shape,
-    table::{Attempt, LogAction, actions},
+    table::{Attempt, LogAction, Root, actions},
     verify::{Verified, verify},
+    writer::{Scope, TableWriter},
     *,
 };
 use crate::{
+    Flush, Sink as _,
     batch::{Batch, Place, Rows, Span},
     testing::{NOW, World, until},
 };
 
 type Identity = (String, i64);
+const DAY: i64 = 86_400_000_000;
 
 struct Lake {
     folder: tempfile::TempDir,
@@ -34,6 +42,7 @@ impl Lake {
             root: folder.path().to_str().unwrap().to_owned(),
             commit_rows: 100,
             commit_age: Duration::from_millis(50),
+            late_age: Duration::from_millis(250),
             poll_rows: 37,
             checkpoint_every: 3,
             drain: Duration::from_secs(5),
@@ -52,7 +61,7 @@ impl Lake {
     }
 
     fn root(&self) -> Root {
-        Root { location: self.config.root.clone(), options: BTreeMap::new() }
+        self.config.root()
     }
 
     /// Paths of the files that the log names.
@@ -67,8 +76,10 @@ impl Lake {
         let mut files = Vec::new();
         for path in paths {
             for action in actions(&fs_err::read(path).unwrap()) {
-                if let LogAction::Add(file) = action {
-                    files.push(file.path);
+                match action {
+                    LogAction::Add(file) => files.push(file.path),
+                    LogAction::Remove(file) => files.retain(|path| *path != file.path),
+                    _ => {}
                 }
             }
         }
@@ -120,12 +131,10 @@ impl Writer {
     async fn open(lake: &Lake, world: &World) -> Self {
         let (name, topic, content) =
             tables(&world.topics).into_iter().find(|(name, ..)| name == "host_metrics").unwrap();
-        let writing = Writing {
-            row_group_rows: 1000,
-            zstd_level: 3,
-            believable: Believable::new(lake.config.oldest, lake.config.ahead),
-        };
-        let mut writer = TableWriter::new(name, Arc::clone(&topic), "varta", content, writing).unwrap();
+        let writing = encoding::Writing { row_group_rows: 1000, ..lake.config.writing() };
+        let limits = lake.config.limits();
+        let mut writer =
+            TableWriter::new(name, Arc::clone(&topic), "varta", content, writing, limits).unwrap();
         writer.open(&lake.root(), 10).await.unwrap();
         writer.next_offsets(&[0]).await.unwrap();
         let letters = DeadLetters::open(&world.log, &world.topics, "lake").unwrap();
@@ -172,8 +181,12 @@ impl Writer {
         self.table.accept(batch, vec![]).await.unwrap();
     }
 
+    async fn commit_fresh(&mut self) {
+        self.table.commit(Scope::Fresh, &self.letters).await.unwrap();
+    }
+
     async fn commit(&mut self) -> Result<(), SinkError> {
-        self.table.commit(&self.letters).await
+        self.table.commit(Scope::Everything, &self.letters).await
     }
 }
 
@@ -183,14 +196,14 @@ async fn a_writer_that_slept_skips_what_another_has_committed() {
     let mut sleeper = Writer::open(&lake, &world).await;
     sleeper.accept(&world, 0, 30).await;
     sleeper.table.cut().await.unwrap();
-    sleeper.table.prepare().await.unwrap();
+    sleeper.table.prepare(Scope::Everything).await.unwrap();
 
     let mut other = Writer::open(&lake, &world).await;
     other.accept(&world, 0, 20).await;
     other.commit().await.unwrap();
 
     // It wakes exactly between its check and its commit: the version is taken.
-    assert_eq!(sleeper.table.append().await.unwrap(), Attempt::Conflict);
+    assert_eq!(sleeper.table.append(Scope::Everything).await.unwrap(), Attempt::Conflict);
     sleeper.commit().await.unwrap();
     assert_eq!(lake.identities("host_metrics"), expected(1, 30));
     // And long after, with rows that are all there.
@@ -221,7 +234,7 @@ async fn files_of_a_crash_before_the_commit_are_invisible() {
     let mut crashed = Writer::open(&lake, &world).await;
     crashed.accept(&world, 0, 10).await;
     crashed.table.cut().await.unwrap();
-    crashed.table.prepare().await.unwrap();
+    crashed.table.prepare(Scope::Everything).await.unwrap();
     drop(crashed);
     assert!(lake.files("host_metrics").is_empty());
     let mut next = Writer::open(&lake, &world).await;
@@ -229,6 +242,75 @@ async fn files_of_a_crash_before_the_commit_are_invisible() {
     next.commit().await.unwrap();
     assert_eq!(lake.identities("host_metrics"), expected(1, 10));
     assert_eq!(lake.verified(&world, "host_metrics").await.problems, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn late_rows_wait_for_company_and_survive_a_crash() {
+    let (world, lake) = (World::new(1), Lake::new());
+    let mut writer = Writer::open(&lake, &world).await;
+    for minute in 0..10 {
+        // one row of today, one of each of three days long past
+        let times = [NOW + minute, NOW - 5 * DAY, NOW - 6 * DAY, NOW - 7 * DAY];
+        writer.accept_times(&world, minute * 4, &times).await;
+        writer.commit_fresh().await;
+    }
+    assert_eq!(lake.files("host_metrics").len(), 10, "late rows have made files");
+    // it dies with thirty late rows in memory; its successor reads on where the first of them is
+    drop(writer);
+    let mut successor = Writer::open(&lake, &world).await;
+    let start = successor.table.next_offsets(&[0]).await.unwrap();
+    assert_eq!(start, [Some(1)]);
+    for minute in 0..10 {
+        let times = [NOW + minute, NOW - 5 * DAY, NOW - 6 * DAY, NOW - 7 * DAY];
+        successor.accept_times(&world, minute * 4, &times).await;
+    }
+    successor.commit().await.unwrap();
+    assert_eq!(lake.files("host_metrics").len(), 13);
+    assert_eq!(lake.identities("host_metrics"), expected(1, 40));
+    assert_eq!(successor.table.next_offsets(&[0]).await.unwrap(), [Some(40)]);
+    let verified = lake.verified(&world, "host_metrics").await;
+    assert_eq!(verified.problems, Vec::<String>::new());
+    assert_eq!(verified.covered, verified.covered_late);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_without_offsets_of_late_rows_goes_on_where_all_ended() {
+    let (world, lake) = (World::new(1), Lake::new());
+    let mut writer = Writer::open(&lake, &world).await;
+    writer.accept_times(&world, 0, &[NOW, NOW - 5 * DAY]).await;
+    writer.commit().await.unwrap();
+    let entry = lake.folder.path().join("host_metrics/_delta_log/00000000000000000001.json");
+    let text = fs_err::read_to_string(&entry).unwrap();
+    let older: Vec<&str> = text.lines().filter(|line| !line.contains(":0:late")).collect();
+    assert_eq!(older.len() + 1, text.lines().count());
+    fs_err::write(&entry, older.join("\n")).unwrap();
+    let mut writer = Writer::open(&lake, &world).await;
+    assert_eq!(writer.table.next_offsets(&[0]).await.unwrap(), [Some(2)]);
+    writer.accept_times(&world, 0, &[NOW, NOW - 5 * DAY, NOW, NOW - 5 * DAY]).await;
+    writer.commit().await.unwrap();
+    assert_eq!(lake.identities("host_metrics"), expected(1, 4));
+}
+
+/// The store is away in the middle of several files: what is there already is neither written again nor left behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_failed_goes_on_where_it_was() {
+    let (world, lake) = (World::new(1), Lake::new());
+    let mut writer = Writer::open(&lake, &world).await;
+    writer.accept_times(&world, 0, &[NOW - 2 * DAY, NOW - DAY, NOW]).await;
+    // a file where a folder must be
+    let blocked = lake.folder.path().join("host_metrics/dt=2025-11-20");
+    fs_err::write(&blocked, "").unwrap();
+    for _ in 0..3 {
+        assert!(matches!(writer.commit().await, Err(SinkError::Unavailable { .. })));
+    }
+    fs_err::remove_file(&blocked).unwrap();
+    writer.commit().await.unwrap();
+    assert_eq!(lake.identities("host_metrics"), expected(1, 3));
+    let days = ["dt=2025-11-19", "dt=2025-11-20", "dt=2025-11-21"];
+    for day in days {
+        let folder = lake.folder.path().join("host_metrics").join(day);
+        assert_eq!(fs_err::read_dir(folder).unwrap().count(), 1, "{day}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -331,12 +413,225 @@ async fn everything_of_the_topics_is_in_the_tables() {
     let letters = world.dead_letters();
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0].value.as_deref(), Some(&b"garbage"[..]));
+    let rows = lake.rows("dead_letters");
+    let cell = |name: &str| rows[0].column_by_name(name).unwrap().as_string::<i32>().value(0).to_owned();
+    assert_eq!((cell("stage"), cell("origin")), ("lake".to_owned(), format!("{raw}-0-2")));
+    assert!(!cell("reason").is_empty());
+    assert!(rows[0].column_by_name("at").unwrap().as_primitive::<TimestampMicrosecondType>().value(0) > NOW);
+    assert_eq!(rows[0].column_by_name("value").unwrap().as_binary::<i32>().value(0), b"garbage");
     for table in verify(&lake.config, &world.topics, true).await.unwrap() {
         assert_eq!(table.problems, Vec::<String>::new(), "{}", table.table);
     }
     let covered = lake.verified(&world, "raw").await.covered;
     assert_eq!(covered.get(&(raw.to_string(), 0)), Some(&(0, 3)));
     assert_eq!(covered.get(&(raw.to_string(), 1)), Some(&(0, 1)));
+}
+
+fn compacting() -> Optimizing {
+    Optimizing { retention: Duration::ZERO, ..Optimizing::default() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_files_become_one_sorted_file_and_nothing_is_lost() {
+    let (world, lake) = (World::new(1), Lake::new());
+    let mut writer = Writer::open(&lake, &world).await;
+    // more files than are merged at once, in two days; times run backwards so that rows interleave
+    for round in 0..70 {
+        writer.accept_times(&world, round * 3, &[NOW - round, NOW + round, NOW - DAY + round]).await;
+        writer.commit().await.unwrap();
+    }
+    let before = lake.rows("host_metrics");
+    assert_eq!(lake.files("host_metrics").len(), 140);
+    let optimized = optimize_anyhow(&lake.config, &world.topics, &compacting()).await.unwrap();
+    let metrics = optimized.iter().find(|table| table.table == "host_metrics").unwrap();
+    assert_eq!((metrics.before.0, metrics.after.0, metrics.given_up), (140, 2, 0));
+    // what was merged on the way has gone, too
+    let stored: usize = ["dt=2025-11-20", "dt=2025-11-21"]
+        .iter()
+        .map(|day| fs_err::read_dir(lake.folder.path().join("host_metrics").join(day)).unwrap().count())
+        .sum();
+    assert_eq!(stored, 2);
+    assert_eq!(lake.identities("host_metrics"), expected(1, 210));
+    for batch in lake.rows("host_metrics") {
+        let times = batch.column_by_name("event_time").unwrap().as_primitive::<TimestampMicrosecondType>();
+        assert!(times.values().is_sorted());
+    }
+    let sum = |rows: &[RecordBatch]| -> f64 {
+        let column = |batch: &RecordBatch| {
+            let values = batch.column_by_name("cpu_percent").unwrap();
+            arrow::compute::sum(values.as_primitive::<arrow::datatypes::Float64Type>()).unwrap()
+        };
+        rows.iter().map(column).sum()
+    };
+    assert!((sum(&before) - sum(&lake.rows("host_metrics"))).abs() < 1e-6);
+    let verified = lake.verified(&world, "host_metrics").await;
+    assert_eq!((verified.problems, verified.rows, verified.files), (vec![], 210, 2));
+    // a writer goes on beside it, and a second run finds nothing to do
+    writer.accept_times(&world, 210, &[NOW]).await;
+    writer.commit().await.unwrap();
+    assert_eq!(lake.identities("host_metrics"), expected(1, 211));
+    let table = info(&lake.config, &world.topics).await.unwrap().remove(0);
+    assert_eq!((table.table.as_str(), table.total().rows, table.total().files), ("host_metrics", 211, 3));
+    assert_eq!(table.days.keys().collect::<Vec<_>>(), ["2025-11-20", "2025-11-21"]);
+}
+
+/// Files that a reader of an older version or a writer before its commit needs stay.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vacuum_leaves_what_somebody_may_need() {
+    let (world, lake) = (World::new(1), Lake::new());
+    let mut writer = Writer::open(&lake, &world).await;
+    for from in [0, 10] {
+        writer.accept(&world, from, from + 10).await;
+        writer.commit().await.unwrap();
+    }
+    writer.accept(&world, 20, 30).await;
+    writer.table.cut().await.unwrap();
+    writer.table.prepare(Scope::Everything).await.unwrap();
+    let how = Optimizing { retention: LEAST_RETENTION, ..Optimizing::default() };
+    let optimized = optimize(&lake.config, &world.topics, &how).await.unwrap();
+    assert_eq!((optimized[0].after.0, optimized[0].vacuumed.0), (1, 0));
+    let folder = lake.folder.path().join("host_metrics/dt=2025-11-21");
+    assert_eq!(fs_err::read_dir(&folder).unwrap().count(), 4);
+    writer.commit().await.unwrap();
+    assert_eq!(lake.identities("host_metrics"), expected(1, 30));
+    let too_short = Optimizing { retention: Duration::from_secs(1), ..Optimizing::default() };
+    assert!(matches!(optimize(&lake.config, &world.topics, &too_short).await, Err(SinkError::Fatal(_))));
+}
+
+/// Two writers of different partitions and two optimisers, all at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn writers_and_optimisers_at_once_lose_nothing() {
+    let (world, lake) = (World::new(2), Lake::new());
+    let (first, stop_first) = lake.start(&world, world.log.handle());
+    let (second, stop_second) = lake.start(&world, world.log.handle());
+    let how = Optimizing { retention: Duration::from_hours(1), ..Optimizing::default() };
+    let optimisers = [0, 1].map(|_| {
+        let (config, topics, how) = (lake.config.clone(), world.topics.clone(), how.clone());
+        tokio::spawn(async move {
+            let mut merges = 0;
+            for _ in 0..20 {
+                let done = optimize_anyhow(&config, &topics, &how).await.unwrap();
+                merges += done.iter().map(|table| table.merges).sum::<usize>();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            merges
+        })
+    });
+    for round in 0..20 {
+        world.send_metrics(0, round * 50, 50);
+        world.send_metrics(1, round * 50, 50);
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    let mut merges = 0;
+    for optimiser in optimisers {
+        merges += optimiser.await.unwrap();
+    }
+    assert!(merges > 0, "nothing was merged beside the writers");
+    until("all rows", || lake.identities("host_metrics").len() >= 2000).await;
+    stop_first.request();
+    stop_second.request();
+    first.await.unwrap().unwrap();
+    second.await.unwrap().unwrap();
+    assert_eq!(lake.identities("host_metrics"), expected(2, 1000));
+    let verified = lake.verified(&world, "host_metrics").await;
+    assert_eq!((verified.problems, verified.rows), (vec![], 2000));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_are_made_anew_from_given_offsets() {
+    let (world, lake, fresh) = (World::new(2), Lake::new(), Lake::new());
+    world.send_metrics(0, 0, 50);
+    world.send_metrics(1, 0, 30);
+    let topic = world.topics.events(Family::HostMetrics);
+    world.send(&topic, 1, bytes::Bytes::from_static(b"garbage"));
+    world.send(&world.topics.dlq(), 0, bytes::Bytes::from_static(b"a letter"));
+    let what = Rebuilding { tables: vec![], from: [((topic.to_string(), 0), 20)].into() };
+    let again = || {
+        let registry: Arc<dyn SchemaRegistry> =
+            Arc::<eventlog::registry::MemoryRegistry>::clone(&world.registry);
+        rebuild(fresh.config.clone(), world.log.clone(), registry, &world.topics, what.clone())
+    };
+    let rebuilt = again().await.unwrap();
+    let metrics = rebuilt.iter().find(|part| part.of == (topic.to_string(), 0)).unwrap();
+    assert_eq!((metrics.from, metrics.to), (20, 50));
+    let mut all: Vec<Identity> = (20..50).map(|seq| ("a0".to_owned(), seq)).collect();
+    all.extend((0..30).map(|seq| ("a1".to_owned(), seq)));
+    assert_eq!(fresh.identities("host_metrics"), all);
+    assert_eq!(fresh.rows("dead_letters").len(), 1);
+    assert_eq!(world.dead_letters().len(), 1, "poison was dead-lettered a second time");
+    // a second time reads only what has come since
+    world.send_metrics(0, 50, 5);
+    again().await.unwrap();
+    assert_eq!(fresh.identities("host_metrics").len(), all.len() + 5);
+    let verified = fresh.verified(&world, "host_metrics").await;
+    assert_eq!(verified.problems, Vec::<String>::new());
+    assert_eq!(verified.covered.get(&(topic.to_string(), 0)), Some(&(20, 55)));
+    assert_eq!(verified.covered.get(&(topic.to_string(), 1)), Some(&(0, 31)));
+    assert!(lake.files("host_metrics").is_empty());
+}
+
+/// The event of [`World::metric`] as a version of tomorrow writes it.
+fn of_tomorrow(world: &World, seq: i64) -> bytes::Bytes {
+    let mut schema: serde_json::Value =
+        serde_json::from_str(RecordKind::Family(Family::HostMetrics).avsc()).unwrap();
+    schema["fields"].as_array_mut().unwrap().push(
+        serde_json::json!({"name": "rack", "type": ["null", "string"], "default": null, "doc": "Where it stands."}),
+    );
+    let kind = RecordKind::Family(Family::HostMetrics);
+    let id = world.registry.register(kind.subject(), &schema.to_string()).unwrap();
+    let today = world.metric("a0", seq, NOW + seq * 1000);
+    let mut datum = today[schemas::wire::PREFIX..].to_vec();
+    datum.extend([2, 4, b'r', b'7']);
+    let mut value = Vec::new();
+    schemas::wire::frame(id, &datum, &mut value);
+    value.into()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_grows_when_a_newer_version_arrives_and_nobody_stops() {
+    let (world, lake) = (World::new(1), Lake::new());
+    let topic = world.topics.events(Family::HostMetrics);
+    let (first, stop) = lake.start(&world, world.log.handle());
+    world.send_metrics(0, 0, 40);
+    until("today's rows", || lake.identities("host_metrics").len() == 40).await;
+    for seq in 40..60 {
+        world.send(&topic, 0, of_tomorrow(&world, seq));
+    }
+    // both versions in one batch
+    world.send_metrics(0, 60, 10);
+    world.send(&topic, 0, of_tomorrow(&world, 70));
+    until("tomorrow's rows", || lake.identities("host_metrics").len() == 71).await;
+    stop.request();
+    first.await.unwrap().unwrap();
+    let racks = || {
+        let mut racks = [0, 0];
+        for batch in lake.rows("host_metrics") {
+            match batch.column_by_name("rack") {
+                None => racks[0] += batch.num_rows(),
+                Some(column) => {
+                    racks[0] += column.null_count();
+                    let column = column.as_string::<i32>();
+                    racks[1] += column.iter().flatten().filter(|rack| *rack == "r7").count();
+                }
+            }
+        }
+        racks
+    };
+    assert_eq!(racks(), [50, 21]);
+    let columns = info(&lake.config, &world.topics).await.unwrap();
+    let columns = columns.iter().find(|table| table.table == "host_metrics").unwrap().columns;
+    let known = schemas::columns::arrow_schema(RecordKind::Family(Family::HostMetrics)).fields().len();
+    assert_eq!(columns, known + 3, "dt, dt_by_arrival and rack");
+    // a process that knows only today's version goes on with the table that has grown
+    let (second, stop) = lake.start(&world, world.log.handle());
+    world.send_metrics(0, 71, 9);
+    until("more rows", || lake.identities("host_metrics").len() == 80).await;
+    stop.request();
+    second.await.unwrap().unwrap();
+    optimize_anyhow(&lake.config, &world.topics, &compacting()).await.unwrap();
+    assert_eq!(lake.files("host_metrics").len(), 1);
+    assert_eq!((racks(), lake.identities("host_metrics")), ([59, 21], expected(1, 80)));
+    assert_eq!(lake.verified(&world, "host_metrics").await.problems, Vec::<String>::new());
 }
 
 /// Two processes; one is killed again and again at another moment, rebalances come at random.
@@ -350,7 +645,9 @@ async fn kills_and_rebalances_leave_each_row_once() {
         let log = world.log.handle();
         let (victim, _) = lake.start(&world, log.clone());
         for partition in 0..3 {
-            world.send_metrics(partition, round * 90, 90);
+            // every seventh row is three days old
+            let at = |seq| if seq % 7 == 0 { NOW - 3 * DAY + seq } else { NOW + seq * 1000 };
+            world.send_metrics_of(partition, round * 90..(round + 1) * 90, at);
         }
         tokio::time::sleep(Duration::from_millis(17 * (round as u64 % 5))).await;
         if round % 3 == 0 {
@@ -372,28 +669,45 @@ async fn kills_and_rebalances_leave_each_row_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_held_never_grows_beyond_its_limit() {
-    let world = World::new(1);
-    let lake = Lake::new();
-    let config =
-        LakeConfig { memory: ByteSize::kib(1), commit_age: Duration::from_hours(1), ..lake.config.clone() };
+    const LIMIT: u64 = 1 << 20;
+    let (world, lake) = (World::new(1), Lake::new());
+    // nothing but the limit makes it commit
+    let hour = Duration::from_hours(1);
+    let config = LakeConfig {
+        memory: ByteSize(LIMIT),
+        commit_rows: usize::MAX,
+        commit_age: hour,
+        late_age: hour,
+        ..lake.config.clone()
+    };
     let letters = DeadLetters::open(&world.log, &world.topics, "lake").unwrap();
     let mut sink = LakeSink::new(config, tables(&world.topics), letters).unwrap();
     sink.open().await.unwrap();
     let topic = world.topics.late();
     sink.starts(&[TopicPartition::new(Arc::clone(&topic), 0)]).await.unwrap();
-    let record = eventlog::Record {
-        topic: Arc::clone(&topic),
-        partition: 0,
-        offset: 0,
-        timestamp: NOW / 1000,
-        key: None,
-        value: Some(vec![1; 4096].into()),
-        headers: vec![],
-    };
-    let spans = vec![Span { partition: 0, from: 0, to: 1 }];
-    sink.accept(Batch { topic, spans, rows: vec![], poison: vec![], plain: vec![record] }).await.unwrap();
-    assert!(sink.due().is_some_and(|due| due <= Instant::now()));
-    sink.flush(Flush::Due).await.unwrap();
-    assert_eq!(sink.memory(), 0);
-    assert_eq!(lake.files("late").len(), 1);
+    let rows = 100;
+    for number in 0..30 {
+        // thirty days, one after the other
+        let record = |offset: i64| eventlog::Record {
+            topic: Arc::clone(&topic),
+            partition: 0,
+            offset,
+            timestamp: (NOW - number * DAY) / 1000,
+            key: None,
+            value: Some(vec![1; 4096].into()),
+            headers: vec![],
+        };
+        let (from, to) = (number * rows, (number + 1) * rows);
+        let plain = (from..to).map(record).collect();
+        let spans = vec![Span { partition: 0, from, to }];
+        let topic = Arc::clone(&topic);
+        sink.accept(Batch { topic, spans, rows: vec![], poison: vec![], plain }).await.unwrap();
+        if sink.memory() > LIMIT {
+            assert!(sink.due().is_some_and(|due| due <= Instant::now()));
+            sink.flush(Flush::Due).await.unwrap();
+        }
+        assert!(sink.memory() <= LIMIT, "{} bytes are held", sink.memory());
+    }
+    // twelve megabytes came, and one at most is not in the table
+    assert!(lake.files("late").len() >= 20);
 }

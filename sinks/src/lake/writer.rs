@@ -1,6 +1,16 @@
 //! Everything about one table: what it holds, and the steps of a commit.
+//!
+//! Rows that were logged long after their day are *late*. They are held apart and longer, so that a machine which
+//! brings a month of its past does not add thirty small files each minute. Each kind has offsets of its own in the
+//! table: what is not late goes ahead, and late rows are read again from their own offset after a crash. Which kind
+//! a row is depends on the record alone, so every reader of the log says the same.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    ops::Range,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use deltalake_core::kernel::{Action, Add};
 use eventlog::dead_letter::DeadLetter;
@@ -10,25 +20,55 @@ use schemas::record::RecordKind;
 use serde_json::{Value, json};
 
 use super::{
-    UPLOAD,
-    files::{self, DataFile, Writing},
+    UPLOAD, dates,
+    encoding::Writing,
+    files::{self, DataFile},
     held::{Arrival, CutError, Held},
+    order::{self, Ordered},
     shape::{Content, PARTITION, Shape},
     table::{Attempt, Root, Table},
 };
-use crate::{DeadLetters, SinkError, batch::Batch};
+use crate::{
+    DeadLetters, SinkError,
+    batch::{Batch, Rows, Span},
+    column,
+};
 
 /// Key of our part of a commit's information.
 pub(super) const INFO: &str = "varta";
 /// Tag of a file that holds its hash.
 pub(super) const HASH_TAG: &str = "varta.sha256";
+/// Files that were stored so long ago and are still in no commit are written again: a vacuum may take them.
+const STALE: Duration = Duration::from_hours(12);
 
-/// Files that are stored but not yet named in the log.
-pub(super) struct Prepared {
-    /// Edition of [`Held`] that they were made of.
-    edition: u64,
-    adds: Vec<Action>,
-    files: Vec<Value>,
+/// When a table is committed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) rows: usize,
+    pub(super) bytes: u64,
+    pub(super) age: Duration,
+    pub(super) late_age: Duration,
+}
+
+/// How much of what is held a commit takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// What is not late.
+    Fresh,
+    /// Late rows, too.
+    Everything,
+}
+
+/// Files on their way into a commit.
+struct Prepared {
+    /// Editions of what is held that they are made of.
+    of: (Scope, u64, u64),
+    began: Instant,
+    /// Rows of days that have no file yet.
+    left: Option<(Arc<Ordered>, VecDeque<Range<usize>>)>,
+    adds: Vec<Add>,
+    /// A commit was tried with them: perhaps it is there and only the answer was lost.
+    was_offered: bool,
 }
 
 /// One table and what is held for it.
@@ -38,8 +78,10 @@ pub(super) struct TableWriter {
     app: String,
     shape: Shape,
     writing: Writing,
+    limits: Limits,
     table: Option<Table>,
-    held: Held,
+    fresh: Held,
+    late: Held,
     prepared: Option<Prepared>,
 }
 
@@ -50,10 +92,11 @@ impl TableWriter {
         app: &str,
         content: Content,
         writing: Writing,
+        limits: Limits,
     ) -> Result<Self, SinkError> {
-        let shape = Shape::new(content)?;
-        let app = app.to_owned();
-        Ok(Self { name, topic, app, shape, writing, table: None, held: Held::default(), prepared: None })
+        let (shape, app) = (Shape::new(content)?, app.to_owned());
+        let (fresh, late) = (Held::default(), Held::default());
+        Ok(Self { name, topic, app, shape, writing, limits, table: None, fresh, late, prepared: None })
     }
 
     pub(super) async fn open(&mut self, root: &Root, checkpoint_every: u64) -> Result<(), SinkError> {
@@ -64,25 +107,67 @@ impl TableWriter {
         Ok(())
     }
 
-    pub(super) fn held(&self) -> &Held {
-        &self.held
+    /// Bytes held.
+    pub(super) fn bytes(&self) -> usize {
+        self.fresh.bytes() + self.late.bytes()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.fresh.is_empty() && self.late.is_empty()
+    }
+
+    /// From when on a commit is due, and of what.
+    pub(super) fn due(&self, now: Instant) -> Option<(Instant, Scope)> {
+        let full = |held: &Held| {
+            held.is_broken() || held.count() >= self.limits.rows || held.bytes() as u64 >= self.limits.bytes
+        };
+        let at =
+            |held: &Held, age| if full(held) { Some(now) } else { held.since().map(|since| since + age) };
+        let fresh = at(&self.fresh, self.limits.age).map(|at| (at, Scope::Fresh));
+        let late = at(&self.late, self.limits.late_age).filter(|_| self.late.count() > 0 || full(&self.late));
+        match (fresh, late) {
+            (_, Some(late)) if late <= now => Some((late, Scope::Everything)),
+            (Some(fresh), Some(late)) if late < fresh.0 => Some((late, Scope::Everything)),
+            (Some(fresh), _) => Some(fresh),
+            (None, late) => late.map(|at| (at, Scope::Everything)),
+        }
     }
 
     fn id(&self, partition: i32) -> String {
         format!("{}:{}:{partition}", self.app, self.topic)
     }
 
+    /// Under this id is the offset to go on from with late rows.
+    fn late_id(&self, partition: i32) -> String {
+        format!("{}:{}:{partition}:late", self.app, self.topic)
+    }
+
     fn not_open(&self) -> SinkError {
         SinkError::Fatal(format!("lake table {} is used before it is open", self.name))
     }
 
-    /// The offset after the last one that the table holds, freshly read.
+    fn stored(&self, partition: i32) -> Option<i64> {
+        self.table.as_ref()?.offset(&self.id(partition)).map(|last| last + 1)
+    }
+
+    /// A table that has no offset for late rows is of a time when all rows went together.
+    fn stored_late(&self, partition: i32) -> Option<i64> {
+        self.table.as_ref()?.offset(&self.late_id(partition)).or_else(|| self.stored(partition))
+    }
+
+    /// Where to go on reading each partition, freshly asked of the table: at the first offset of which it may lack
+    /// a row.
     pub(super) async fn next_offsets(&mut self, partitions: &[i32]) -> Result<Vec<Option<i64>>, SinkError> {
-        let ids: Vec<String> = partitions.iter().map(|partition| self.id(*partition)).collect();
+        let ids: Vec<String> =
+            partitions.iter().flat_map(|partition| [self.id(*partition), self.late_id(*partition)]).collect();
         let not_open = self.not_open();
-        let table = self.table.as_mut().ok_or(not_open)?;
-        let offsets = table.load_offsets(&ids).await?;
-        Ok(offsets.into_iter().map(|last| last.map(|last| last + 1)).collect())
+        self.table.as_mut().ok_or(not_open)?.load_offsets(&ids).await?;
+        let next = |partition: &i32| match (self.stored(*partition), self.stored_late(*partition)) {
+            (Some(fresh), Some(late)) => Some(fresh.min(late)),
+            // Nothing but late rows was ever committed, or nothing at all.
+            _ => None,
+        };
+        Ok(partitions.iter().map(next).collect())
     }
 
     /// Turns a batch into rows of the table and holds them.
@@ -91,33 +176,49 @@ impl TableWriter {
         batch: Batch,
         letters: Vec<(i32, i64, DeadLetter)>,
     ) -> Result<(), SinkError> {
+        for rows in &batch.rows {
+            let unknown = self.shape.unknown(rows);
+            if !unknown.is_empty() {
+                self.shape.grow(unknown);
+            }
+        }
         let shape = self.shape.clone();
-        let shaped = tokio::task::spawn_blocking(move || arrival(&shape, batch, letters));
-        let arrival = shaped.await.map_err(|error| SinkError::Fatal(error.to_string()))??;
-        self.held.push(arrival).map_err(|error| SinkError::Fatal(error.to_string()))
+        let shaped = tokio::task::spawn_blocking(move || arrivals(&shape, batch, letters));
+        let (fresh, late) = shaped.await.map_err(|error| SinkError::Fatal(error.to_string()))??;
+        let fatal = |error: arrow::error::ArrowError| SinkError::Fatal(error.to_string());
+        let (table, topic, app) = (self.table.as_ref(), &self.topic, &self.app);
+        let stored =
+            |partition: i32| table?.offset(&format!("{app}:{topic}:{partition}")).map(|last| last + 1);
+        let stored_late = |partition: i32| {
+            table?.offset(&format!("{app}:{topic}:{partition}:late")).or_else(|| stored(partition))
+        };
+        self.fresh.push(fresh, stored).map_err(fatal)?;
+        self.late.push(late, stored_late).map_err(fatal)
     }
 
     pub(super) fn discard(&mut self, partitions: &[i32]) {
-        if let Err(error) = self.held.discard(partitions) {
+        let outcome = self.fresh.discard(partitions).and_then(|()| self.late.discard(partitions));
+        if let Err(error) = outcome {
             // Cutting rows in memory cannot fail; if it did, reading all again is right.
             tracing::error!(table = %self.name, %error, "everything held is dropped and read again");
-            self.held.clear();
+            self.fresh.clear();
+            self.late.clear();
         }
     }
 
-    /// Commits everything held. After an error it may be called again.
-    pub(super) async fn commit(&mut self, letters: &DeadLetters) -> Result<(), SinkError> {
+    /// Commits what is held. After an error it may be called again.
+    pub(super) async fn commit(&mut self, scope: Scope, letters: &DeadLetters) -> Result<(), SinkError> {
         loop {
             self.cut().await?;
-            if self.held.is_empty() {
+            if self.fresh.is_empty() && (scope == Scope::Fresh || self.late.is_empty()) {
                 return Ok(());
             }
-            letters.deliver(self.held.letters()).await?;
-            self.held.letters_delivered();
-            self.prepare().await?;
+            letters.deliver(self.fresh.letters()).await?;
+            self.fresh.letters_delivered();
+            self.prepare(scope).await?;
             failpoint::hit("lake.after_files");
             failpoint::hit("lake.before_commit");
-            if self.append().await? == Attempt::Committed {
+            if self.append(scope).await? == Attempt::Committed {
                 break;
             }
             tracing::debug!(table = %self.name, "another commit came first, checks again");
@@ -132,13 +233,15 @@ impl TableWriter {
     /// Reads the log to its end and drops what the table has.
     pub(super) async fn cut(&mut self) -> Result<(), SinkError> {
         let not_open = self.not_open();
-        let table = self.table.as_mut().ok_or(not_open)?;
-        table.refresh().await?;
-        let id = |partition: i32| format!("{}:{}:{partition}", self.app, self.topic);
-        let before = self.held.count();
-        let cut = self.held.cut(|partition| table.offset(&id(partition)).map(|last| last + 1));
-        if self.held.count() < before {
-            let rows = before - self.held.count();
+        self.table.as_mut().ok_or(not_open)?.refresh().await?;
+        let before = self.fresh.count() + self.late.count();
+        let (mut fresh, mut late) = (std::mem::take(&mut self.fresh), std::mem::take(&mut self.late));
+        let cut = fresh.cut(|partition| self.stored(partition));
+        let cut = cut.and_then(|()| late.cut(|partition| self.stored_late(partition)));
+        (self.fresh, self.late) = (fresh, late);
+        let after = self.fresh.count() + self.late.count();
+        if after < before {
+            let rows = before - after;
             tracing::info!(table = %self.name, rows, "skips rows that another process has committed");
         }
         cut.map_err(|error| match error {
@@ -147,104 +250,195 @@ impl TableWriter {
         })
     }
 
-    /// Writes and uploads the files of what is held, unless that was done already.
-    pub(super) async fn prepare(&mut self) -> Result<(), SinkError> {
-        if self.prepared.as_ref().is_some_and(|prepared| prepared.edition == self.held.edition()) {
-            return Ok(());
-        }
-        let (shape, rows, writing) = (self.shape.clone(), self.held.rows().to_vec(), self.writing.clone());
-        let written = tokio::task::spawn_blocking(move || files::write(&shape, &rows, &writing));
-        let files = written.await.map_err(|error| SinkError::Fatal(error.to_string()))??;
-        let mut prepared = Prepared { edition: self.held.edition(), adds: Vec::new(), files: Vec::new() };
-        for file in files {
-            self.upload(&file).await?;
-            prepared.files.push(json!({
-                "path": file.path, "rows": file.rows, "bytes": file.content.len(), "sha256": file.sha256,
-            }));
-            prepared.adds.push(Action::Add(add(file)));
-        }
+    /// Writes and uploads the files of what is held, one after the other: only one is in memory. What was uploaded
+    /// when this failed counts when it is called again.
+    pub(super) async fn prepare(&mut self, scope: Scope) -> Result<(), SinkError> {
+        let of = (scope, self.fresh.edition(), self.late.edition());
+        let usable = |prepared: &mut Prepared| prepared.of == of && prepared.began.elapsed() < STALE;
+        let mut prepared = if let Some(prepared) = self.prepared.take_if(usable) {
+            prepared
+        } else {
+            self.abandon().await;
+            self.ordered(of).await?
+        };
+        let uploaded = self.upload_all(&mut prepared).await;
         self.prepared = Some(prepared);
+        uploaded
+    }
+
+    /// Removes files that no commit names.
+    async fn abandon(&mut self) {
+        let (Some(prepared), Some(table)) = (self.prepared.take(), &self.table) else { return };
+        if prepared.was_offered {
+            return;
+        }
+        for add in prepared.adds {
+            if let Ok(path) = Path::parse(&add.path)
+                && let Err(error) = table.objects().delete(&path).await
+            {
+                tracing::warn!(table = %self.name, %error, "a file that is not needed stays until the next vacuum");
+            }
+        }
+    }
+
+    async fn ordered(&self, of: (Scope, u64, u64)) -> Result<Prepared, SinkError> {
+        let (shape, believable) = (self.shape.clone(), self.writing.believable);
+        let mut rows = self.fresh.rows().to_vec();
+        if of.0 == Scope::Everything {
+            rows.extend_from_slice(self.late.rows());
+        }
+        let ordered = tokio::task::spawn_blocking(move || Ordered::new(&shape, &rows, believable));
+        let ordered = Arc::new(ordered.await.map_err(|error| SinkError::Fatal(error.to_string()))??);
+        let days = ordered.days().into();
+        Ok(Prepared {
+            of,
+            began: Instant::now(),
+            left: Some((ordered, days)),
+            adds: Vec::new(),
+            was_offered: false,
+        })
+    }
+
+    async fn upload_all(&self, prepared: &mut Prepared) -> Result<(), SinkError> {
+        while let Some((ordered, days)) = &mut prepared.left {
+            let Some(day) = days.front().cloned() else {
+                prepared.left = None;
+                break;
+            };
+            let (shape, rows, writing) = (self.shape.clone(), Arc::clone(ordered), self.writing.clone());
+            let written = tokio::task::spawn_blocking(move || files::write_day(&shape, &rows, day, &writing));
+            let file = written.await.map_err(|error| SinkError::Fatal(error.to_string()))??;
+            self.upload(&file).await?;
+            days.pop_front();
+            prepared.adds.push(add(file, true));
+        }
         Ok(())
     }
 
     async fn upload(&self, file: &DataFile) -> Result<(), SinkError> {
         let table = self.table.as_ref().ok_or_else(|| self.not_open())?;
-        let away = |error: &dyn std::fmt::Display| {
-            SinkError::unavailable(format!("lake table {}", self.name), error)
-        };
-        let path = Path::parse(&file.path).map_err(|error| SinkError::Fatal(error.to_string()))?;
-        let objects = table.objects();
-        let upload = objects.put(&path, file.content.clone().into());
-        tokio::time::timeout(UPLOAD, upload)
-            .await
-            .map_err(|_| away(&"the upload took too long"))?
-            .map_err(|error| away(&error))?;
-        metrics::counter!("varta_sinks_lake_files_total").increment(1);
-        metrics::counter!("varta_sinks_lake_bytes_total").increment(file.content.len() as u64);
-        Ok(())
+        upload(&*table.objects(), &self.name, file).await
     }
 
     /// One attempt to name the prepared files in the log, on exactly the version that [`Self::cut`] read.
-    pub(super) async fn append(&mut self) -> Result<Attempt, SinkError> {
-        let prepared = self.prepared.as_ref().filter(|prepared| prepared.edition == self.held.edition());
+    pub(super) async fn append(&mut self, scope: Scope) -> Result<Attempt, SinkError> {
+        let of = (scope, self.fresh.edition(), self.late.edition());
+        let prepared = self.prepared.as_mut().filter(|prepared| prepared.of == of && prepared.left.is_none());
         let prepared = prepared.ok_or_else(|| SinkError::Fatal("nothing is prepared".to_owned()))?;
-        let spans: Vec<_> = self.held.spans().collect();
-        let offsets: Vec<(String, i64)> =
-            spans.iter().map(|span| (self.id(span.partition), span.to - 1)).collect();
-        let ranges: Vec<Value> = spans
-            .iter()
-            .map(|span| {
-                json!({
-                    "topic": &*self.topic, "partition": span.partition, "from": span.from, "to": span.to,
-                    "rows": self.held.rows_of(span.partition),
-                })
+        prepared.was_offered = true;
+        let adds = prepared.adds.iter().cloned().map(Action::Add).collect();
+        let fresh: Vec<Span> = self.fresh.spans().collect();
+        let late: Vec<Span> = match scope {
+            Scope::Everything => self.late.spans().collect(),
+            Scope::Fresh => self.late.empty_fronts(),
+        };
+        let mut offsets: Vec<(String, i64)> =
+            fresh.iter().map(|span| (self.id(span.partition), span.to - 1)).collect();
+        offsets.extend(late.iter().map(|span| (self.late_id(span.partition), span.to)));
+        let range = |span: &Span, rows: usize, late: bool| {
+            json!({
+                "topic": &*self.topic, "partition": span.partition, "from": span.from, "to": span.to,
+                "rows": rows, "late": late,
             })
-            .collect();
-        let info = json!({ "ranges": ranges, "files": prepared.files, "apart": self.held.apart() });
+        };
+        let late_rows = |span: &Span| match scope {
+            Scope::Everything => self.late.rows_of(span.partition),
+            Scope::Fresh => 0,
+        };
+        let mut ranges: Vec<Value> =
+            fresh.iter().map(|span| range(span, self.fresh.rows_of(span.partition), false)).collect();
+        let covered = late.iter().filter(|span| span.to > span.from);
+        ranges.extend(covered.map(|span| range(span, late_rows(span), true)));
+        let info = json!({ "ranges": ranges, "apart": self.fresh.apart() });
         let info = HashMap::from([(INFO.to_owned(), info)]);
-        let adds = prepared.adds.clone();
-        let rows = self.held.count();
+        let columns = self.shape.delta_columns()?;
         let not_open = self.not_open();
         let table = self.table.as_mut().ok_or(not_open)?;
-        let attempt = table.append(adds, &offsets, info).await?;
+        let attempt = table.append(adds, &columns, &offsets, info).await?;
         if attempt == Attempt::Committed {
-            self.held.clear();
+            let rows = self.fresh.count();
+            self.fresh.clear();
+            match scope {
+                Scope::Everything => self.late.clear(),
+                Scope::Fresh => self.late.advance(&late),
+            }
             self.prepared = None;
             metrics::counter!("varta_sinks_lake_commits_total", "table" => self.name.clone()).increment(1);
-            tracing::debug!(table = %self.name, rows, partitions = spans.len(), "committed");
+            tracing::debug!(table = %self.name, rows, late_held = self.late.count(), "committed");
         }
         Ok(attempt)
     }
 }
 
-fn arrival(shape: &Shape, batch: Batch, letters: Vec<(i32, i64, DeadLetter)>) -> Result<Arrival, SinkError> {
-    let mut arrival = Arrival { spans: batch.spans, letters, ..Arrival::default() };
+/// Stores a file whole, within a deadline.
+pub(super) async fn upload(
+    objects: &dyn object_store::ObjectStore,
+    table: &str,
+    file: &DataFile,
+) -> Result<(), SinkError> {
+    let away = |error: &dyn std::fmt::Display| SinkError::unavailable(format!("lake table {table}"), error);
+    let path = Path::parse(&file.path).map_err(|error| SinkError::Fatal(error.to_string()))?;
+    tokio::time::timeout(UPLOAD, objects.put(&path, file.content.clone().into()))
+        .await
+        .map_err(|_| away(&"the upload took too long"))?
+        .map_err(|error| away(&error))?;
+    metrics::counter!("varta_sinks_lake_files_total").increment(1);
+    metrics::counter!("varta_sinks_lake_bytes_total").increment(file.content.len() as u64);
+    Ok(())
+}
+
+/// What a batch brings: what is not late, and what is. Both cover the same offsets.
+fn arrivals(
+    shape: &Shape,
+    batch: Batch,
+    letters: Vec<(i32, i64, DeadLetter)>,
+) -> Result<(Arrival, Arrival), SinkError> {
+    let mut late = Arrival { spans: batch.spans.clone(), ..Arrival::default() };
+    let mut fresh = Arrival { spans: batch.spans, letters, ..Arrival::default() };
+    let mut shaped = Vec::with_capacity(batch.rows.len());
     for rows in batch.rows {
         let (kind, places) = (rows.kind, Arc::clone(&rows.places));
         if let Some(rows) = shape.shape(rows)? {
-            arrival.rows.push(rows);
+            shaped.push(rows);
         } else {
             let what = match kind {
                 Some(RecordKind::Clock) => "clock",
                 Some(RecordKind::Rejected) => "rejected",
                 _ => "other",
             };
-            arrival.apart.extend(places.iter().map(|place| (place.partition, place.offset, what)));
+            fresh.apart.extend(places.iter().map(|place| (place.partition, place.offset, what)));
         }
     }
-    if shape.content == Content::Records && !batch.plain.is_empty() {
-        arrival.rows.push(shape.shape_records(&batch.plain)?);
+    if shape.content.is_plain() && !batch.plain.is_empty() {
+        shaped.push(shape.shape_records(&batch.plain)?);
     }
-    Ok(arrival)
+    for rows in shaped {
+        let in_time = in_time(shape, &rows)?;
+        let (in_time, too_late) =
+            rows.parted(in_time).map_err(|error| SinkError::Fatal(error.to_string()))?;
+        fresh.rows.extend(in_time);
+        late.rows.extend(too_late);
+    }
+    Ok((fresh, late))
 }
 
-fn add(file: DataFile) -> Add {
+fn in_time(shape: &Shape, rows: &Rows) -> Result<Vec<bool>, SinkError> {
+    let times = order::numbers(rows, shape.time)?;
+    let in_time = rows.places.iter().enumerate().map(|(row, place)| {
+        column::number(&times, row)
+            .is_none_or(|time| !dates::is_late(time, place.timestamp.saturating_mul(1000)))
+    });
+    Ok(in_time.collect())
+}
+
+/// The action that makes a stored file part of the table.
+pub(super) fn add(file: DataFile, data_change: bool) -> Add {
     Add {
         path: file.path,
         partition_values: HashMap::from([(PARTITION.to_owned(), Some(file.day))]),
         size: file.content.len() as i64,
         modification_time: chrono::Utc::now().timestamp_millis(),
-        data_change: true,
+        data_change,
         stats: Some(file.statistics),
         tags: Some(HashMap::from([(HASH_TAG.to_owned(), Some(file.sha256))])),
         ..Add::default()

@@ -6,6 +6,8 @@ use runtime::config::{ByteSize, Check, Problems, Secret, key};
 use serde::Deserialize;
 use sqlx::postgres::PgConnectOptions;
 
+use super::outbox::Notify;
+
 /// PostgreSQL.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -22,6 +24,9 @@ pub struct PostgresConfig {
     pub instance: Option<String>,
     /// Program starts that are not stored.
     pub exclude: Exclude,
+    /// What people are to be told; comes from the section of the notifier.
+    #[serde(skip)]
+    pub notify: Option<Notify>,
     /// A transaction is made when this many rows are held …
     pub batch_rows: usize,
     /// … or this many bytes …
@@ -62,6 +67,7 @@ impl Default for PostgresConfig {
             group: "varta-postgres".to_owned(),
             instance: None,
             exclude: Exclude::default(),
+            notify: None,
             batch_rows: 10_000,
             batch_bytes: ByteSize::mib(16),
             batch_age: Duration::from_millis(500),

@@ -76,6 +76,13 @@ impl Tuple {
         }
     }
 
+    pub(super) fn text_or_null(&mut self, text: Option<&str>) {
+        match text {
+            Some(text) => self.text(text),
+            None => self.null(),
+        }
+    }
+
     /// What is no JSON is stored as a JSON string: content is never a reason to lose a row.
     fn json(&mut self, text: &str) {
         let valid = serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();

@@ -1,13 +1,20 @@
-//! PostgreSQL: program starts, agents, features and alerts for reports and people.
+//! PostgreSQL: program starts, agents, users, programs, features and alerts for reports and people.
 //!
 //! **Exactly once.** Rows and offsets move in one transaction, and an offset moves by compare-and-set: a process that
 //! believes in an older offset (it slept, or lost the partition) fails its whole transaction, drops what it
 //! holds and reads again from where the table `offsets` says. The merges are idempotent beside that.
 //!
+//! What people are to be told is written in the same transaction ([`outbox`]).
+//!
 //! A row that PostgreSQL refuses is found by halving within the transaction and dead-lettered before the commit.
 
+mod columns;
 mod config;
 mod copy;
+mod feedback;
+mod migrations;
+mod outbox;
+mod programs;
 mod store;
 mod tables;
 
@@ -24,8 +31,14 @@ use runtime::{failpoint, health::Health, shutdown::Shutdown};
 use schemas::{family::Family, topics::Topics};
 use sqlx::PgConnection;
 
-pub use self::config::{Exclude, PostgresConfig};
+pub(crate) use self::store::failed;
 use self::tables::{ForTable, Staged, TABLES};
+pub use self::{
+    config::{Exclude, PostgresConfig},
+    migrations::migrate,
+    outbox::Notify,
+    store::connect,
+};
 use crate::{
     DeadLetters, Flush, Sink, SinkError, Start,
     batch::{Batch, Place},
@@ -50,7 +63,10 @@ pub async fn run<L: Log>(
         topics.events(Family::ProcessEvent),
         topics.events(Family::AgentStatus),
         topics.features("1m"),
+        topics.features("1h"),
+        topics.user_features("1h"),
         topics.alerts(),
+        topics.feedback(),
     ];
     let feed = Feed {
         group: config.group.clone(),
@@ -108,7 +124,7 @@ impl PostgresSink {
     async fn connection(&mut self) -> Result<PgConnection, SinkError> {
         match self.connection.take() {
             Some(connection) => Ok(connection),
-            None => store::connect(&self.config).await,
+            None => store::open(&self.config).await,
         }
     }
 
@@ -152,10 +168,11 @@ impl PostgresSink {
             store::move_offset(&mut transaction, &self.config.sink, &of, from, span.end).await?;
         }
         let mut letters: Vec<DeadLetter> = self.letters.iter().map(|(_, _, letter)| letter.clone()).collect();
+        let tells = self.config.notify.is_some();
         let tables: [&'static tables::Table; tables::COUNT] = TABLES.each_ref();
         for (table, rows) in tables.into_iter().zip(&self.rows) {
             let staged: Vec<Staged> = rows.iter().map(|(_, staged)| staged.clone()).collect();
-            for (refused, reason) in store::store(&mut transaction, table, &staged).await? {
+            for (refused, reason) in store::store(&mut transaction, table, &staged, tells).await? {
                 let (topic, row) = &rows[refused];
                 let original = row_json::row(&row.source, row.row as usize);
                 letters.push(Self::letter(topic, row.place, format!("{}: {reason}", table.name), original));
@@ -213,19 +230,20 @@ impl Sink for PostgresSink {
             self.letters.push((Arc::clone(&topic), place, letter));
         }
         for rows in &batch.rows {
-            let Some(ForTable { table, staged, refused }) = tables::stage(rows, &self.config.exclude)? else {
-                continue;
-            };
-            for (row, reason) in refused {
-                let place = rows.places[row];
-                let letter = Self::letter(&topic, place, reason, row_json::row(&rows.batch, row));
-                self.letters.push((Arc::clone(&topic), place, letter));
+            let mut is_held = false;
+            for ForTable { table, staged, refused } in tables::stage(rows, &self.config.exclude)? {
+                for (row, reason) in refused {
+                    let place = rows.places[row];
+                    let letter = Self::letter(&topic, place, reason, row_json::row(&rows.batch, row));
+                    self.letters.push((Arc::clone(&topic), place, letter));
+                }
+                is_held |= !staged.is_empty();
+                self.bytes += staged.iter().map(|row| row.tuple.len()).sum::<usize>();
+                self.rows[table].extend(staged.into_iter().map(|row| (Arc::clone(&topic), row)));
             }
-            if !staged.is_empty() {
+            if is_held {
                 self.bytes += rows.memory();
             }
-            self.bytes += staged.iter().map(|row| row.tuple.len()).sum::<usize>();
-            self.rows[table].extend(staged.into_iter().map(|row| (Arc::clone(&topic), row)));
         }
         Ok(())
     }

@@ -1,58 +1,47 @@
-//! The connection: migrations, transactions, offsets, and what PostgreSQL's errors mean.
+//! The connection: transactions, offsets, and what PostgreSQL's errors mean.
 
 use std::{collections::HashMap, str::FromStr as _, sync::Arc};
 
 use eventlog::TopicPartition;
 use sqlx::{
-    AssertSqlSafe, Connection as _, Executor as _, PgConnection, Postgres, Row as _, SqlSafeStr as _,
-    Transaction,
-    migrate::{Migration, MigrationType, Migrator},
+    AssertSqlSafe, Connection as _, Executor as _, PgConnection, Postgres, Row as _, Transaction,
     postgres::PgConnectOptions,
 };
 
 use super::{
     config::PostgresConfig,
     copy::{HEADER, TRAILER},
+    migrations::migrate,
+    outbox::{self, Merge},
     tables::{Staged, TABLES, Table},
 };
 use crate::{SinkError, batch::Place};
 
-const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "spine", include_str!("../../migrations/0001_spine.sql"))];
-
-/// Opens a connection, applies what migrations are missing, and makes the staging tables.
-pub(super) async fn connect(config: &PostgresConfig) -> Result<PgConnection, SinkError> {
+/// A connection under this name, with nothing asked yet.
+pub async fn connect(config: &PostgresConfig, name: &str) -> Result<PgConnection, SinkError> {
     let options = PgConnectOptions::from_str(config.url.expose())
         .map_err(|_| SinkError::Fatal("postgres: the URL cannot be used".to_owned()))?
-        .application_name("varta-sink-postgres")
+        .application_name(name)
         .options([
             ("statement_timeout", config.timeout.as_millis().to_string()),
             ("idle_in_transaction_session_timeout", (config.timeout * 2).as_millis().to_string()),
         ]);
     let connecting = PgConnection::connect_with(&options);
     let connected = tokio::time::timeout(config.timeout, connecting).await;
-    let mut connection =
-        connected.map_err(|_| SinkError::unavailable("postgres", "no answer"))?.map_err(failed)?;
+    connected.map_err(|_| SinkError::unavailable("postgres", "no answer"))?.map_err(failed)
+}
+
+/// Opens a connection, applies what migrations are missing, and makes the staging tables.
+pub(super) async fn open(config: &PostgresConfig) -> Result<PgConnection, SinkError> {
+    let mut connection = connect(config, "varta-sink-postgres").await?;
     migrate(&mut connection).await?;
+    if let Some(notify) = &config.notify {
+        outbox::prepare(&mut connection, notify).await?;
+    }
     for statement in TABLES.each_ref().map(|table| table.stage) {
         connection.execute(statement).await.map_err(failed)?;
     }
     Ok(connection)
-}
-
-async fn migrate(connection: &mut PgConnection) -> Result<(), SinkError> {
-    let migration = |(version, name, sql): (i64, &'static str, &'static str)| {
-        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
-    };
-    let mut migrator = Migrator::with_migrations(MIGRATIONS.map(migration).to_vec());
-    // A newer version may have been here before a downgrade; its additions do not disturb this one.
-    migrator.set_ignore_missing(true);
-    migrator.run_direct(None, connection, false).await.map_err(|error| match error {
-        sqlx::migrate::MigrateError::Execute(error) => failed(error),
-        sqlx::migrate::MigrateError::VersionMismatch(_) | sqlx::migrate::MigrateError::Dirty(_) => {
-            SinkError::Fatal(format!("postgres: {error}"))
-        }
-        other => SinkError::unavailable("postgres", other),
-    })
 }
 
 /// The offset to go on from, of each partition that the store has seen.
@@ -114,17 +103,18 @@ pub(super) async fn move_offset(
 }
 
 /// Stores rows of one table. Rows that PostgreSQL refuses are found by halving and returned with its words; all
-/// others are stored.
+/// others are stored. With `tells` people are told of what is new.
 pub(super) async fn store(
     transaction: &mut Transaction<'_, Postgres>,
     table: &Table,
     rows: &[Staged],
+    tells: bool,
 ) -> Result<Vec<(usize, String)>, SinkError> {
     let mut refused = Vec::new();
     let mut parts = if rows.is_empty() { vec![] } else { vec![(0, rows.len())] };
     while let Some((from, to)) = parts.pop() {
         let mut savepoint = (**transaction).begin().await.map_err(failed)?;
-        match attempt(&mut savepoint, table, &rows[from..to]).await {
+        match attempt(&mut savepoint, table, &rows[from..to], tells).await {
             Ok(()) => savepoint.commit().await.map_err(failed)?,
             Err(error) if is_about_rows(&error) => {
                 savepoint.rollback().await.map_err(failed)?;
@@ -146,6 +136,7 @@ async fn attempt(
     transaction: &mut Transaction<'_, Postgres>,
     table: &Table,
     rows: &[Staged],
+    tells: bool,
 ) -> Result<(), sqlx::Error> {
     let mut copy = transaction.copy_in_raw(table.copy).await?;
     let mut bytes = HEADER.to_vec();
@@ -155,7 +146,7 @@ async fn attempt(
     bytes.extend_from_slice(TRAILER);
     copy.send(bytes).await?;
     copy.finish().await?;
-    sqlx::query(AssertSqlSafe(table.merge)).execute(&mut **transaction).await?;
+    sqlx::query(AssertSqlSafe(Merge { table, tells }.to_string())).execute(&mut **transaction).await?;
     transaction.execute(table.clear).await?;
     Ok(())
 }
@@ -171,7 +162,7 @@ fn is_about_rows(error: &sqlx::Error) -> bool {
 
 /// What to do about an error. Only a missing table or column and the like need a person: the schema is not ours
 /// any more. A wrong password or a missing database may be set up later, so they are waited for.
-pub(super) fn failed(error: sqlx::Error) -> SinkError {
+pub(crate) fn failed(error: sqlx::Error) -> SinkError {
     let code = error.as_database_error().and_then(|error| error.code().map(std::borrow::Cow::into_owned));
     match code {
         Some(code) if code.starts_with("42") && code != "42501" => {

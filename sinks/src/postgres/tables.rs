@@ -6,17 +6,17 @@
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use schemas::{event::event_type, family::Family, record::RecordKind};
-use sha2::{Digest, Sha256};
+use schemas::{family::Family, record::RecordKind};
 
 use super::{
+    columns::{AGENTS, ALERTS, FEATURES_1H, FEATURES_1M, USER_FEATURES_1H, USERS_OF_FEATURES},
     config::Exclude,
-    copy::{Cells, Column, Kind, Tuple},
+    copy::{Cells, Column},
+    feedback, programs,
 };
 use crate::{
     SinkError,
     batch::{Place, Rows},
-    column::{self, cell},
 };
 
 /// A table's statements.
@@ -43,7 +43,7 @@ pub(super) struct Staged {
 pub(super) type Refused = (usize, String);
 
 /// How many tables there are.
-pub(super) const COUNT: usize = 4;
+pub(super) const COUNT: usize = 9;
 
 /// What a batch brings for one table.
 pub(super) struct ForTable {
@@ -98,218 +98,129 @@ pub(super) static TABLES: [Table; COUNT] = [
                 on commit delete rows",
         copy: "copy staged_alerts (finding_uid, rule_id, rule_title, rule_set, kind, severity_id, severity, status_id, \
                status, activity_id, class_uid, type_uid, agent_id, session, lane, seq, event_id, host, username, \
-               event_time, first_seen, last_seen, count, window_start, window_end, message, attacks, evidence, labels) \
-               from stdin (format binary)",
+               event_time, first_seen, last_seen, count, window_start, window_end, message, attacks, evidence, labels, \
+               revision, status_detail, suppressed) from stdin (format binary)",
         merge: "insert into alerts as t \
                 select distinct on (finding_uid) * from staged_alerts \
-                order by finding_uid, last_seen desc, count desc \
+                order by finding_uid, revision desc, last_seen desc, count desc \
                 on conflict (finding_uid) do update set \
                 severity_id = excluded.severity_id, severity = excluded.severity, status_id = excluded.status_id, \
                 status = excluded.status, activity_id = excluded.activity_id, type_uid = excluded.type_uid, \
                 last_seen = excluded.last_seen, count = excluded.count, window_end = excluded.window_end, \
-                message = excluded.message, evidence = excluded.evidence, labels = excluded.labels \
-                where (excluded.last_seen, excluded.count) > (t.last_seen, t.count)",
+                message = excluded.message, evidence = excluded.evidence, labels = excluded.labels, \
+                revision = excluded.revision, status_detail = excluded.status_detail, \
+                suppressed = excluded.suppressed, stored_at = excluded.stored_at \
+                where (excluded.revision, excluded.last_seen, excluded.count) > (t.revision, t.last_seen, t.count)",
         clear: "truncate staged_alerts",
     },
+    Table {
+        name: "features_1h",
+        stage: "create temporary table if not exists staged_features_1h (like features_1h including defaults) \
+                on commit delete rows",
+        copy: "copy staged_features_1h (agent_id, window_start, window_end, host, revision, is_partial, events, \
+               reports_expected, reports_received, coverage, late, lost, samples, cpu_mean, cpu_max, cpu_over_share, \
+               load_mean, load_max, mem_used_mean_bytes, mem_used_max_bytes, mem_over_share, disk_used_max_percent, \
+               net_rx_mean_bytes_per_s, net_tx_mean_bytes_per_s, starts, first_seen_starts, suspicious_paths, \
+               activity_reports, active_s, idle_runs, mouse_events, keyboard_events) from stdin (format binary)",
+        merge: include_str!("merge_features_1h.sql"),
+        clear: "truncate staged_features_1h",
+    },
+    Table {
+        name: "user_features_1h",
+        stage: "create temporary table if not exists staged_user_features_1h \
+                (like user_features_1h including defaults) on commit delete rows",
+        copy: "copy staged_user_features_1h (agent_id, username, window_start, window_end, host, revision, \
+               is_partial, coverage, starts, first_seen_starts, suspicious_paths, activity_reports, active_s, \
+               idle_runs, mouse_events, keyboard_events) from stdin (format binary)",
+        merge: include_str!("merge_user_features_1h.sql"),
+        clear: "truncate staged_user_features_1h",
+    },
+    Table {
+        name: "users",
+        stage: "create temporary table if not exists staged_users (like users) on commit delete rows",
+        copy: "copy staged_users (username, first_seen, last_seen) from stdin (format binary)",
+        merge: "insert into users as t \
+                select username, min(first_seen), max(last_seen) from staged_users \
+                group by username order by username \
+                on conflict (username) do update set \
+                first_seen = least(t.first_seen, excluded.first_seen), \
+                last_seen = greatest(t.last_seen, excluded.last_seen) \
+                where excluded.first_seen < t.first_seen or excluded.last_seen > t.last_seen",
+        clear: "truncate staged_users",
+    },
+    Table {
+        name: "programs",
+        stage: "create temporary table if not exists staged_programs (like programs) on commit delete rows",
+        copy: "copy staged_programs (id, name, path, path_class, first_seen, last_seen) from stdin (format binary)",
+        merge: include_str!("merge_programs.sql"),
+        clear: "truncate staged_programs",
+    },
+    feedback::TABLE,
 ];
 
-const AGENTS: [Column; 19] = [
-    ("agent_id", Kind::Text),
-    ("event_time", Kind::Time),
-    ("session", Kind::Long),
-    ("event_type", Kind::Text),
-    ("host", Kind::Text),
-    ("domain", Kind::Text),
-    ("os", Kind::Text),
-    ("os_version", Kind::Text),
-    ("time_zone", Kind::Text),
-    ("agent_version", Kind::Text),
-    ("policy_version", Kind::Text),
-    ("capabilities", Kind::Json),
-    ("interval_s", Kind::Double),
-    ("queue_rows", Kind::Long),
-    ("queue_bytes", Kind::Long),
-    ("queue_limit_bytes", Kind::Long),
-    ("shed_total", Kind::Long),
-    ("cpu_percent", Kind::Double),
-    ("memory_bytes", Kind::Long),
-];
-
-const FEATURES: [Column; 13] = [
-    ("agent_id", Kind::Text),
-    ("window_start", Kind::Time),
-    ("window_end", Kind::Time),
-    ("host", Kind::Text),
-    ("revision", Kind::Int),
-    ("is_partial", Kind::Boolean),
-    ("samples", Kind::Long),
-    ("cpu_samples", Kind::Long),
-    ("cpu_mean", Kind::Double),
-    ("cpu_min", Kind::Double),
-    ("cpu_max", Kind::Double),
-    ("mem_used_mean_bytes", Kind::Double),
-    ("mem_used_max_bytes", Kind::Long),
-];
-
-const ALERTS: [Column; 29] = [
-    ("finding_uid", Kind::Text),
-    ("rule_id", Kind::Text),
-    ("rule_title", Kind::Text),
-    ("rule_set", Kind::Text),
-    ("kind", Kind::Text),
-    ("severity_id", Kind::Int),
-    ("severity", Kind::Text),
-    ("status_id", Kind::Int),
-    ("status", Kind::Text),
-    ("activity_id", Kind::Int),
-    ("class_uid", Kind::Int),
-    ("type_uid", Kind::Long),
-    ("agent_id", Kind::Text),
-    ("session", Kind::Long),
-    ("lane", Kind::Text),
-    ("seq", Kind::Long),
-    ("event_id", Kind::Text),
-    ("host", Kind::Text),
-    ("user", Kind::Text),
-    ("event_time", Kind::Time),
-    ("first_seen", Kind::Time),
-    ("last_seen", Kind::Time),
-    ("count", Kind::Long),
-    ("window_start", Kind::Time),
-    ("window_end", Kind::Time),
-    ("message", Kind::Text),
-    ("attacks", Kind::Json),
-    ("evidence", Kind::Json),
-    ("labels", Kind::Json),
-];
-
-/// The rows of a batch that some table takes.
-pub(super) fn stage(rows: &Rows, exclude: &Exclude) -> Result<Option<ForTable>, SinkError> {
-    let (table, tuples) = match rows.kind {
-        Some(RecordKind::Family(Family::ProcessEvent)) => (0, program_starts(&rows.batch, exclude)?),
-        Some(RecordKind::Family(Family::AgentStatus)) => (1, by_column(&rows.batch, &AGENTS)?),
-        Some(RecordKind::Feature1m) => (2, by_column(&rows.batch, &FEATURES)?),
-        Some(RecordKind::Alert) => (3, by_column(&rows.batch, &ALERTS)?),
-        _ => return Ok(None),
+/// The rows of a batch, for each table that takes some of them.
+pub(super) fn stage(rows: &Rows, exclude: &Exclude) -> Result<Vec<ForTable>, SinkError> {
+    let batch = &rows.batch;
+    let tables = match rows.kind {
+        Some(RecordKind::Family(Family::ProcessEvent)) => {
+            let started = programs::stage(batch, exclude)?;
+            vec![(0, started.starts), (6, started.users), (7, started.programs)]
+        }
+        Some(RecordKind::Family(Family::AgentStatus)) => vec![(1, by_column(batch, &AGENTS)?)],
+        Some(RecordKind::Feature1m) => vec![(2, by_column(batch, &FEATURES_1M)?)],
+        Some(RecordKind::Alert) => vec![(3, by_column(batch, &ALERTS)?)],
+        Some(RecordKind::Feature1h) => vec![(4, by_column(batch, &FEATURES_1H)?)],
+        Some(RecordKind::UserFeature1h) => {
+            vec![(5, by_column(batch, &USER_FEATURES_1H)?), (6, by_column(batch, &USERS_OF_FEATURES)?)]
+        }
+        Some(RecordKind::Feedback) => vec![(8, by_column(batch, &feedback::COLUMNS)?)],
+        _ => vec![],
     };
-    let source = Arc::new(rows.batch.clone());
+    let source = Arc::new(batch.clone());
+    Ok(tables.into_iter().map(|(table, tuples)| for_table(table, tuples, rows, &source)).collect())
+}
+
+fn for_table(table: usize, tuples: Tuples, rows: &Rows, source: &Arc<RecordBatch>) -> ForTable {
     let mut staged = Vec::with_capacity(tuples.len());
     let mut refused = Vec::new();
     for (row, tuple) in tuples {
         match tuple {
             Ok(tuple) => {
                 let place = rows.places[row];
-                staged.push(Staged { tuple, place, source: Arc::clone(&source), row: row as u32 });
+                staged.push(Staged { tuple, place, source: Arc::clone(source), row: row as u32 });
             }
             Err(reason) => refused.push((row, reason)),
         }
     }
-    Ok(Some(ForTable { table, staged, refused }))
+    ForTable { table, staged, refused }
 }
 
-type Tuples = Vec<(usize, Result<Vec<u8>, String>)>;
+/// Row numbers with their tuples, or why PostgreSQL cannot store the row.
+pub(super) type Tuples = Vec<(usize, Result<Vec<u8>, String>)>;
 
 fn by_column(batch: &RecordBatch, columns: &[Column]) -> Result<Tuples, SinkError> {
     let cells = Cells::new(batch, columns)?;
     Ok((0..batch.num_rows()).map(|row| (row, cells.tuple(row))).collect())
 }
 
-fn program_starts(batch: &RecordBatch, exclude: &Exclude) -> Result<Tuples, SinkError> {
-    let (kind, agent) = (column::text(batch, "event_type")?, column::text(batch, "agent_id")?);
-    let (user, name) = (column::text(batch, "user")?, column::text(batch, "name")?);
-    let (class, lane) = (column::text(batch, "path_class")?, column::text(batch, "lane")?);
-    let (session, seq) = (column::long(batch, "session")?, column::long(batch, "seq")?);
-    let (time, event_id) = (column::long(batch, "event_time")?, column::text(batch, "event_id")?);
-    let mut tuples = Vec::new();
-    for row in 0..batch.num_rows() {
-        let (user, name) = (cell(user, row), cell(name, row));
-        if kind.value(row) != event_type::PROCESS_STARTED
-            || is_excluded(exclude, name, user, cell(class, row))
-        {
-            continue;
-        }
-        let id = identity_hash(
-            agent.value(row),
-            session.value(row),
-            lane.value(row),
-            seq.value(row),
-            cell(event_id, row),
-        );
-        let mut tuple = Tuple::new(5);
-        tuple.uuid(id);
-        let timed = tuple.time("event_time", time.value(row));
-        for text in [user, name, Some(agent.value(row))] {
-            match text {
-                Some(text) => tuple.text(text),
-                None => tuple.null(),
-            }
-        }
-        tuples.push((row, timed.map(|()| tuple.finish())));
-    }
-    Ok(tuples)
-}
-
-fn is_excluded(exclude: &Exclude, name: Option<&str>, user: Option<&str>, class: Option<&str>) -> bool {
-    let listed = |list: &[String], value: Option<&str>| {
-        value.is_some_and(|value| list.iter().any(|listed| listed.to_lowercase() == value.to_lowercase()))
-    };
-    listed(&exclude.names, name) || listed(&exclude.users, user) || listed(&exclude.path_classes, class)
-}
-
-/// 128 bits of SHA-256 over the event's identity, shaped as a UUID of version 8 (RFC 9562).
-fn identity_hash(agent: &str, session: i64, lane: &str, seq: i64, event_id: Option<&str>) -> [u8; 16] {
-    let mut hash = Sha256::new();
-    for text in [agent, lane, event_id.unwrap_or("")] {
-        hash.update((text.len() as u64).to_be_bytes());
-        hash.update(text.as_bytes());
-    }
-    hash.update(session.to_be_bytes());
-    hash.update(seq.to_be_bytes());
-    let digest = hash.finalize();
-    let mut id = [0; 16];
-    id.copy_from_slice(&digest[..16]);
-    *uuid::Builder::from_custom_bytes(id).into_uuid().as_bytes()
-}
-
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     #[test]
-    fn system_programs_are_excluded_only_when_asked() {
-        let exclude = Exclude {
-            names: vec!["Svchost.EXE".to_owned()],
-            users: vec![],
-            path_classes: vec!["system".to_owned()],
-        };
-        assert!(is_excluded(&exclude, Some("svchost.exe"), None, None));
-        assert!(is_excluded(&exclude, Some("x"), None, Some("system")));
-        assert!(!is_excluded(&exclude, Some("x"), Some("root"), Some("home")));
-        assert!(!is_excluded(&Exclude::default(), Some("svchost.exe"), Some("SYSTEM"), Some("system")));
-    }
-
-    #[test]
     fn staged_columns_and_copy_statements_agree() {
-        for (table, columns) in
-            [(&TABLES[1], AGENTS.len()), (&TABLES[2], FEATURES.len()), (&TABLES[3], ALERTS.len())]
-        {
-            let list = table.copy.split(['(', ')']).nth(1).unwrap();
-            assert_eq!(list.split(',').count(), columns, "{}", table.name);
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn an_identity_always_has_the_same_id_and_another_has_another(
-            agent in ".{0,8}", session: i64, seq in 0..i64::MAX,
-        ) {
-            let id = identity_hash(&agent, session, "normal", seq, None);
-            prop_assert_eq!(id, identity_hash(&agent, session, "normal", seq, None));
-            prop_assert_ne!(id, identity_hash(&agent, session, "normal", seq - 1, None));
-            prop_assert_ne!(id, identity_hash(&agent, session, "bulk", seq, None));
-            prop_assert_ne!(id, identity_hash(&agent, session, "normal", seq, Some("x")));
+        let columns = [
+            (1, AGENTS.len()),
+            (2, FEATURES_1M.len()),
+            (3, ALERTS.len()),
+            (4, FEATURES_1H.len()),
+            (5, USER_FEATURES_1H.len()),
+            (6, USERS_OF_FEATURES.len()),
+            (8, feedback::COLUMNS.len()),
+        ];
+        for (table, columns) in columns {
+            let list = TABLES[table].copy.split(['(', ')']).nth(1).unwrap();
+            assert_eq!(list.split(',').count(), columns, "{}", TABLES[table].name);
         }
     }
 }

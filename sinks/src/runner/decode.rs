@@ -7,7 +7,7 @@ use eventlog::{Record, batches::BatchDecoder};
 use crate::batch::{Batch, Place, Poison, Rows, Span};
 
 /// Decodes Avro; what is none of ours is set apart. Fails only while the registry is away.
-pub(super) fn decode(
+pub(crate) fn decode(
     topic: &Arc<str>,
     records: &[Record],
     spans: &[Span],

@@ -96,6 +96,7 @@ impl<S: Sink> Drive<S> {
         let reader = Reader::new(
             name,
             self.feed.clone(),
+            self.sink.takes_new_fields(),
             events,
             orders,
             Arc::clone(&stop.0),

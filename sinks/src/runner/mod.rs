@@ -17,6 +17,8 @@ mod starting;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use decode::decode;
+
 use std::{sync::Arc, time::Duration};
 
 use eventlog::{Log, registry::SchemaRegistry};

@@ -54,6 +54,7 @@ const STEP: Duration = Duration::from_millis(2);
 pub(super) struct Reader {
     name: &'static str,
     feed: Feed,
+    takes_new_fields: bool,
     events: mpsc::Sender<Event>,
     commands: Receiver<Command>,
     stop: Arc<AtomicBool>,
@@ -75,6 +76,7 @@ impl Reader {
     pub(super) fn new(
         name: &'static str,
         feed: Feed,
+        takes_new_fields: bool,
         events: mpsc::Sender<Event>,
         commands: Receiver<Command>,
         stop: Arc<AtomicBool>,
@@ -83,6 +85,7 @@ impl Reader {
         Self {
             name,
             feed,
+            takes_new_fields,
             events,
             commands,
             stop,
@@ -114,7 +117,8 @@ impl Reader {
         let Some(mut consumer) = self.join_group(log)? else {
             return Ok(());
         };
-        let mut decoder = BatchDecoder::new(registry);
+        let mut decoder =
+            if self.takes_new_fields { BatchDecoder::growing(registry) } else { BatchDecoder::new(registry) };
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         self.component.ready();
         while !self.stopped() {

@@ -101,6 +101,12 @@ impl Part {
         bail!("{} did not end within {within:?}; see {}", self.name, self.log.display());
     }
 
+    /// Stops it without its knowledge, as a machine that is suspended, or wakes it.
+    pub fn suspend(&self, asleep: bool) -> anyhow::Result<()> {
+        let signal = if asleep { Signal::SIGSTOP } else { Signal::SIGCONT };
+        kill(Pid::from_raw(self.pid() as i32), signal).with_context(|| format!("{signal} for {}", self.name))
+    }
+
     /// Kills it as a power cut would.
     pub fn kill(&mut self) -> anyhow::Result<()> {
         self.child.kill()?;

@@ -60,10 +60,12 @@ async fn main() -> anyhow::Result<ExitCode> {
     on_signals(&shutdown);
     let mix = Mix { base: args.base, step: args.step, suspicious_every: args.suspicious_every };
     let source = Synthetic::new(mix, args.events, args.rate, args.live);
+    let last_word = config.scheduler.report_interval + Duration::from_secs(1);
     let watcher = tokio::spawn(stop_when_made(
         source.progress(),
         args.events,
         config.state_dir.join("progress"),
+        last_word,
         shutdown.clone(),
     ));
     edge_agent::run_with(config, vec![Box::new(source)], shutdown).await?;
@@ -76,9 +78,16 @@ async fn main() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Asks the agent to end when all events are made: it drains what is not confirmed yet. The outbox cannot tell, for
-/// a running agent holds it alone.
-async fn stop_when_made(made: Arc<AtomicU64>, events: u64, progress: PathBuf, shutdown: Shutdown) {
+/// Asks the agent to end when all events are made and it had the time to report once more: with event times of long ago
+/// whatever waits in the outbox is a backlog, and only such a report tells that it is gone. The agent drains what is not
+/// confirmed yet. The outbox cannot tell, for a running agent holds it alone.
+async fn stop_when_made(
+    made: Arc<AtomicU64>,
+    events: u64,
+    progress: PathBuf,
+    last_word: Duration,
+    shutdown: Shutdown,
+) {
     loop {
         tokio::time::sleep(Duration::from_millis(100)).await;
         let so_far = made.load(Ordering::Relaxed);
@@ -87,6 +96,7 @@ async fn stop_when_made(made: Arc<AtomicU64>, events: u64, progress: PathBuf, sh
         let written =
             fs_err::write(&draft, so_far.to_string()).and_then(|()| fs_err::rename(&draft, &progress));
         if written.is_ok() && so_far >= events {
+            tokio::time::sleep(last_word).await;
             shutdown.request();
             return;
         }

@@ -4,10 +4,15 @@
 //! bucket. So scenarios run side by side, beside a running `make run`. Nothing here sleeps to synchronise:
 //! every wait names a condition and a deadline.
 
+mod backfill;
 mod bad_input;
 mod configuration;
 mod crash;
+mod dashboards;
+mod https;
 mod identities;
+mod lake;
+mod notifications;
 mod outages;
 mod replay;
 mod rows;

@@ -99,7 +99,24 @@ async fn every_line_of_a_recording_is_accounted_for() -> anyhow::Result<()> {
         &[("suspicious-path", "invoice.exe"), ("masquerading-windows", r"Public\\svchost.exe")],
     )
     .await?;
+    ensure!(tapped(&stage, "name = 'invoice.exe' AND event_type = 'process_started'")? == 1);
+    ensure!(tapped(&stage, "pid < 0")? == 0);
     stage.stop("up")
+}
+
+/// Rows of process events that `varta tap --where` prints.
+fn tapped(stage: &Stage, condition: &str) -> anyhow::Result<usize> {
+    let output = blocking(|| {
+        Command::new(Program::Varta.path()?)
+            .arg("--config")
+            .arg(stage.folder.join("up.toml"))
+            .args(["tap", "events.process_event", "--from-start", "--to-end", "--where", condition])
+            .output()
+            .context("running varta tap")
+    })?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "tap ended with {} and said:\n{said}", output.status);
+    Ok(String::from_utf8(output.stdout)?.lines().count())
 }
 
 /// The recordings of real attacks, where this machine has them.

@@ -153,7 +153,8 @@ pub(crate) fn text(path: &Path) -> anyhow::Result<&str> {
     path.to_str().ok_or_else(|| anyhow::anyhow!("{} is not UTF-8", path.display()))
 }
 
-fn place(name: &str) -> anyhow::Result<(String, PathBuf)> {
+/// A name that nobody else has, and a folder of this name.
+pub(crate) fn place(name: &str) -> anyhow::Result<(String, PathBuf)> {
     let unique = uuid::Uuid::new_v4().simple().to_string();
     let prefix = format!("{name}-{}", &unique[..6]);
     let folder = PathBuf::from(tests::servers::variable("VARTA_STACK_DIR")?).join("system").join(&prefix);

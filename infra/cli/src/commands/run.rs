@@ -30,7 +30,9 @@ pub(crate) async fn run(config: Config, parts: &[Part]) -> anyhow::Result<Exit> 
         let address: SocketAddr = config.http.listen.parse()?;
         supervisor.spawn("http", runtime::http::serve(address, health.clone(), shutdown.clone()));
     }
-    if !prepare(&config, &log, &registry, &health, &shutdown).await? {
+    if parts.iter().any(|part| part.needs_log())
+        && !prepare(&config, &log, &registry, &health, &shutdown).await?
+    {
         return Ok(Exit::Done);
     }
     for part in parts {
@@ -83,7 +85,7 @@ pub(crate) async fn run(config: Config, parts: &[Part]) -> anyhow::Result<Exit> 
             Part::Sink(SinkName::Postgres) if config.sinks.postgres.enabled => supervisor.spawn(
                 "postgres",
                 sinks::postgres::run(
-                    config.sinks.postgres.clone(),
+                    config.sinks.postgres(),
                     log.clone(),
                     registry.clone(),
                     topics.clone(),
@@ -91,6 +93,32 @@ pub(crate) async fn run(config: Config, parts: &[Part]) -> anyhow::Result<Exit> 
                     shutdown.clone(),
                 ),
             ),
+            Part::Sink(SinkName::Notifier) if config.sinks.notifier.is_on() => supervisor.spawn(
+                "notifier",
+                sinks::notifier::run(config.sinks.notifier(), health.clone(), shutdown.clone()),
+            ),
+            Part::Sink(SinkName::Mqtt) if config.sinks.mqtt.enabled => supervisor.spawn(
+                "mqtt",
+                sinks::mqtt::run(
+                    config.sinks.mqtt.clone(),
+                    log.clone(),
+                    registry.clone(),
+                    topics.clone(),
+                    health.clone(),
+                    shutdown.clone(),
+                ),
+            ),
+            Part::Sink(SinkName::Reports) if config.reports.enabled && config.sinks.postgres.enabled => {
+                supervisor.spawn(
+                    "reports",
+                    sinks::reports::run(
+                        config.reports.clone(),
+                        config.sinks.postgres.clone(),
+                        health.clone(),
+                        shutdown.clone(),
+                    ),
+                );
+            }
             Part::Sink(name) => tracing::info!(sink = ?name, "not enabled"),
         }
     }

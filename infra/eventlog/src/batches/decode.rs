@@ -5,6 +5,7 @@ use std::sync::{Arc, Once};
 
 use apache_avro::Schema as ApacheSchema;
 use apache_avro::reader::datum::GenericDatumReader;
+use arrow::datatypes::{Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use arrow_avro::reader::{Decoder, ReaderBuilder};
 use arrow_avro::schema::{AvroSchema, Fingerprint, FingerprintAlgorithm, SchemaStore};
@@ -25,7 +26,8 @@ const MAX_FIELD: usize = 16 << 20;
 pub struct Group {
     /// Their kind. A kind that comes in several versions has several groups.
     pub kind: RecordKind,
-    /// One row for each record, in the columns of [`arrow_schema`] whatever the version.
+    /// One row for each record, in the columns of [`arrow_schema`] whatever the version; behind them, if the decoder
+    /// is a [growing](BatchDecoder::growing) one, those that only a newer version has.
     pub batch: RecordBatch,
     /// For each row the index of its record, ascending.
     pub rows: Vec<u32>,
@@ -44,6 +46,7 @@ pub struct Decoded {
 pub struct BatchDecoder {
     registry: Arc<dyn SchemaRegistry>,
     versions: HashMap<u32, Version>,
+    is_growing: bool,
 }
 
 /// One schema id, that is, one version of one kind.
@@ -52,6 +55,9 @@ struct Version {
     kind: RecordKind,
     text: Arc<str>,
     schema: ApacheSchema,
+    /// What is read: the schema of this program, and behind it what only the version has.
+    reader: Arc<str>,
+    columns: SchemaRef,
     decoder: Decoder,
 }
 
@@ -62,7 +68,13 @@ impl BatchDecoder {
         LIMIT.call_once(|| {
             apache_avro::util::max_allocation_bytes(MAX_FIELD);
         });
-        Self { registry, versions: HashMap::new() }
+        Self { registry, versions: HashMap::new(), is_growing: false }
+    }
+
+    /// The same for who keeps what it does not understand: fields that a newer version of a record has added become
+    /// columns, if they are text, numbers, booleans or times. Other new fields are left out, as by [`Self::new`].
+    pub fn growing(registry: Arc<dyn SchemaRegistry>) -> Self {
+        Self { is_growing: true, ..Self::new(registry) }
     }
 
     /// Decodes what can be decoded and names the rest.
@@ -91,7 +103,7 @@ impl BatchDecoder {
                 Err(error @ RegistryError::NotFound { .. }) => return Ok(Err(error.to_string())),
                 Err(error) => return Err(error),
             };
-            match Version::new(id, text) {
+            match Version::new(id, text, self.is_growing) {
                 Ok(version) => self.versions.insert(id, version),
                 Err(reason) => return Ok(Err(reason)),
             };
@@ -128,7 +140,7 @@ fn by_schema(records: &[Record], poison: &mut Vec<(u32, String)>) -> Vec<(u32, V
 }
 
 impl Version {
-    fn new(id: u32, text: Arc<str>) -> Result<Self, String> {
+    fn new(id: u32, text: Arc<str>, is_growing: bool) -> Result<Self, String> {
         let schema =
             ApacheSchema::parse_str(&text).map_err(|error| format!("schema {id} is not Avro: {error}"))?;
         let name = match &schema {
@@ -137,9 +149,12 @@ impl Version {
         };
         let kind = RecordKind::from_full_name(&name)
             .ok_or_else(|| format!("schema {id} is of `{name}`, which is not known here"))?;
-        let decoder =
-            decoder(id, &text, kind).map_err(|error| format!("schema {id} of `{name}`: {error}"))?;
-        Ok(Self { id, kind, text, schema, decoder })
+        let wrong = |error: String| format!("schema {id} of `{name}`: {error}");
+        let grown = if is_growing { grown(kind, &text) } else { None };
+        let reader: Arc<str> = grown.as_deref().unwrap_or_else(|| kind.avsc()).into();
+        let decoder = decoder(id, &text, &reader).map_err(wrong)?;
+        let columns = if grown.is_some() { columns(kind, &decoder) } else { arrow_schema(kind) };
+        Ok(Self { id, kind, text, schema, reader, columns, decoder })
     }
 
     fn decode(&mut self, records: &[Record], mut rows: Vec<u32>, decoded: &mut Decoded) {
@@ -171,10 +186,10 @@ impl Version {
 
     /// All these records as one batch, or nothing; then the decoder is a new one.
     fn at_once(&mut self, records: &[Record], rows: &[u32]) -> Result<RecordBatch, String> {
-        let tried =
-            feed(&mut self.decoder, records, rows).and_then(|()| finish(&mut self.decoder, self.kind, rows));
+        let tried = feed(&mut self.decoder, records, rows)
+            .and_then(|()| finish(&mut self.decoder, &self.columns, rows));
         if tried.is_err()
-            && let Ok(fresh) = decoder(self.id, &self.text, self.kind)
+            && let Ok(fresh) = decoder(self.id, &self.text, &self.reader)
         {
             self.decoder = fresh;
         }
@@ -200,14 +215,57 @@ impl Version {
     }
 }
 
-fn decoder(id: u32, text: &str, kind: RecordKind) -> Result<Decoder, String> {
+/// The schema of this program with the fields that only `text`, a newer version, has; `None` if there are none.
+fn grown(kind: RecordKind, text: &str) -> Option<String> {
+    let mut ours: serde_json::Value = serde_json::from_str(kind.avsc()).ok()?;
+    let theirs: serde_json::Value = serde_json::from_str(text).ok()?;
+    let known = arrow_schema(kind);
+    let is_new = |field: &&serde_json::Value| {
+        field["name"].as_str().is_some_and(|name| known.index_of(name).is_err()) && is_plain(&field["type"])
+    };
+    let added: Vec<_> = theirs["fields"].as_array()?.iter().filter(is_new).cloned().collect();
+    if added.is_empty() {
+        return None;
+    }
+    ours["fields"].as_array_mut()?.extend(added);
+    Some(ours.to_string())
+}
+
+/// Text, a number, a boolean or a time in µs; or null instead of it.
+fn is_plain(kind: &serde_json::Value) -> bool {
+    match kind {
+        serde_json::Value::String(name) => {
+            ["string", "long", "int", "double", "boolean"].contains(&name.as_str())
+        }
+        serde_json::Value::Object(kind) => {
+            kind.get("type").is_some_and(|of| of == "long")
+                && kind.get("logicalType").is_some_and(|logical| logical == "timestamp-micros")
+        }
+        serde_json::Value::Array(either) => {
+            let others: Vec<_> = either.iter().filter(|of| *of != "null").collect();
+            either.len() == 2 && matches!(others[..], [of] if !of.is_array() && is_plain(of))
+        }
+        _ => false,
+    }
+}
+
+/// The canonical columns of the record, and behind them the others that the decoder gives.
+fn columns(kind: RecordKind, decoder: &Decoder) -> SchemaRef {
+    let canonical = arrow_schema(kind);
+    let fields = decoder.schema();
+    let others = fields.fields().iter().skip(canonical.fields().len());
+    let others = others.map(|field| Arc::new(field.as_ref().clone().with_metadata(HashMap::new())));
+    Arc::new(Schema::new(canonical.fields().iter().cloned().chain(others).collect::<Vec<_>>()))
+}
+
+fn decoder(id: u32, text: &str, reader: &str) -> Result<Decoder, String> {
     let mut store = SchemaStore::new_with_type(FingerprintAlgorithm::Id);
     store.set(Fingerprint::Id(id), AvroSchema::new(text.to_owned())).map_err(|error| error.to_string())?;
     ReaderBuilder::new()
         .with_batch_size(NEVER_FULL)
         .with_writer_schema_store(store)
         .with_active_fingerprint(Fingerprint::Id(id))
-        .with_reader_schema(AvroSchema::new(kind.avsc().to_owned()))
+        .with_reader_schema(AvroSchema::new(reader.to_owned()))
         .build_decoder()
         .map_err(|error| error.to_string())
 }
@@ -226,18 +284,18 @@ fn feed(decoder: &mut Decoder, records: &[Record], rows: &[u32]) -> Result<(), S
     Ok(())
 }
 
-/// Batches of different versions have different metadata; all get the canonical schema.
-fn finish(decoder: &mut Decoder, kind: RecordKind, rows: &[u32]) -> Result<RecordBatch, String> {
+/// Batches of different versions have different metadata; all get the same schema.
+fn finish(decoder: &mut Decoder, columns: &SchemaRef, rows: &[u32]) -> Result<RecordBatch, String> {
     let flushed = decoder.flush().map_err(|error| error.to_string())?;
     let batch = match flushed {
         Some(batch) if batch.num_rows() == rows.len() => batch,
         Some(batch) => {
             return Err(format!("{} rows came of {} records", batch.num_rows(), rows.len()));
         }
-        None if rows.is_empty() => return Ok(RecordBatch::new_empty(arrow_schema(kind))),
+        None if rows.is_empty() => return Ok(RecordBatch::new_empty(Arc::clone(columns))),
         None => return Err("no rows came".to_owned()),
     };
-    RecordBatch::try_new(arrow_schema(kind), batch.columns().to_vec()).map_err(|error| error.to_string())
+    RecordBatch::try_new(Arc::clone(columns), batch.columns().to_vec()).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

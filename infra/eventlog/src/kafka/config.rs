@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
-use runtime::config::{Check, Problems, key};
+use runtime::config::{ByteSize, Check, Problems, key};
 use serde::Deserialize;
 
 /// What record batches are compressed with.
@@ -46,6 +46,9 @@ pub struct KafkaConfig {
     /// The same for records of a transaction; a commit waits for it.
     #[serde(with = "humantime_serde")]
     pub commit_linger: Duration,
+    /// What a consumer fetches ahead of whoever polls it, over all its partitions, and asks for at once. The client
+    /// needs about twice as much memory for it.
+    pub fetch_ahead: ByteSize,
     /// What record batches are compressed with.
     pub compression: Compression,
     /// Copies of each partition when topics are made; -1 leaves it to the broker.
@@ -66,6 +69,7 @@ impl Default for KafkaConfig {
             // as Kafka's own clients since 4.0; with 2 ms a bridge of single events needs a third more CPU
             linger: Duration::from_millis(5),
             commit_linger: Duration::from_millis(2),
+            fetch_ahead: ByteSize::mib(16),
             compression: Compression::Lz4,
             replication: -1,
             properties: BTreeMap::new(),
@@ -99,6 +103,9 @@ impl Check for KafkaConfig {
                 problems.add(key(at, name), "longer than 100 ms: everything would wait for it", None);
             }
         }
+        if !(ByteSize::mib(1)..=ByteSize::mib(1024)).contains(&self.fetch_ahead) {
+            problems.add(key(at, "fetch_ahead"), "must be from 1 MiB to 1 GiB", Some("16 MiB".to_owned()));
+        }
         if self.replication == 0 || self.replication < -1 {
             problems.add(key(at, "replication"), "must be at least 1, or -1 for the broker's choice", None);
         }
@@ -131,6 +138,11 @@ impl KafkaConfig {
         // starves a fast reader again and again.
         config.set("fetch.queue.backoff.ms", "2").set("fetch.error.backoff.ms", "100");
         config.set("fetch.wait.max.ms", "100");
+        // By default 64 MiB are held and 50 MiB, before decompression, asked for at once: for a sink that reads seventy
+        // partitions this was half of its memory. What a message costs beside its bytes is not counted there.
+        let ahead = self.fetch_ahead.bytes();
+        config.set("queued.max.messages.kbytes", (ahead / 1024).to_string());
+        config.set("fetch.max.bytes", (ahead / 4).max(1 << 20).to_string());
         config
     }
 
@@ -219,12 +231,14 @@ mod tests {
             transaction_timeout: Duration::from_mins(1),
             session_timeout: Duration::from_hours(1),
             linger: Duration::from_secs(1),
+            fetch_ahead: ByteSize(1),
             replication: 0,
             ..KafkaConfig::default()
         };
         wrong.check("kafka", &mut problems);
         let at: Vec<&str> = problems.iter().map(|problem| problem.at.as_str()).collect();
-        let expected = ["brokers", "transaction_timeout", "session_timeout", "linger", "replication"];
+        let expected =
+            ["brokers", "transaction_timeout", "session_timeout", "linger", "fetch_ahead", "replication"];
         assert_eq!(at, expected.map(|name| format!("kafka.{name}")));
     }
 

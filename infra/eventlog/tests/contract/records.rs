@@ -97,6 +97,25 @@ pub fn a_partition_is_read_to_its_true_end<W: World>(world: &W) {
     assert_eq!((error.message.as_str(), calls), ("enough", 1));
 }
 
+pub fn a_moment_has_an_offset<W: World>(world: &W) {
+    let (log, topic) = (world.log(), world.topic(2));
+    let of = TopicPartition::new(topic.as_str(), 1);
+    assert_eq!((log.bounds(&of).unwrap(), log.offset_at(&of, 0).unwrap()), ((0, 0), 0));
+    fill(&log, &topic, 1, 0..5);
+    assert_eq!(log.bounds(&of).unwrap(), (0, 5));
+    let mut times = Vec::new();
+    log.read_partition(&of, 0, 5, &mut |record| {
+        times.push(record.timestamp);
+        Ok(())
+    })
+    .unwrap();
+    for at in [times[0], times[2], times[4]] {
+        let first = times.iter().position(|time| *time >= at).unwrap() as i64;
+        assert_eq!(log.offset_at(&of, at).unwrap(), first, "{at} in {times:?}");
+    }
+    assert_eq!(log.offset_at(&of, times[4] + 1).unwrap(), 5);
+}
+
 pub fn the_end_counts_what_is_not_yet_visible<W: World>(world: &W) {
     let (log, topic) = (world.log(), world.topic(1));
     let of = TopicPartition::new(topic.as_str(), 0);
@@ -176,6 +195,7 @@ macro_rules! promises {
             a_group_without_offsets_begins_where_it_is_told
             what_retention_took_is_an_error_that_names_it
             a_partition_is_read_to_its_true_end
+            a_moment_has_an_offset
             the_end_counts_what_is_not_yet_visible
             a_record_that_is_too_large_is_poison
             topics_are_made_once_and_compared_after

@@ -8,9 +8,12 @@ from .kafka import Kafka
 from .mosquitto import Mosquitto
 from .postgres import Postgres
 from .registry import Registry
+from .s3 import S3
 from .server import Server
 
-ALL: Dict[str, Server] = {server.name: server for server in (Kafka(), Registry(), Mosquitto(), Postgres(), Influx())}
+ALL: Dict[str, Server] = {
+    server.name: server for server in (Kafka(), Registry(), Mosquitto(), Postgres(), Influx(), S3())
+}
 
 
 def named(names: Iterable[str]) -> List[Server]:

@@ -85,8 +85,11 @@ impl<L: Log, J: Job> Worker<L, J> {
         }
         failpoint::hit("worker.after_commit");
         session.open = None;
-        for slot in session.slots.values_mut() {
+        for (partition, slot) in &mut session.slots {
             if let Slot::Active(active) = slot {
+                if let Some(span) = self.settings.span.as_ref().filter(|_| active.moved) {
+                    span.reached(*partition, active.next);
+                }
                 active.touched = false;
                 active.moved = false;
             }

@@ -66,11 +66,12 @@ impl<L: Log, J: Job> Worker<L, J> {
         let input = TopicPartition { topic: Arc::clone(&self.settings.input), partition };
         let state = TopicPartition { topic: Arc::clone(&self.settings.state), partition };
         let to = self.read_to(&state);
+        let begin = self.settings.span.as_ref().map(|span| span.stretch(partition).from);
         let Some(session) = &mut self.session else {
             return Ok(Step::Idle);
         };
         let started = self.ticker.now();
-        let attempt = restore::attempt(&self.log, &mut session.consumer, &input, &state, to)
+        let attempt = restore::attempt(&self.log, &mut session.consumer, &input, &state, to, begin)
             .map_err(restore_trouble)?;
         let (found, next) = match attempt {
             Attempt::Agreed { found, next } => (found, next),
@@ -93,10 +94,16 @@ impl<L: Log, J: Job> Worker<L, J> {
         let mut opened = self.job.open(partition).map_err(|error| WorkerError::Job(error.to_string()))?;
         let standings = restore::apply(found, partition, opened.operators(), self.settings.on_state_mismatch)
             .map_err(restore_trouble)?;
+        let rows: usize = standings.values().map(|standing| standing.rows).sum();
+        metrics::counter!("varta_processors_restored_rows_total").increment(rows as u64);
         session.consumer.start(&[Position { topic: input.topic, partition, offset: next }])?;
         let changelog = Changelog::new(state.topic, partition, standings);
         let active = Active { state: opened, changelog, next, touched: false, moved: false };
         session.slots.insert(partition, Slot::Active(Box::new(active)));
+        if let Some(span) = &self.settings.span {
+            span.found(partition, next);
+        }
+        self.stop_at_end(partition, next);
         failpoint::hit("worker.after_restore");
         let took = self.ticker.now().saturating_sub(started);
         metrics::histogram!("varta_processors_restore_seconds").record(took.as_secs_f64());

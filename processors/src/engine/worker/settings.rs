@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use crate::engine::changelog::ChangelogError;
 use crate::engine::restore::{OnMismatch, RestoreError};
+use crate::engine::span::Span;
 
 /// How a worker runs. Durations never influence what it writes, only when.
 #[derive(Clone, Debug)]
@@ -38,6 +39,8 @@ pub struct WorkerSettings {
     pub restore_deadline: Duration,
     /// State of another definition.
     pub on_state_mismatch: OnMismatch,
+    /// What is to be read of the input, where that is not all that comes.
+    pub span: Option<Arc<Span>>,
 }
 
 /// Why a worker stopped for good.

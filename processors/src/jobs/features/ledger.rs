@@ -5,6 +5,7 @@
 //! it decides which windows have a row. Longer windows are summed up from closed shorter ones, as their measurements
 //! are.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use ahash::AHashMap;
@@ -20,6 +21,8 @@ use crate::windows::Closing;
 const NAME: &str = "features.ledger";
 const SECOND: i64 = 1_000_000;
 const SECONDS: i64 = MINUTE / SECOND;
+/// More of a host name is not kept, in bytes.
+const HOST: usize = 256;
 
 /// One window of one agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,6 +68,7 @@ impl Entry {
 
     /// Which of several names is kept must not depend on which came first.
     fn name(&mut self, host: &str) {
+        let host = &host[..host.floor_char_boundary(HOST)];
         if self.host.as_deref().is_none_or(|known| known < host) {
             self.host = Some(Arc::from(host));
         }
@@ -143,8 +147,8 @@ pub(super) struct Standing {
     pub(super) entry: Entry,
 }
 
-/// Windows of one agent by level, each by start.
-type Open = [Vec<Entry>; LEVELS];
+/// Windows of one agent by level, each by start; an outbox may drain from either end.
+type Open = [VecDeque<Entry>; LEVELS];
 
 /// The entries of all open windows.
 #[derive(Debug)]
@@ -222,7 +226,7 @@ impl Ledger {
                     closed[level].push(Standing { agent: Arc::clone(agent), entry });
                 }
             }
-            if self.agents.get(agent).is_some_and(|open| open.iter().all(Vec::is_empty)) {
+            if self.agents.get(agent).is_some_and(|open| open.iter().all(VecDeque::is_empty)) {
                 self.agents.remove(agent);
             }
         }
@@ -462,6 +466,15 @@ mod tests {
         assert_eq!(revisions(&open), [vec![0], vec![1], vec![1]]);
         assert_eq!(open[1][0].entry.events, 2, "the closed minute and the open one");
         assert_eq!(revisions(&ledger.close(&[closing("a", 60 * MINUTE)])), [vec![1], vec![2], vec![2]]);
+    }
+
+    #[test]
+    fn a_host_name_without_end_is_cut() {
+        let mut ledger = Ledger::default();
+        let long = format!("x{}", "ж".repeat(100_000));
+        ledger.note(&Arc::from("a"), 0, &Run { host: Some(&long), ..heard(&[0], 0) });
+        let closed = ledger.close(&[closing("a", MINUTE)]);
+        assert_eq!(closed[0][0].entry.host.as_deref(), Some(&long[..255]));
     }
 
     #[test]

@@ -135,6 +135,11 @@ impl FeatureWindows {
         std::iter::once(ledger).chain(self.families.iter_mut().map(Windows::operator))
     }
 
+    /// How many windows are open, of all sizes and agents.
+    pub(super) fn open(&self) -> usize {
+        self.ledger.live_rows()
+    }
+
     /// Whether moving from one watermark to the other closes a window.
     pub(super) fn closes(before: i64, after: i64) -> bool {
         after.div_euclid(MINUTE) > before.div_euclid(MINUTE)

@@ -13,7 +13,7 @@ use tests::audit::read_outbox;
 use tests::bench::part::Part;
 
 use super::everything_has_arrived;
-use super::plan::{Death, Form, Role};
+use super::plan::{Death, Form, Role, SLEEP};
 use super::streams::Streams;
 use crate::stage::{Load, Options, PATIENCE, Stage, Starter, blocking, until};
 
@@ -43,6 +43,15 @@ impl fmt::Display for Kill {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:<9} {:<34} lived {:>6.1} s", self.role, self.death.to_string(), self.lived.as_secs_f64())
     }
+}
+
+/// What the processes went through.
+pub(super) struct Ordeal {
+    pub(super) kills: Vec<Kill>,
+    /// How many events each load made.
+    pub(super) events: BTreeMap<&'static str, u64>,
+    /// How long it lasted until all loads were made and confirmed.
+    pub(super) under_fire: Duration,
 }
 
 /// What the threads share.
@@ -98,13 +107,8 @@ impl Chaos {
         Ok(Self { orders, streams: streams.clone(), watchers })
     }
 
-    /// Waits for the last death and for everything to arrive, then stops all. Returns the deaths, and how many
-    /// events each load made.
-    pub(super) async fn run(
-        self,
-        stage: &Stage,
-        form: &Form,
-    ) -> anyhow::Result<(Vec<Kill>, BTreeMap<&'static str, u64>)> {
+    /// Waits for the last death and for everything to arrive, then stops all.
+    pub(super) async fn run(self, stage: &Stage, form: &Form) -> anyhow::Result<Ordeal> {
         let outcome = self.watch(stage, form).await;
         self.orders.stop.store(true, Ordering::SeqCst);
         let events = self.orders.sent();
@@ -118,10 +122,12 @@ impl Chaos {
             }
         }
         ensure!(failures.is_empty(), "{}", failures.join("\n"));
-        outcome.map(|()| (kills, events))
+        outcome.map(|under_fire| Ordeal { kills, events, under_fire })
     }
 
-    async fn watch(&self, stage: &Stage, form: &Form) -> anyhow::Result<()> {
+    /// Answers how long the load lasted.
+    async fn watch(&self, stage: &Stage, form: &Form) -> anyhow::Result<Duration> {
+        let began = Instant::now();
         if form.long {
             self.servers_go_away(stage).await?;
         }
@@ -131,14 +137,16 @@ impl Chaos {
             Ok(self.has_failed() || self.orders.sent().len() == self.streams.0.len())
         })
         .await?;
+        let under_fire = began.elapsed();
         if self.has_failed() {
-            return Ok(()); // the watchers say why
+            return Ok(under_fire); // the watchers say why
         }
         let streams = self.streams.again(&self.orders.sent(), 0);
         tokio::select! {
-            outcome = everything_has_arrived(stage, &streams) => outcome,
-            () = self.failure() => Ok(()),
+            outcome = everything_has_arrived(stage, &streams) => outcome?,
+            () = self.failure() => {}
         }
+        Ok(under_fire)
     }
 
     fn has_failed(&self) -> bool {
@@ -217,7 +225,7 @@ impl Start {
     fn start(&self, death: Option<&Death>, events: u64) -> anyhow::Result<Part> {
         let failpoint = match death {
             Some(Death::At(name, count)) => format!("{name}={count}"),
-            Some(Death::After(_)) | None => String::new(),
+            Some(Death::After(_) | Death::Asleep) | None => String::new(),
         };
         self.starter.start(&Load { events, ..self.load }, &[("VARTA_FAILPOINT", failpoint)])
     }
@@ -292,6 +300,7 @@ fn last_life_of_a_load(role: &Role, orders: &Orders, start: &Start) -> anyhow::R
 /// Waits for the death; none if the bridges had to go before it.
 fn die(life: &mut Part, death: &Death, orders: &Orders, role: &Role) -> anyhow::Result<Option<Duration>> {
     let started = Instant::now();
+    let mut slept = 0;
     loop {
         if life.has_ended()? {
             match life.wait()? {
@@ -303,6 +312,14 @@ fn die(life: &mut Part, death: &Death, orders: &Orders, role: &Role) -> anyhow::
             Death::After(time) if started.elapsed() > *time => {
                 life.kill()?;
                 return Ok(Some(started.elapsed()));
+            }
+            Death::Asleep if slept < SLEEP.len() && started.elapsed() > SLEEP[slept] => {
+                slept += 1;
+                if slept == SLEEP.len() {
+                    life.kill()?;
+                    return Ok(Some(started.elapsed()));
+                }
+                life.suspend(slept == 1)?;
             }
             Death::At(..) if started.elapsed() > REACHED_WITHIN => {
                 bail!("{death} was not reached within {REACHED_WITHIN:?}");

@@ -27,6 +27,8 @@ const OF_THE_RUN: [&str; 6] = ["session", "seq", "received_at", "sent_at", "repl
 /// Rules whose alerts follow from the events alone. Others keep quiet for a while about what repeats, and which of
 /// several events is the first depends on the order of arrival.
 const COMPARED: [&str; 2] = ["suspicious-path", "cpu-sustained"];
+const FEATURES_OF_THE_RUN: [&str; 5] =
+    ["revision", "is_partial", "coverage", "reports_expected", "reports_received"];
 const A_FEW: usize = 5;
 const MINUTE: i64 = 60_000_000;
 /// What may be open at the end: lateness, and the gap between two events of a lane.
@@ -37,12 +39,21 @@ type Key = (usize, u64);
 /// Event to what its payload hashes to, and how often it is there.
 type Digest = HashMap<Key, (u128, u32)>;
 
+/// One alert.
+struct Told {
+    /// `rule event` or `rule window`.
+    key: String,
+    /// What it says.
+    line: String,
+    /// Stream, and the end of the last window that it rests on; of alerts about windows.
+    rests_on: Option<(usize, i64)>,
+}
+
 /// All that is compared.
 pub(super) struct Outcome {
     /// Topics and tables by name.
     payloads: BTreeMap<String, Digest>,
-    /// `rule event` or `rule window` to what it says and how often.
-    alerts: BTreeMap<String, Vec<String>>,
+    alerts: Vec<Told>,
     /// Messages of findings, of all rules, that are there more than once.
     twice: Vec<String>,
     /// Stream and window to its revisions.
@@ -99,11 +110,15 @@ pub(super) async fn stores_have_caught_up(stage: &Stage, streams: &Streams) -> a
             Ok(true)
         })
         .await?;
-    let metrics = streams.by_family().get(&Family::HostMetrics).copied().unwrap_or(0);
+    let made = streams.by_family();
     stage
-        .until("InfluxDB has every reading", patience(streams), async || {
-            let stored: usize = stage.influx.values("host_metrics", "samples").await?.values().sum();
-            ensure!(stored == metrics, "{stored} of {metrics}");
+        .until("InfluxDB has every event", patience(streams), async || {
+            for family in FAMILIES {
+                let made = made.get(&family).copied().unwrap_or(0);
+                let stored: usize =
+                    stage.influx.values(family.name(), numbered(family)).await?.values().sum();
+                ensure!(stored == made, "{}: {stored} of {made}", family.name());
+            }
             Ok(true)
         })
         .await
@@ -126,16 +141,14 @@ impl Outcome {
                 .await?;
             payloads.insert(format!("lake {}", family.name()), digest);
         }
-        let mut alerts = BTreeMap::<String, Vec<String>>::new();
+        let mut alerts = Vec::new();
         let (mut messages, mut twice) = (BTreeSet::new(), Vec::new());
         for alert in stage.alerts().await? {
             let message = (alert.text("finding_uid").map(str::to_owned), alert.long("revision"));
             if !messages.insert(message.clone()) {
                 twice.push(format!("{message:?}"));
             }
-            if let Some((key, line)) = alert_line(&alert, streams) {
-                alerts.entry(key).or_default().push(line);
-            }
+            alerts.extend(told(&alert, streams));
         }
         let mut features = BTreeMap::<(usize, i64), Vec<Row>>::new();
         for row in stage.rows(&topics.features("1m")).await? {
@@ -163,16 +176,17 @@ impl Outcome {
                 &calm.payloads[&place.replace("lake ", "events.")],
             ));
         }
-        let mut keys: Vec<_> = self.alerts.keys().chain(calm.alerts.keys()).collect();
-        keys.sort();
-        keys.dedup();
+        let (here, there) = (self.certain_alerts(calm), calm.certain_alerts(self));
+        let keys: BTreeSet<_> = here.keys().chain(there.keys()).collect();
         let differing = keys.into_iter().filter(|key| {
-            let (here, there) = (self.alerts.get(*key), calm.alerts.get(*key));
+            let (here, there) = (here.get(*key), there.get(*key));
             here != there || here.is_some_and(|lines| lines.len() != 1)
         });
-        found.extend(differing.take(A_FEW).map(|key| {
-            format!("alert {key}: disturbed {:?}, calm {:?}", self.alerts.get(key), calm.alerts.get(key))
-        }));
+        found.extend(
+            differing
+                .take(A_FEW)
+                .map(|key| format!("alert {key}: disturbed {:?}, calm {:?}", here.get(key), there.get(key))),
+        );
         for (run, twice) in [("disturbed", &self.twice), ("calm", &calm.twice)] {
             found.extend(
                 twice.iter().take(A_FEW).map(|message| format!("{run}: alert {message} is there twice")),
@@ -189,18 +203,42 @@ impl Outcome {
         found
     }
 
+    /// Alerts by key that must be equal in both runs. Rules judge complete windows: where either run ended before it
+    /// knew that a window is complete, nothing that rests on this window or a later one can be compared.
+    fn certain_alerts(&self, other: &Self) -> BTreeMap<&str, Vec<&str>> {
+        let mut found = BTreeMap::<_, Vec<_>>::new();
+        for alert in &self.alerts {
+            let is_certain = alert.rests_on.is_none_or(|(stream, end)| {
+                [self, other].iter().all(|run| run.first_partial(stream).is_none_or(|start| end <= start))
+            });
+            if is_certain {
+                found.entry(alert.key.as_str()).or_default().push(alert.line.as_str());
+            }
+        }
+        found
+    }
+
+    /// Start of the first window of a stream that was not known to be complete.
+    fn first_partial(&self, stream: usize) -> Option<i64> {
+        let of_stream = self.features.range((stream, i64::MIN)..=(stream, i64::MAX));
+        let is_partial =
+            |rows: &[Row]| last(rows).is_some_and(|row| row.cells["is_partial"] == Cell::Boolean(true));
+        of_stream.filter(|(_, rows)| is_partial(rows)).map(|((_, start), _)| *start).next()
+    }
+
     /// A comparison of nothing with nothing would be equal, too.
-    pub(super) fn must_tell_something(&self, streams: &Streams) -> anyhow::Result<()> {
+    pub(super) fn must_tell_something(&self, other: &Self, streams: &Streams) -> anyhow::Result<()> {
+        let alerts = self.certain_alerts(other);
         for (index, stream) in streams.0.iter().enumerate() {
             let numbers: Vec<u64> =
                 (0..stream.load.events).filter(|n| is_suspicious(&stream.load, *n)).collect();
             ensure!(numbers.len() > 3, "{} suspicious starts only", numbers.len());
             for n in &numbers {
                 let key = format!("suspicious-path of {index}, event {n}");
-                ensure!(self.alerts.contains_key(&key), "no alert: {key}");
+                ensure!(alerts.contains_key(key.as_str()), "no alert: {key}");
             }
         }
-        let sustained = self.alerts.keys().filter(|key| key.contains("window")).count();
+        let sustained = alerts.keys().filter(|key| key.contains("window")).count();
         ensure!(sustained > 0, "no alert about a window");
         ensure!(self.features.len() > 10, "{} closed windows only", self.features.len());
         Ok(())
@@ -241,15 +279,18 @@ fn note(digest: &mut Digest, streams: &Streams, family: Family, row: &Row) {
 }
 
 /// The column in which the mix carries its number.
-fn number(family: Family, row: &Row) -> Option<u64> {
-    let column = match family {
+fn numbered(family: Family) -> &'static str {
+    match family {
         Family::HostMetrics => "samples",
         Family::ProcessSample => "snapshot_id",
         Family::ProcessEvent => "pid",
         Family::UserActivity => "mouse_events",
         _ => "size_bytes",
-    };
-    u64::try_from(row.long(column)?).ok()
+    }
+}
+
+fn number(family: Family, row: &Row) -> Option<u64> {
+    u64::try_from(row.long(numbered(family))?).ok()
 }
 
 fn of_digests(place: &str, here: &Digest, there: &Digest) -> Vec<String> {
@@ -275,15 +316,19 @@ fn of_digests(place: &str, here: &Digest, there: &Digest) -> Vec<String> {
     shown
 }
 
-/// What an alert is about, and what it says; `None` where it is about the run itself.
-fn alert_line(alert: &Row, streams: &Streams) -> Option<(String, String)> {
+/// What is compared of an alert; `None` where it is about the run itself.
+fn told(alert: &Row, streams: &Streams) -> Option<Told> {
     let rule = alert.text("rule_id").filter(|rule| COMPARED.contains(rule))?;
     let stream = streams.of_agent(alert.text("agent_id")?)?;
     if alert.long("window_start").is_some() {
         let line = alert.line_without(&["finding_uid", "session", "seq", "evidence", "message", "lane"]);
         let (_, window) = closed(alert, streams)?;
         let revision = alert.long("revision")?;
-        return Some((format!("{rule} of {stream}, window {window}, revision {revision}"), line));
+        return Some(Told {
+            key: format!("{rule} of {stream}, window {window}, revision {revision}"),
+            line,
+            rests_on: Some((stream, alert.long("event_time")?)),
+        });
     }
     let mut evidence: Value = serde_json::from_str(alert.text("evidence")?).ok()?;
     let first = evidence.get_mut(0)?.as_object_mut()?;
@@ -292,7 +337,11 @@ fn alert_line(alert: &Row, streams: &Streams) -> Option<(String, String)> {
         first.remove(column);
     }
     let line = alert.line_without(&["finding_uid", "session", "seq", "evidence"]);
-    Some((format!("{rule} of {stream}, event {number}"), format!("{line} {evidence}")))
+    Some(Told {
+        key: format!("{rule} of {stream}, event {number}"),
+        line: format!("{line} {evidence}"),
+        rests_on: None,
+    })
 }
 
 fn is_suspicious(load: &Load, n: u64) -> bool {
@@ -306,14 +355,15 @@ fn last(rows: &[Row]) -> Option<&Row> {
     rows.iter().max_by_key(|row| row.long("revision"))
 }
 
-/// Counts equal, floats within what another order of adding may change; revision and partial tell of the run.
+fn is_partial(rows: &[Row]) -> bool {
+    last(rows).is_some_and(|row| row.cells["is_partial"] == Cell::Boolean(true))
+}
+
+/// Counts equal, floats within what another order of adding may change. Revision and partial tell of the run, and so
+/// does coverage: how often an agent reports is known from when it said so.
 fn are_close(here: &Row, there: &Row) -> bool {
     let columns = |row: &Row| -> Vec<String> {
-        row.cells
-            .keys()
-            .filter(|name| !["revision", "is_partial"].contains(&name.as_str()))
-            .cloned()
-            .collect()
+        row.cells.keys().filter(|name| !FEATURES_OF_THE_RUN.contains(&name.as_str())).cloned().collect()
     };
     columns(here) == columns(there)
         && columns(here).iter().all(|name| match (&here.cells[name], &there.cells[name]) {
@@ -345,14 +395,9 @@ async fn stored(
     for (place, query) in tables {
         stored.insert(place.to_owned(), counted(stage.postgres.texts(&query).await?));
     }
-    for (measurement, field) in [
-        ("host_metrics", "samples"),
-        ("process_sample", "snapshot_id"),
-        ("process_event", "pid"),
-        ("user_activity", "mouse_events"),
-        ("file_event", "size_bytes"),
-    ] {
-        stored.insert(format!("influx {measurement}"), stage.influx.values(measurement, field).await?);
+    for family in FAMILIES {
+        let points = stage.influx.values(family.name(), numbered(family)).await?;
+        stored.insert(format!("influx {}", family.name()), points);
     }
     Ok(stored)
 }
@@ -382,11 +427,13 @@ impl fmt::Display for Outcome {
         };
         write!(
             f,
-            "{} events on topics, {} in the lake, {} alerts, {} closed windows, {} program starts",
+            "{} events on topics, {} in the lake, {} alerts, {} closed windows ({} not known to be complete), {} program \
+             starts",
             of("events."),
             of("lake "),
             self.alerts.len(),
             self.features.len(),
+            self.features.values().filter(|rows| is_partial(rows)).count(),
             self.stored.get("postgres program_starts").map_or(0, BTreeMap::len),
         )
     }

@@ -15,13 +15,21 @@ pub(super) enum Death {
     At(&'static str, u64),
     /// After a time.
     After(Duration),
+    /// Suspended for longer than it is waited for, so that others take its place; it wakes, finds that out, and dies
+    /// some time later.
+    Asleep,
 }
+
+/// When a process that is to sleep falls asleep, wakes and dies, after its start.
+pub(super) const SLEEP: [Duration; 3] =
+    [Duration::from_secs(3), Duration::from_secs(18), Duration::from_secs(25)];
 
 impl fmt::Display for Death {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::At(name, count) => write!(f, "{name}={count}"),
             Self::After(time) => write!(f, "after {time:?}"),
+            Self::Asleep => write!(f, "asleep for {:?}, later", SLEEP[1].saturating_sub(SLEEP[0])),
         }
     }
 }
@@ -107,10 +115,13 @@ impl Form {
             .as_ref()
             .map(|kills| kills.parse::<usize>().context("VARTA_CRASH_KILLS is a number"))
             .transpose()?;
-        let roles =
-            ROLES.map(|(name, command, places)| Role { name, command, deaths: deaths(places, kills) });
+        let roles = ROLES.map(|(name, command, places)| Role {
+            name,
+            command,
+            deaths: deaths(places, kills, command),
+        });
         let slow = is_slow_profile();
-        let rate = if slow { 600 } else { 5_000 };
+        let rate = if slow { 600 } else { 10_000 };
         Ok(Self {
             long: kills.is_some(),
             rate,
@@ -124,8 +135,9 @@ impl Form {
     }
 }
 
-/// Short: two named places and a moment of no meaning. Long: all of them in turn, ever later, and each third death at random.
-fn deaths(places: Places, kills: Option<usize>) -> Vec<Death> {
+/// Short: two named places and a moment of no meaning. Long: all of them in turn, ever later, each third death at random,
+/// the first of these after a sleep.
+fn deaths(places: Places, kills: Option<usize>, command: &[&str]) -> Vec<Death> {
     let at = |index: usize, factor: u64| {
         let (name, count) = places[index % places.len()];
         Death::At(name, if name == "worker.after_restore" { count } else { count * factor })
@@ -134,6 +146,7 @@ fn deaths(places: Places, kills: Option<usize>) -> Vec<Death> {
         None => vec![at(0, 1), at(1, 1), Death::After(Duration::from_millis(2_300))],
         Some(kills) => (0..kills)
             .map(|index| match index % 3 {
+                2 if index == 2 && !command.is_empty() => Death::Asleep,
                 2 => Death::After(Duration::from_millis(1_500 + 701 * (index as u64 * 7 % 11))),
                 _ => at(index - index / 3, 1 + index as u64 % 4),
             })
@@ -151,7 +164,7 @@ impl fmt::Display for Form {
             self.rate
         )?;
         if is_slow_profile() {
-            write!(f, " (programs without optimisation do not reach 5,000 events/s: that is `make soak`)")?;
+            write!(f, " (programs without optimisation do not reach 10,000 events/s: that is `make soak`)")?;
         }
         Ok(())
     }

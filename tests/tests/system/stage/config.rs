@@ -20,11 +20,20 @@ pub(crate) struct Options {
     pub(crate) tls: bool,
     /// Where it answers for its health; empty: nowhere.
     pub(crate) listen: String,
+    /// Further sections, as they stand in the file.
+    pub(crate) extra: String,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { worker: "main".into(), workers: 1, bridge: "bridge".into(), tls: false, listen: String::new() }
+        Self {
+            worker: "main".into(),
+            workers: 1,
+            bridge: "bridge".into(),
+            tls: false,
+            listen: String::new(),
+            extra: String::new(),
+        }
     }
 }
 
@@ -89,6 +98,7 @@ workers = {workers}
 [sinks.lake]
 root = "{lake}"
 commit_age = "1s"
+late_age = "1s"
 group = "{prefix}-lake"
 instance = "{prefix}-lake"
 [sinks.influx]
@@ -102,7 +112,13 @@ instance = "{prefix}-influx"
 url = "{postgres}"
 group = "{prefix}-postgres"
 instance = "{prefix}-postgres"
+[reports]
+period = "day"
+after = "0s"
+every = "2s"
+{extra}
 "#,
+            extra = options.extra,
             kafka = self.kafka,
             registry = self.registry,
             prefix = self.prefix,
@@ -149,6 +165,8 @@ retry_max = "1s"
 confirm_within = "3s"
 confirm_within_max = "6s"
 drain = "100s"
+[scheduler]
+report_interval = "2s"
 [outbox]
 limit = "{limit}"
 "#,

@@ -91,6 +91,24 @@ impl Influx {
         Ok(influx)
     }
 
+    /// The answer to a Flux query, as CSV.
+    pub(crate) async fn query(&self, flux: &str) -> anyhow::Result<String> {
+        let answer = self
+            .http
+            .post(format!("{}/api/v2/query?org=varta", self.url))
+            .timeout(Duration::from_mins(1))
+            .header("Authorization", format!("Token {}", self.token))
+            .header("Content-Type", "application/vnd.flux")
+            .header("Accept", "application/csv")
+            .body(flux.to_owned())
+            .send()
+            .await?;
+        let status = answer.status();
+        let text = answer.text().await?;
+        ensure!(status.is_success(), "InfluxDB answers {status}: {text}");
+        Ok(text)
+    }
+
     /// How often each value of a field occurs in a measurement.
     pub(crate) async fn values(
         &self,
@@ -103,19 +121,7 @@ impl Influx {
              |> keep(columns: [\"_value\"])",
             self.bucket
         );
-        let answer = self
-            .http
-            .post(format!("{}/api/v2/query?org=varta", self.url))
-            .timeout(Duration::from_mins(1))
-            .header("Authorization", format!("Token {}", self.token))
-            .header("Content-Type", "application/vnd.flux")
-            .header("Accept", "application/csv")
-            .body(query)
-            .send()
-            .await?;
-        let status = answer.status();
-        let text = answer.text().await?;
-        ensure!(status.is_success(), "InfluxDB answers {status}: {text}");
+        let text = self.query(&query).await?;
         let mut values = BTreeMap::new();
         for line in text.lines().map(str::trim_end).filter(|line| line.starts_with(",_result,")) {
             let value = line.rsplit(',').next().context("a line has cells")?;

@@ -256,8 +256,41 @@ fn what_is_encoded_is_what_was_decoded() {
 fn every_kind_has_a_decoder_and_an_encoder() {
     let bench = Bench::new();
     for kind in RecordKind::ALL {
-        Version::new(bench.ids.id(kind), Arc::from(kind.avsc())).map(drop).unwrap();
+        Version::new(bench.ids.id(kind), Arc::from(kind.avsc()), false).map(drop).unwrap();
         let empty = RecordBatch::new_empty(arrow_schema(kind));
         BatchEncoder::new(kind, 1).encode(&empty).unwrap();
     }
+}
+
+#[test]
+fn fields_of_a_newer_version_become_columns_where_they_are_wanted() {
+    let mut bench = Bench::new();
+    let mut newer: serde_json::Value = serde_json::from_str(CLOCK.avsc()).unwrap();
+    newer["fields"].as_array_mut().unwrap().extend([
+        serde_json::json!({"name": "zone", "type": ["null", "string"], "default": null}),
+        serde_json::json!({"name": "parts", "type": {"type": "array", "items": "long"}, "default": []}),
+        serde_json::json!({"name": "rank", "type": "long", "default": 0}),
+    ]);
+    let id = bench.registry.register(CLOCK.subject(), &newer.to_string()).unwrap();
+    let mut datum = clock_datum("bridge-1", 7);
+    long(1, &mut datum);
+    text("attic", &mut datum);
+    long(0, &mut datum);
+    long(42, &mut datum);
+    let values = [Some(bench.clock(6)), Some(framed(id, &datum)), Some(framed(id, &datum[..3]))];
+
+    let plain = bench.decode(&values);
+    assert!(plain.groups.iter().all(|group| group.batch.schema() == arrow_schema(CLOCK)));
+    assert_eq!(plain.poison.len(), 1);
+
+    bench.decoder = BatchDecoder::growing(bench.registry.clone());
+    let grown = bench.decode(&values);
+    assert_eq!(grown.poison.len(), 1);
+    assert_eq!(grown.groups[0].batch.schema(), arrow_schema(CLOCK));
+    let batch = &grown.groups[1].batch;
+    let known = arrow_schema(CLOCK).fields().len();
+    assert_eq!(batch.num_columns(), known + 2);
+    assert_eq!(batch.column_by_name("zone").unwrap().as_string::<i32>().value(0), "attic");
+    assert_eq!(batch.column_by_name("rank").unwrap().as_primitive::<Int64Type>().value(0), 42);
+    assert_eq!(batch.column_by_name("sequence").unwrap().as_primitive::<Int64Type>().value(0), 7);
 }

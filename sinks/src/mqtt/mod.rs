@@ -1,0 +1,181 @@
+//! Alerts back on the MQTT bus, for subscribers at the edge: `alerts/{agent_id}/{severity}`, QoS 1, JSON.
+//!
+//! At least once: publish, hear from the broker that it has each message, then commit the offsets to the log's consumer
+//! group. A crash between repeats alerts; `finding_uid` and `revision` in the payload tell a repetition.
+
+mod config;
+mod payload;
+mod publisher;
+
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
+
+use async_trait::async_trait;
+use eventlog::{Log, Position, TopicPartition, dead_letter::DeadLetter, registry::SchemaRegistry};
+use runtime::{failpoint, health::Health, shutdown::Shutdown};
+use schemas::{record::RecordKind, topics::Topics};
+
+pub use self::config::{MqttConfig, TlsConfig};
+use self::publisher::Publisher;
+use crate::{
+    DeadLetters, Flush, Sink, SinkError, Start,
+    batch::Batch,
+    column,
+    dead_letters::origin,
+    row_json,
+    runner::{self, Feed},
+};
+
+/// Runs the sink until `shutdown` or a fatal error.
+pub async fn run<L: Log>(
+    config: MqttConfig,
+    log: L,
+    registry: Arc<dyn SchemaRegistry>,
+    topics: Topics,
+    health: Health,
+    shutdown: Shutdown,
+) -> Result<(), SinkError> {
+    if !config.enabled {
+        return Ok(());
+    }
+    let feed = Feed {
+        group: config.group.clone(),
+        instance: config.instance.clone(),
+        decoded: vec![topics.alerts().to_string()],
+        plain: Vec::new(),
+        poll_rows: config.poll_rows,
+        poll_bytes: config.poll_bytes.bytes() as usize,
+        drain: config.drain,
+    };
+    let letters = DeadLetters::open(&log, &topics, "mqtt")?;
+    runner::run(MqttSink::new(config, letters), feed, log, registry, health, shutdown).await
+}
+
+struct MqttSink {
+    config: MqttConfig,
+    dead: DeadLetters,
+    publisher: Option<Publisher>,
+    /// Topic and payload of what the broker has not acknowledged, in the order of the log.
+    messages: Vec<(String, Vec<u8>)>,
+    letters: Vec<(Arc<str>, i32, DeadLetter)>,
+    /// Offsets to go on from once everything is acknowledged.
+    positions: BTreeMap<(Arc<str>, i32), i64>,
+    since: Option<Instant>,
+}
+
+impl MqttSink {
+    fn new(config: MqttConfig, dead: DeadLetters) -> Self {
+        Self {
+            config,
+            dead,
+            publisher: None,
+            messages: Vec::new(),
+            letters: Vec::new(),
+            positions: BTreeMap::new(),
+            since: None,
+        }
+    }
+
+    fn broker(&self) -> String {
+        format!("mqtt at {}:{}", self.config.host, self.config.port)
+    }
+
+    /// What is acknowledged is let go, also when the rest fails.
+    async fn publish(&mut self) -> Result<(), SinkError> {
+        let mut publisher = match self.publisher.take() {
+            Some(publisher) if !publisher.has_ended() => publisher,
+            _ => Publisher::start(&self.config)?,
+        };
+        let mut acknowledged = 0;
+        let publishing = publisher.publish(&self.messages, || acknowledged += 1);
+        let outcome = tokio::time::timeout(self.config.timeout, publishing).await;
+        self.messages.drain(..acknowledged);
+        metrics::counter!("varta_sinks_mqtt_published_total").increment(acknowledged as u64);
+        match outcome {
+            Ok(Ok(())) => {
+                self.publisher = Some(publisher);
+                Ok(())
+            }
+            Ok(Err(error)) => Err(SinkError::unavailable(self.broker(), error)),
+            Err(_) => Err(SinkError::unavailable(self.broker(), "it acknowledges nothing")),
+        }
+    }
+}
+
+#[async_trait]
+impl Sink for MqttSink {
+    fn name(&self) -> &'static str {
+        "mqtt"
+    }
+
+    async fn open(&mut self) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    async fn starts(&mut self, of: &[TopicPartition]) -> Result<Vec<Start>, SinkError> {
+        Ok(vec![Start::Committed; of.len()])
+    }
+
+    async fn accept(&mut self, mut batch: Batch) -> Result<(), SinkError> {
+        let topic = Arc::clone(&batch.topic);
+        for (partition, _, letter) in self.dead.take_poison(&mut batch) {
+            self.letters.push((Arc::clone(&topic), partition, letter));
+        }
+        let longest = self.config.max_payload.bytes() as usize;
+        for rows in batch.rows.iter().filter(|rows| rows.kind == Some(RecordKind::Alert)) {
+            let (agent, severity) =
+                (column::text(&rows.batch, "agent_id")?, column::text(&rows.batch, "severity")?);
+            let bodies = row_json::bodies(&rows.batch, 0)?;
+            for (row, place) in rows.places.iter().enumerate() {
+                if let Some(payload) = payload::payload(bodies.value(row), longest) {
+                    self.messages.push((payload::topic(agent.value(row), severity.value(row)), payload));
+                    continue;
+                }
+                let letter = DeadLetter {
+                    stage: "mqtt",
+                    reason: format!("larger than {} without its evidence", self.config.max_payload),
+                    origin: origin(&topic, place.partition, place.offset),
+                    key: None,
+                    original: row_json::row(&rows.batch, row),
+                    headers: Vec::new(),
+                };
+                self.letters.push((Arc::clone(&topic), place.partition, letter));
+            }
+        }
+        for span in batch.spans {
+            self.positions.insert((Arc::clone(&topic), span.partition), span.to);
+        }
+        self.since.get_or_insert_with(Instant::now);
+        Ok(())
+    }
+
+    fn due(&self) -> Option<Instant> {
+        let full = self.messages.len() >= self.config.batch_rows;
+        self.since.map(|since| if full { since } else { since + self.config.batch_age })
+    }
+
+    async fn flush(&mut self, _: Flush) -> Result<Vec<Position>, SinkError> {
+        failpoint::hit("mqtt.before_publish");
+        if !self.messages.is_empty() {
+            self.publish().await?;
+        }
+        let letters = self.letters.iter().map(|(_, _, letter)| letter.clone()).collect();
+        self.dead.deliver(letters).await?;
+        failpoint::hit("mqtt.after_publish");
+        self.letters.clear();
+        self.since = None;
+        let positions = std::mem::take(&mut self.positions);
+        let position = |((topic, partition), offset)| Position { topic, partition, offset };
+        Ok(positions.into_iter().map(position).collect())
+    }
+
+    fn positions_stored(&mut self) {
+        failpoint::hit("mqtt.after_offsets");
+    }
+
+    /// Alerts of partitions that go stay in the queue: told twice they are one finding. Their offsets go.
+    fn discard(&mut self, of: &[TopicPartition]) {
+        self.positions.retain(|(topic, partition), _| {
+            !of.iter().any(|gone| gone.topic == *topic && gone.partition == *partition)
+        });
+    }
+}

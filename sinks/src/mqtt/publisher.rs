@@ -1,0 +1,126 @@
+//! The connection to the broker: messages go in, and what it acknowledged comes out.
+
+use std::time::Duration;
+
+use rumqttc::{
+    AsyncClient, ConnectionError, EventLoop, MqttOptions, PubAckReason, PublishOptions, PublishResult,
+    TlsConfiguration, Transport,
+};
+use tokio::task::JoinHandle;
+
+use super::config::{MqttConfig, TlsConfig};
+use crate::SinkError;
+
+/// Messages that the broker has not acknowledged at most.
+const WINDOW: u16 = 100;
+
+/// One connection; it is not used again when anything on it failed.
+pub(super) struct Publisher {
+    client: AsyncClient,
+    polling: JoinHandle<ConnectionError>,
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        self.polling.abort();
+    }
+}
+
+impl Publisher {
+    /// Begins to connect; whether it comes to anything shows with the first message.
+    pub(super) fn start(config: &MqttConfig) -> Result<Self, SinkError> {
+        let (client, events) = AsyncClient::builder(options(config)?).capacity(WINDOW.into()).build();
+        // Owned by this value: it ends with it.
+        let polling = tokio::spawn(poll(events));
+        Ok(Self { client, polling })
+    }
+
+    /// Whether the connection has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        self.polling.is_finished()
+    }
+
+    /// Publishes all and waits for the broker's acknowledgement of each; `acknowledged` is called in their order. Ends at
+    /// the first that fails, or when the connection does.
+    pub(super) async fn publish(
+        &mut self,
+        messages: &[(String, Vec<u8>)],
+        mut acknowledged: impl FnMut(),
+    ) -> Result<(), String> {
+        let client = self.client.clone();
+        let work = async {
+            for part in messages.chunks(WINDOW.into()) {
+                let mut notices = Vec::with_capacity(part.len());
+                for (topic, payload) in part {
+                    let options = PublishOptions::at_least_once();
+                    let notice = client.publish_tracked(topic.clone(), payload.clone(), options).await;
+                    notices.push(notice.map_err(|error| error.to_string())?);
+                }
+                for notice in notices {
+                    match notice.wait_async().await {
+                        Ok(PublishResult::Qos1(ack)) => match ack.reason {
+                            PubAckReason::Success | PubAckReason::NoMatchingSubscribers => acknowledged(),
+                            reason => return Err(format!("the broker refuses a message: {reason:?}")),
+                        },
+                        Ok(other) => return Err(format!("the broker answers {other:?}")),
+                        Err(error) => return Err(error.to_string()),
+                    }
+                }
+            }
+            Ok(())
+        };
+        tokio::select! {
+            biased;
+            outcome = work => outcome,
+            ended = &mut self.polling => Err(match ended {
+                Ok(error) => error.to_string(),
+                Err(error) => error.to_string(),
+            }),
+        }
+    }
+}
+
+async fn poll(mut events: EventLoop) -> ConnectionError {
+    loop {
+        if let Err(error) = events.poll().await {
+            return error;
+        }
+    }
+}
+
+fn options(config: &MqttConfig) -> Result<MqttOptions, SinkError> {
+    let mut options = MqttOptions::new(config.client_id.clone(), (config.host.clone(), config.port));
+    options
+        // What is not acknowledged is still held here and published again, so the broker needs no session of ours.
+        .set_clean_start(true)
+        .set_keep_alive(30)
+        .set_connect_timeout(config.timeout.min(Duration::from_secs(10)))
+        .set_outgoing_inflight_upper_limit(WINDOW);
+    match (&config.username, &config.password) {
+        (Some(user), Some(password)) => {
+            options.set_credentials(user.clone(), password.expose().as_bytes().to_vec());
+        }
+        (Some(user), None) => {
+            options.set_username(user.clone());
+        }
+        (None, _) => {}
+    }
+    if let Some(tls) = &config.tls {
+        options.set_transport(Transport::tls_with_config(tls_configuration(tls)?));
+    }
+    Ok(options)
+}
+
+fn tls_configuration(tls: &TlsConfig) -> Result<TlsConfiguration, SinkError> {
+    runtime::tls::install_crypto();
+    let fatal = |error: &dyn std::fmt::Display| SinkError::Fatal(format!("mqtt: {error}"));
+    let read = |path: &std::path::PathBuf| fs_err::read(path).map_err(|error| fatal(&error));
+    let client_auth = match (&tls.certificate, &tls.key) {
+        (Some(certificate), Some(key)) => Some((read(certificate)?, read(key)?)),
+        _ => None,
+    };
+    match &tls.ca {
+        Some(ca) => Ok(TlsConfiguration::Simple { ca: read(ca)?, alpn: None, client_auth }),
+        None => TlsConfiguration::try_default_rustls().map_err(|error| fatal(&error)),
+    }
+}

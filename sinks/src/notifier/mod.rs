@@ -1,0 +1,164 @@
+//! People are told, soon, once, and no more than they can read.
+//!
+//! ```text
+//!  PostgreSQL sink ─ one transaction with the rows ─▶ notification_outbox
+//!  dealer: filters ─▶ notification_deliveries, a queue for each channel
+//!  channel: pace ─ compose ─▶ notification_messages ─ send ─▶ Telegram, e-mail, Slack, webhook ─ mark
+//! ```
+//!
+//! **At least once.** A message is stored before it is sent and marked after the service has it; a notifier that dies
+//! between the two leaves a lease that runs out, and the same message goes again under the same id. Webhooks get it as
+//! idempotency key, mail as `Message-ID`; Telegram and Slack have no such thing.
+//!
+//! **A dead service delays only itself.** Each channel has its own queue, pace and task. All queues lie in PostgreSQL, so
+//! memory does not grow with what waits. What a service refuses for good is marked *failed* with its words and counted.
+//!
+//! **Nobody drowns.** [`pace`] says when a channel may speak, [`compose`] what it says of many things at once.
+
+mod channel;
+mod compose;
+mod config;
+mod dealer;
+mod filter;
+mod item;
+mod line;
+mod pace;
+mod quiet;
+mod service;
+#[cfg(test)]
+mod simulation;
+mod store;
+
+use std::sync::Arc;
+
+use futures::future::try_join_all;
+use runtime::{health::Health, shutdown::Shutdown};
+use tokio::sync::Notify;
+
+use self::{channel::Speaker, config::Channel, dealer::Dealer, service::Service};
+pub use self::{
+    config::{
+        EmailConfig, MailTls, NotifierConfig, PaceConfig, QuietConfig, SlackConfig, TelegramConfig,
+        WebhookConfig,
+    },
+    filter::Filter,
+    item::Severity,
+    store::Standing,
+};
+use crate::{SinkError, postgres};
+
+impl NotifierConfig {
+    /// What the PostgreSQL sink is to write into the outbox; nothing when nobody is told.
+    pub fn notify(&self) -> Option<postgres::Notify> {
+        let lower = |names: &[String]| names.iter().map(|name| name.to_lowercase()).collect();
+        self.is_on().then(|| postgres::Notify {
+            programs: lower(&self.programs),
+            exclude_users: lower(&self.exclude_users),
+            repeat: self.repeat,
+            severity_id: self.severity.id(),
+            closed: self.closed,
+            updated: self.updated,
+        })
+    }
+
+    /// All channels with their services.
+    fn channels(&self) -> Result<Vec<(Channel, Service)>, SinkError> {
+        let wrong = |name: &str, (what, error): (&str, String)| {
+            SinkError::Fatal(format!("notifier: {name}: {what}: {error}"))
+        };
+        let mut channels = Vec::new();
+        for of in &self.telegram {
+            let channel = self.channel(&of.name, &of.filter, &of.pace, of.quiet.as_ref(), of.limits());
+            channels.push((channel.map_err(|e| wrong(&of.name, e))?, Service::telegram(of, self.timeout)?));
+        }
+        for of in &self.email {
+            let limits = EmailConfig::LIMITS;
+            let channel = self.channel(&of.name, &of.filter, &of.pace, of.quiet.as_ref(), limits);
+            channels.push((channel.map_err(|e| wrong(&of.name, e))?, Service::email(of, self.timeout)?));
+        }
+        for of in &self.slack {
+            let limits = SlackConfig::LIMITS;
+            let channel = self.channel(&of.name, &of.filter, &of.pace, of.quiet.as_ref(), limits);
+            channels.push((channel.map_err(|e| wrong(&of.name, e))?, Service::slack(of, self.timeout)?));
+        }
+        for of in &self.webhook {
+            let limits = WebhookConfig::LIMITS;
+            let channel = self.channel(&of.name, &of.filter, &of.pace, of.quiet.as_ref(), limits);
+            channels.push((channel.map_err(|e| wrong(&of.name, e))?, Service::webhook(of, self.timeout)?));
+        }
+        Ok(channels)
+    }
+}
+
+/// Tells people until `shutdown`. Any number of processes may do so at once.
+pub async fn run(config: NotifierConfig, health: Health, shutdown: Shutdown) -> Result<(), SinkError> {
+    if !config.is_on() {
+        return Ok(());
+    }
+    runtime::tls::install_crypto();
+    let lines = config.lines().map_err(|error| SinkError::Fatal(format!("notifier: {error}")))?;
+    let config = Arc::new(config);
+    let (mut speakers, mut filters, mut dealt) = (Vec::new(), Vec::new(), Vec::new());
+    for (channel, service) in config.channels()? {
+        let notify = Arc::new(Notify::new());
+        filters.push((channel.name.clone(), channel.filter.clone()));
+        dealt.push(Arc::clone(&notify));
+        let speaker = Speaker {
+            component: health.component(format!("notifier.{}", channel.name)),
+            config: Arc::clone(&config),
+            channel,
+            service,
+            lines: lines.clone(),
+            dealt: notify,
+        };
+        speakers.push(speaker.run(shutdown.clone()));
+    }
+    let dealer = Dealer {
+        config: Arc::clone(&config),
+        channels: filters,
+        dealt,
+        component: health.component("notifier"),
+    };
+    tokio::try_join!(dealer.run(shutdown), try_join_all(speakers))?;
+    Ok(())
+}
+
+/// What became of one test message on one channel.
+#[derive(Debug)]
+pub struct Trial {
+    /// The channel.
+    pub channel: String,
+    /// Its service.
+    pub service: &'static str,
+    /// Nothing if the service took it, else what it said.
+    pub problem: Option<String>,
+}
+
+/// Sends one test message through each channel, past outbox, pace and quiet hours.
+pub async fn try_out(config: &NotifierConfig) -> Result<Vec<Trial>, SinkError> {
+    runtime::tls::install_crypto();
+    let lines = config.lines().map_err(|error| SinkError::Fatal(format!("notifier: {error}")))?;
+    let now = runtime::clock::now_us();
+    let trials = config.channels()?.into_iter().map(|(channel, service)| {
+        let lines = &lines;
+        async move {
+            let message = compose::trial(&channel.name, lines, now);
+            let problem = match service.send(&message).await {
+                service::Answer::Taken => None,
+                service::Answer::Refused(reason) | service::Answer::Later { reason, .. } => Some(reason),
+            };
+            Trial { channel: channel.name, service: service.kind(), problem }
+        }
+    });
+    Ok(futures::future::join_all(trials).await)
+}
+
+/// How each channel that was ever used stands.
+pub async fn standing(config: &NotifierConfig) -> Result<Vec<Standing>, SinkError> {
+    store::standing(&mut store::connect(config).await?).await
+}
+
+/// Tries again what a channel's service has refused, for a token that was wrong. How many messages.
+pub async fn try_again(config: &NotifierConfig, channel: &str) -> Result<u64, SinkError> {
+    store::reopen(&mut store::connect(config).await?, channel).await
+}

@@ -1,0 +1,121 @@
+//! E-mail by SMTP: lettre speaks the protocol and writes the message, [`super::smtp_stream`] makes the connection.
+//!
+//! `Message-ID` is made of the message's id: a repetition has the same, and mail programs that look at it show it once.
+
+use std::{sync::Arc, time::Duration};
+
+use lettre::{
+    Message as Mail,
+    message::{Mailbox, header::ContentType},
+    transport::smtp::{
+        Error,
+        authentication::{Credentials, Mechanism},
+        client::AsyncSmtpConnection,
+        extension::ClientId,
+    },
+};
+use rustls::ClientConfig;
+
+use super::{Answer, smtp_stream};
+use crate::{
+    SinkError,
+    notifier::{compose::Message, config::EmailConfig},
+};
+
+pub(in super::super) struct Email {
+    config: EmailConfig,
+    tls: Option<Arc<ClientConfig>>,
+    timeout: Duration,
+    from: Mailbox,
+    to: Vec<Mailbox>,
+}
+
+impl Email {
+    pub(super) fn new(config: &EmailConfig, timeout: Duration) -> Result<Self, SinkError> {
+        let mailbox = |text: &str| {
+            text.parse::<Mailbox>()
+                .map_err(|_| SinkError::Fatal(format!("notifier: {}: {text:?} is no address", config.name)))
+        };
+        Ok(Self {
+            tls: smtp_stream::tls(config)?,
+            timeout,
+            from: mailbox(&config.from)?,
+            to: config.to.iter().map(|to| mailbox(to)).collect::<Result<_, _>>()?,
+            config: config.clone(),
+        })
+    }
+
+    pub(super) async fn send(&self, message: &Message) -> Answer {
+        let mail = match self.mail(message) {
+            Ok(mail) => mail,
+            Err(error) => return Answer::Refused(format!("cannot be written as mail: {error}")),
+        };
+        match tokio::time::timeout(self.timeout, self.deliver(&mail)).await {
+            Ok(answer) => answer,
+            Err(_) => Answer::later(format!("no answer within {:?}", self.timeout)),
+        }
+    }
+
+    fn mail(&self, message: &Message) -> Result<Mail, lettre::error::Error> {
+        let mut mail = Mail::builder()
+            .from(self.from.clone())
+            .subject(format!("[varta] {}", message.subject))
+            .message_id(Some(format!("<{}@varta>", message.id)))
+            .header(ContentType::TEXT_PLAIN);
+        for to in &self.to {
+            mail = mail.to(to.clone());
+        }
+        mail.body(message.text.clone())
+    }
+
+    async fn deliver(&self, mail: &Mail) -> Answer {
+        let stream = match smtp_stream::open(&self.config, self.tls.as_ref()).await {
+            Ok(stream) => stream,
+            Err(error) => return Answer::later(self.blot(&error.to_string())),
+        };
+        let hello = ClientId::Domain(self.config.hello.clone());
+        let mut connection = match AsyncSmtpConnection::connect_with_transport(stream, &hello).await {
+            Ok(connection) => connection,
+            Err(error) => return self.judge(&error),
+        };
+        if let (Some(user), Some(password)) = (&self.config.username, &self.config.password) {
+            let credentials = Credentials::new(user.clone(), password.expose().to_owned());
+            if let Err(error) = connection.auth(&[Mechanism::Plain, Mechanism::Login], &credentials).await {
+                return self.judge(&error);
+            }
+        }
+        match connection.send(mail.envelope(), &mail.formatted()).await {
+            Ok(_) => {
+                // It has the mail; whether it says goodbye as well does not matter.
+                let _ = connection.quit().await;
+                Answer::Taken
+            }
+            Err(error) => self.judge(&error),
+        }
+    }
+
+    /// 4xx and everything about the connection is waited out, 5xx and what the server cannot do at all is not.
+    fn judge(&self, error: &Error) -> Answer {
+        let mut reason = error.to_string();
+        // lettre's own text does not always hold the server's words.
+        if let Some(cause) = std::error::Error::source(error)
+            && !reason.contains(&cause.to_string())
+        {
+            reason = format!("{reason}: {cause}");
+        }
+        let reason = self.blot(&reason);
+        if error.is_permanent() || error.is_client() {
+            Answer::Refused(reason)
+        } else {
+            Answer::later(reason)
+        }
+    }
+
+    fn blot(&self, text: &str) -> String {
+        let text = match &self.config.password {
+            Some(password) if !password.expose().is_empty() => text.replace(password.expose(), "***"),
+            _ => text.to_owned(),
+        };
+        super::super::line::clean(&text, 300)
+    }
+}

@@ -1,0 +1,438 @@
+//! The outbox in PostgreSQL: dealing rows to channels, claiming, marking. Several notifiers do so at once.
+//!
+//! Times are the database's own, so notifiers whose clocks differ agree. What a channel may do next is decided while its
+//! row in `notification_channels` is locked, by [`Pace`]; which rows are taken, with `for update skip locked`. A message is
+//! stored, with all that it says, before it is sent, and belongs to a lease: when its notifier dies the lease runs out, and
+//! another sends the very same message.
+
+use std::time::Duration;
+
+use sqlx::{Connection as _, PgConnection, Postgres, Row as _, Transaction, postgres::PgRow, types::Json};
+use uuid::Uuid;
+
+use super::{
+    compose::{self, Message, Space},
+    config::{Channel, NotifierConfig},
+    filter::Filter,
+    item::{Change, Item, Kind, Severity},
+    line::Lines,
+    pace::Paced,
+};
+use crate::{
+    SinkError,
+    postgres::{self, PostgresConfig, failed},
+};
+
+/// Rows dealt in one transaction.
+const DEALT_AT_ONCE: i64 = 1000;
+/// Rows deleted in one statement.
+const PURGED_AT_ONCE: i64 = 5000;
+
+/// A message that is ours to send.
+#[derive(Debug)]
+pub(super) struct Claimed {
+    pub(super) message: Message,
+    pub(super) lease: Uuid,
+    /// Attempts before this one.
+    pub(super) attempts: i32,
+}
+
+/// How a channel stands.
+#[derive(Debug)]
+pub struct Standing {
+    /// The channel.
+    pub channel: String,
+    /// Items that are in no message yet.
+    pub waiting: i64,
+    /// Messages that are being sent, or will be again.
+    pub open: i64,
+    /// Messages that the service refused for good.
+    pub refused: i64,
+    /// Its words for that, five of them.
+    pub reasons: Vec<String>,
+}
+
+/// What a channel is to do.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// Send this.
+    Send(Box<Claimed>),
+    /// Look again after this.
+    Wait(Duration),
+    /// There is nothing to tell.
+    Idle,
+}
+
+/// A connection for one task, to a database whose schema is of this version.
+pub(super) async fn connect(config: &NotifierConfig) -> Result<PgConnection, SinkError> {
+    let url = config.url.clone().ok_or_else(|| SinkError::Fatal("notifier: no database".to_owned()))?;
+    let database = PostgresConfig { url, timeout: config.timeout, ..PostgresConfig::default() };
+    let mut connection = postgres::connect(&database, "varta-notifier").await?;
+    postgres::migrate(&mut connection).await?;
+    Ok(connection)
+}
+
+/// The database's clock, in µs since 1970-01-01 UTC.
+const NOW: &str = "(extract(epoch from clock_timestamp()) * 1000000)::bigint";
+
+fn item(row: &PgRow) -> Result<Item, sqlx::Error> {
+    let (kind, change): (String, String) = (row.try_get("kind")?, row.try_get("change")?);
+    Ok(Item {
+        id: row.try_get("id")?,
+        kind: if kind == "program_start" { Kind::ProgramStart } else { Kind::Alert },
+        change: match change.as_str() {
+            "closed" => Change::Closed,
+            "updated" => Change::Updated,
+            _ => Change::New,
+        },
+        severity: Severity::of(row.try_get("severity_id")?),
+        rule_id: row.try_get("rule_id")?,
+        title: row.try_get("title")?,
+        agent_id: row.try_get("agent_id")?,
+        host: row.try_get("host")?,
+        user: row.try_get("username")?,
+        program: row.try_get("program")?,
+        message: row.try_get("message")?,
+        count: row.try_get("count")?,
+        event_time: row.try_get("event_us")?,
+    })
+}
+
+/// Deals rows of the outbox to the channels that want them. How many rows were dealt; fewer than asked for: no more wait.
+pub(super) async fn deal(
+    connection: &mut PgConnection,
+    channels: &[(String, Filter)],
+) -> Result<(usize, bool), SinkError> {
+    let mut transaction = connection.begin().await.map_err(failed)?;
+    let rows = sqlx::query(
+        "select id, kind, change, severity_id, rule_id, title, agent_id, host, username, program, message, count, \
+         (extract(epoch from event_time) * 1000000)::bigint as event_us \
+         from notification_outbox where routed_at is null order by id limit $1 for update skip locked",
+    )
+    .bind(DEALT_AT_ONCE)
+    .fetch_all(&mut *transaction)
+    .await
+    .map_err(failed)?;
+    if rows.is_empty() {
+        transaction.rollback().await.map_err(failed)?;
+        return Ok((0, false));
+    }
+    let items = rows.iter().map(item).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    let (mut names, mut ids, mut severities) = (Vec::new(), Vec::new(), Vec::new());
+    for item in &items {
+        for (name, _) in channels.iter().filter(|(_, filter)| filter.wants(item)) {
+            names.push(name.clone());
+            ids.push(item.id);
+            severities.push(item.severity.id());
+        }
+    }
+    sqlx::query(
+        "insert into notification_deliveries (channel, outbox_id, severity_id) \
+         select * from unnest($1::text[], $2::bigint[], $3::integer[]) on conflict do nothing",
+    )
+    .bind(&names)
+    .bind(&ids)
+    .bind(&severities)
+    .execute(&mut *transaction)
+    .await
+    .map_err(failed)?;
+    let dealt: Vec<i64> = items.iter().map(|item| item.id).collect();
+    sqlx::query("update notification_outbox set routed_at = now() where id = any($1)")
+        .bind(&dealt)
+        .execute(&mut *transaction)
+        .await
+        .map_err(failed)?;
+    transaction.commit().await.map_err(failed)?;
+    Ok((items.len(), items.len() as i64 == DEALT_AT_ONCE))
+}
+
+/// Decides what the channel does next, and claims what it sends.
+pub(super) async fn claim(
+    connection: &mut PgConnection,
+    channel: &Channel,
+    lines: &Lines,
+    characters: usize,
+    lease: Duration,
+) -> Result<Next, SinkError> {
+    let mut transaction = connection.begin().await.map_err(failed)?;
+    let (mut paced, now) = paced(&mut transaction, &channel.name).await?;
+    let next_repeat = channel.pace.next_repeat(&paced);
+    if next_repeat > now {
+        transaction.rollback().await.map_err(failed)?;
+        return Ok(Next::Wait(Duration::from_micros((next_repeat - now) as u64)));
+    }
+    if let Some(wait) = in_flight(&mut transaction, &channel.name).await? {
+        transaction.rollback().await.map_err(failed)?;
+        return Ok(Next::Wait(wait));
+    }
+    let claimed = if let Some(claimed) = open_message(&mut transaction, &channel.name, lease).await? {
+        channel.pace.repeats(&mut paced, now);
+        claimed
+    } else {
+        let next_new = channel.pace.next_new(&paced);
+        let items = if next_new > now { Vec::new() } else { waiting(&mut transaction, channel, now).await? };
+        if items.is_empty() {
+            transaction.rollback().await.map_err(failed)?;
+            let wait = Duration::from_micros((next_new - now).max(0) as u64);
+            return Ok(if wait.is_zero() { Next::Idle } else { Next::Wait(wait) });
+        }
+        channel.pace.speaks(&mut paced, now);
+        let space = Space { lines: channel.lines, characters };
+        let message = compose::compose(Uuid::new_v4(), &items, space, lines, now);
+        store_message(&mut transaction, channel, message, &items, lease).await?
+    };
+    store_pace(&mut transaction, &channel.name, &paced).await?;
+    transaction.commit().await.map_err(failed)?;
+    Ok(Next::Send(Box::new(claimed)))
+}
+
+/// What is remembered of a channel, whose row is locked from now on, and the time.
+async fn paced(
+    transaction: &mut Transaction<'_, Postgres>,
+    channel: &str,
+) -> Result<(Paced, i64), SinkError> {
+    sqlx::query("insert into notification_channels (channel) values ($1) on conflict do nothing")
+        .bind(channel)
+        .execute(&mut **transaction)
+        .await
+        .map_err(failed)?;
+    let row = sqlx::query("select pace from notification_channels where channel = $1 for update")
+        .bind(channel)
+        .fetch_one(&mut **transaction)
+        .await
+        .map_err(failed)?;
+    // Asked after the lock has been waited for.
+    let now: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("select {NOW}")))
+        .fetch_one(&mut **transaction)
+        .await
+        .map_err(failed)?;
+    let paced: Json<Paced> = row.try_get(0).map_err(failed)?;
+    Ok((paced.0, now))
+}
+
+async fn store_pace(
+    transaction: &mut Transaction<'_, Postgres>,
+    channel: &str,
+    paced: &Paced,
+) -> Result<(), SinkError> {
+    sqlx::query("update notification_channels set pace = $2 where channel = $1")
+        .bind(channel)
+        .bind(Json(paced))
+        .execute(&mut **transaction)
+        .await
+        .map_err(failed)?;
+    Ok(())
+}
+
+/// One message of a channel goes at a time: how long at most another notifier may still be sending one.
+async fn in_flight(
+    transaction: &mut Transaction<'_, Postgres>,
+    channel: &str,
+) -> Result<Option<Duration>, SinkError> {
+    let seconds: Option<f64> = sqlx::query_scalar(
+        "select max(extract(epoch from leased_until - clock_timestamp()))::double precision \
+         from notification_messages where channel = $1 and state = 'open' and leased_until > clock_timestamp()",
+    )
+    .bind(channel)
+    .fetch_one(&mut **transaction)
+    .await
+    .map_err(failed)?;
+    // It will hardly take that long.
+    Ok(seconds.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.001, 0.1))))
+}
+
+/// The oldest message that was not told yet; nobody is sending it.
+async fn open_message(
+    transaction: &mut Transaction<'_, Postgres>,
+    channel: &str,
+    lease: Duration,
+) -> Result<Option<Claimed>, SinkError> {
+    let row = sqlx::query(
+        "select content, attempts from notification_messages \
+         where channel = $1 and state = 'open' order by made_at limit 1 for update skip locked",
+    )
+    .bind(channel)
+    .fetch_optional(&mut **transaction)
+    .await
+    .map_err(failed)?;
+    let Some(row) = row else {
+        return Ok(None);
+    };
+    let content: Json<Message> = row.try_get(0).map_err(failed)?;
+    let ours = Uuid::new_v4();
+    sqlx::query(
+        "update notification_messages set lease = $2::uuid, attempts = attempts + 1, \
+         leased_until = clock_timestamp() + make_interval(secs => $3) where id = $1::uuid",
+    )
+    .bind(content.id.to_string())
+    .bind(ours.to_string())
+    .bind(lease.as_secs_f64())
+    .execute(&mut **transaction)
+    .await
+    .map_err(failed)?;
+    Ok(Some(Claimed { message: content.0, lease: ours, attempts: row.try_get(1).map_err(failed)? }))
+}
+
+/// Items that wait, the worst and then the oldest first.
+async fn waiting(
+    transaction: &mut Transaction<'_, Postgres>,
+    channel: &Channel,
+    now: i64,
+) -> Result<Vec<Item>, SinkError> {
+    let bound = channel.quiet.as_ref().and_then(|quiet| quiet.bound(now)).map_or(i32::MIN, Severity::id);
+    let rows = sqlx::query(
+        "select o.id, o.kind, o.change, o.severity_id, o.rule_id, o.title, o.agent_id, o.host, o.username, o.program, \
+         o.message, o.count, (extract(epoch from o.event_time) * 1000000)::bigint as event_us \
+         from notification_deliveries d join notification_outbox o on o.id = d.outbox_id \
+         where d.channel = $1 and d.message_id is null and d.severity_id >= $2 \
+         order by d.severity_id desc, d.outbox_id limit $3 for update of d skip locked",
+    )
+    .bind(&channel.name)
+    .bind(bound)
+    .bind(i64::from(channel.digest_rows))
+    .fetch_all(&mut **transaction)
+    .await
+    .map_err(failed)?;
+    rows.iter().map(item).collect::<Result<_, _>>().map_err(failed)
+}
+
+async fn store_message(
+    transaction: &mut Transaction<'_, Postgres>,
+    channel: &Channel,
+    message: Message,
+    items: &[Item],
+    lease: Duration,
+) -> Result<Claimed, SinkError> {
+    let ours = Uuid::new_v4();
+    sqlx::query(
+        "insert into notification_messages (id, channel, content, items, attempts, lease, leased_until) \
+         values ($1::uuid, $2, $3, $4, 1, $5::uuid, clock_timestamp() + make_interval(secs => $6))",
+    )
+    .bind(message.id.to_string())
+    .bind(&channel.name)
+    .bind(Json(&message))
+    .bind(items.len() as i32)
+    .bind(ours.to_string())
+    .bind(lease.as_secs_f64())
+    .execute(&mut **transaction)
+    .await
+    .map_err(failed)?;
+    let ids: Vec<i64> = items.iter().map(|item| item.id).collect();
+    sqlx::query(
+        "update notification_deliveries set message_id = $1::uuid where channel = $2 and outbox_id = any($3)",
+    )
+    .bind(message.id.to_string())
+    .bind(&channel.name)
+    .bind(&ids)
+    .execute(&mut **transaction)
+    .await
+    .map_err(failed)?;
+    Ok(Claimed { message, lease: ours, attempts: 0 })
+}
+
+/// What becomes of a message.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Outcome<'a> {
+    /// It is told.
+    Sent,
+    /// It never will be, unless a person opens it again.
+    Failed(&'a str),
+    /// It is tried again after the pause; the channel is left alone until then.
+    Postponed(&'a str, Duration),
+}
+
+/// Marks a message, and that the channel has just spoken.
+pub(super) async fn mark(
+    connection: &mut PgConnection,
+    channel: &Channel,
+    claimed: &Claimed,
+    outcome: Outcome<'_>,
+) -> Result<(), SinkError> {
+    let mut transaction = connection.begin().await.map_err(failed)?;
+    let (mut paced, now) = paced(&mut transaction, &channel.name).await?;
+    channel.pace.spoke(&mut paced, now);
+    let (state, reason) = match outcome {
+        Outcome::Sent => ("sent", None),
+        Outcome::Failed(reason) => ("failed", Some(reason)),
+        Outcome::Postponed(reason, pause) => {
+            paced.block(now.saturating_add(i64::try_from(pause.as_micros()).unwrap_or(i64::MAX / 4)));
+            ("open", Some(reason))
+        }
+    };
+    store_pace(&mut transaction, &channel.name, &paced).await?;
+    // Whoever sent it: it is told. Only a lease that is still ours may say anything else.
+    sqlx::query(
+        "update notification_messages set state = $3, reason = $4, lease = null, leased_until = null, \
+         done_at = case when $3 = 'open' then null else clock_timestamp() end \
+         where id = $1::uuid and state <> 'sent' and ($3 = 'sent' or lease = $2::uuid)",
+    )
+    .bind(claimed.message.id.to_string())
+    .bind(claimed.lease.to_string())
+    .bind(state)
+    .bind(reason)
+    .execute(&mut *transaction)
+    .await
+    .map_err(failed)?;
+    transaction.commit().await.map_err(failed)
+}
+
+/// What waits, by channel.
+pub(super) async fn standing(connection: &mut PgConnection) -> Result<Vec<Standing>, SinkError> {
+    let rows = sqlx::query(
+        "select c.channel, \
+         (select count(*) from notification_deliveries d where d.channel = c.channel and d.message_id is null), \
+         (select count(*) from notification_messages m where m.channel = c.channel and m.state = 'open'), \
+         (select count(*) from notification_messages m where m.channel = c.channel and m.state = 'failed'), \
+         array(select distinct m.reason from notification_messages m \
+         where m.channel = c.channel and m.state = 'failed' and m.reason is not null order by m.reason limit 5) \
+         from notification_channels c order by c.channel",
+    )
+    .fetch_all(connection)
+    .await
+    .map_err(failed)?;
+    let read = |row: &PgRow| {
+        Ok(Standing {
+            channel: row.try_get(0)?,
+            waiting: row.try_get(1)?,
+            open: row.try_get(2)?,
+            refused: row.try_get(3)?,
+            reasons: row.try_get(4)?,
+        })
+    };
+    rows.iter().map(read).collect::<Result<_, sqlx::Error>>().map_err(failed)
+}
+
+/// Opens what was refused anew. How many messages.
+pub(super) async fn reopen(connection: &mut PgConnection, channel: &str) -> Result<u64, SinkError> {
+    let done = sqlx::query(
+        "update notification_messages set state = 'open', done_at = null \
+         where channel = $1 and state = 'failed'",
+    )
+    .bind(channel)
+    .execute(connection)
+    .await
+    .map_err(failed)?;
+    Ok(done.rows_affected())
+}
+
+/// Deletes what was told, or failed, longer ago. What still waits is kept, however old.
+pub(super) async fn purge(connection: &mut PgConnection, retention: Duration) -> Result<u64, SinkError> {
+    let outbox = "delete from notification_outbox where id in (select o.id from notification_outbox o \
+         where o.written_at < now() - make_interval(secs => $1) and o.routed_at is not null and not exists \
+         (select from notification_deliveries d left join notification_messages m on m.id = d.message_id \
+         where d.outbox_id = o.id and (m.id is null or m.state = 'open')) limit $2)";
+    let messages = "delete from notification_messages where id in (select m.id from notification_messages m \
+         where m.state <> 'open' and m.done_at < now() - make_interval(secs => $1) and not exists \
+         (select from notification_deliveries d where d.message_id = m.id) limit $2)";
+    let mut purged = 0;
+    for statement in [outbox, messages] {
+        let done = sqlx::query(statement)
+            .bind(retention.as_secs_f64())
+            .bind(PURGED_AT_ONCE)
+            .execute(&mut *connection)
+            .await
+            .map_err(failed)?;
+        purged += done.rows_affected();
+    }
+    Ok(purged)
+}

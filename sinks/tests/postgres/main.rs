@@ -1,0 +1,9 @@
+//! What the sinks promise about PostgreSQL, on a real one: its address comes from `VARTA_POSTGRES`, which `make test`
+//! sets. Each test has a database of its own.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod database;
+mod log;
+mod migrations;
+mod reports;
+mod tables;

@@ -1,0 +1,415 @@
+//! People are told: from an event to a message, and through every death of a notifier and of a service.
+
+mod receiver;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use bytes::Bytes;
+use rumqttc::mqttbytes::v5::Packet;
+use rumqttc::{AsyncClient, Event, MqttOptions, PublishOptions, QoS};
+use schemas::event::event_type;
+use schemas::mqtt;
+use serde_json::{Value, json};
+use tests::bench::part::Part;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::stage::{Load, Options, PATIENCE, Postgres, Program, Stage, blocking, place, text, until};
+use receiver::{Mood, Receiver};
+
+/// An outbox, and notifiers on it.
+struct Office {
+    prefix: String,
+    folder: PathBuf,
+    postgres: Postgres,
+    receiver: Receiver,
+    config: PathBuf,
+}
+
+impl Office {
+    /// `channels` are sections of the file; `{receiver}` in them is the receiver's address.
+    async fn new(name: &str, channels: &str) -> anyhow::Result<Self> {
+        runtime::tls::install_crypto();
+        let (prefix, folder) = place(name)?;
+        let postgres = Postgres::create(&tests::servers::variable("VARTA_POSTGRES")?, &prefix).await?;
+        let receiver = Receiver::start().await?;
+        let config = folder.join("notifier.toml");
+        let sections = format!(
+            "[http]\nlisten = \"\"\n[sinks.postgres]\nurl = \"{}\"\n\
+             [sinks.notifier]\npoll = \"50ms\"\ntimeout = \"2s\"\n{}",
+            postgres.url,
+            channels.replace("{receiver}", &receiver.url(""))
+        );
+        fs_err::write(&config, sections)?;
+        let office = Self { prefix, folder, postgres, receiver, config };
+        // Asking how it stands makes the tables.
+        let output = office.varta(&["notify"])?;
+        ensure!(output.status.success(), "varta notify: {}", said(&output));
+        Ok(office)
+    }
+
+    fn varta(&self, arguments: &[&str]) -> anyhow::Result<Output> {
+        let mut command = Command::new(Program::Varta.path()?);
+        Ok(blocking(|| command.arg("--config").arg(&self.config).args(arguments).output())?)
+    }
+
+    fn notifier(&self, name: &str, failpoint: &str) -> anyhow::Result<Part> {
+        let arguments = ["--config", text(&self.config)?, "sink", "notifier"];
+        let environment = [("VARTA_FAILPOINT", failpoint.to_owned())];
+        Part::start(name, &Program::Varta.path()?, &arguments, &environment, &self.folder)
+    }
+
+    /// Rows as the PostgreSQL sink writes them.
+    async fn write(&self, from: i64, count: i64) -> anyhow::Result<()> {
+        let query = format!(
+            "INSERT INTO notification_outbox (key, kind, change, severity_id, rule_id, title, agent_id, host, message, \
+             count, event_time) SELECT 'test:' || n, 'alert', 'new', 3 + n % 3, 'rule-' || n % 5, 'Rule ' || n % 5, \
+             'agent-' || n % 40, 'host-' || n % 40, 'something happened', 1, now() \
+             FROM generate_series({from}, {}) n RETURNING id::text",
+            from + count - 1
+        );
+        let written = self.postgres.texts(&query).await?;
+        ensure!(written.len() as i64 == count, "{} rows written", written.len());
+        Ok(())
+    }
+
+    async fn number(&self, query: &str) -> anyhow::Result<i64> {
+        let texts = self.postgres.texts(&format!("SELECT ({query})::text")).await?;
+        Ok(texts.first().context("a number")?.parse()?)
+    }
+
+    /// Items of the channel that are in messages of this state.
+    async fn items(&self, channel: &str, state: &str) -> anyhow::Result<i64> {
+        self.number(&format!(
+            "SELECT coalesce(sum(items), 0) FROM notification_messages WHERE channel = '{channel}' AND state = '{state}'"
+        ))
+        .await
+    }
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+const ONE_WEBHOOK: &str = "[[sinks.notifier.webhook]]\nname = \"hook\"\nurl = \"{receiver}/hook\"\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_between_any_two_steps_a_message_arrives_and_always_under_one_key() -> anyhow::Result<()> {
+    for (failpoint, sent_by_the_dead, sent_again) in
+        [("notifier.after_claim", 0, 1), ("notifier.after_send", 1, 1), ("notifier.after_mark", 1, 0)]
+    {
+        let office = Office::new("killed", ONE_WEBHOOK).await?;
+        let mut doomed = office.notifier("doomed", failpoint)?;
+        office.write(1, 3).await?;
+        until("the notifier dies at the failpoint", PATIENCE, async || doomed.has_ended()).await?;
+        ensure!(
+            doomed.deaths_at(failpoint)? == 1,
+            "it died of something else; see {}",
+            office.folder.display()
+        );
+        let arrived = office.receiver.arrived("/hook").len();
+        ensure!(arrived == sent_by_the_dead, "{failpoint}: {arrived} arrived before the death");
+
+        let mut next = office.notifier("next", "")?;
+        until("all three are told", PATIENCE, async || {
+            next.must_run()?;
+            Ok(office.items("hook", "sent").await? == 3)
+        })
+        .await?;
+        let arrived = office.receiver.arrived("/hook");
+        ensure!(arrived.len() == sent_by_the_dead + sent_again, "{failpoint}: {} arrived", arrived.len());
+        let messages: BTreeSet<(&str, &[u8])> =
+            arrived.iter().map(|arrived| (arrived.key.as_str(), arrived.bytes.as_slice())).collect();
+        ensure!(messages.len() == 1, "{failpoint}: the repetition is not the same message");
+        let rows: Vec<&Value> = arrived[0].body["items"].as_array().into_iter().flatten().collect();
+        ensure!(rows.len() == 3, "{failpoint}: {:?}", arrived[0].body);
+        ensure!(blocking(|| next.stop(PATIENCE))? == 0, "the second notifier does not end in order");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_notifiers_tell_each_item_once_and_a_dead_service_holds_up_nobody() -> anyhow::Result<()> {
+    const ITEMS: i64 = 10_000;
+    let office = Office::new(
+        "flood",
+        "[[sinks.notifier.webhook]]\nname = \"well\"\nurl = \"{receiver}/well\"\npace = { digest_every = \"1s\" }\n\
+         [[sinks.notifier.webhook]]\nname = \"dead\"\nurl = \"{receiver}/dead\"\npace = { digest_every = \"1s\" }\n\
+         [[sinks.notifier.telegram]]\nname = \"group\"\ntoken = \"123:abc\"\nchat = \"-5\"\napi = \"{receiver}\"\n\
+         pace = { digest_every = \"1s\" }\n",
+    )
+    .await?;
+    office.receiver.set("/dead", Mood::Hangs);
+    let mut notifiers = [office.notifier("first", "")?, office.notifier("second", "")?];
+    until("both look at the outbox", PATIENCE, async || {
+        let query = "SELECT count(DISTINCT pid) FROM pg_stat_activity \
+                     WHERE application_name = 'varta-notifier' AND datname = current_database()";
+        // A dealer and three channels each.
+        Ok(office.number(query).await? == 8)
+    })
+    .await?;
+
+    let began = Instant::now();
+    office.write(1, 1).await?;
+    until("the first message arrives", PATIENCE, async || Ok(!office.receiver.arrived("/well").is_empty()))
+        .await?;
+    let first = office.receiver.arrived("/well")[0].at.saturating_duration_since(began);
+    ensure!(first < Duration::from_secs(1), "the first message came after {first:?}");
+
+    // The rest comes in pieces, as a sink writes them.
+    for piece in 0..20 {
+        office.write(2 + piece * (ITEMS / 20), ITEMS / 20).await?;
+    }
+    let mut told = async |channel: &'static str| -> anyhow::Result<bool> {
+        notifiers.iter_mut().try_for_each(Part::must_run)?;
+        Ok(office.items(channel, "sent").await? == ITEMS + 1)
+    };
+    until("the service that is well is told everything", PATIENCE, async || told("well").await).await?;
+    until("the group is told everything", PATIENCE, async || told("group").await).await?;
+    ensure!(office.items("dead", "sent").await? == 0, "a service that hangs was told");
+    office.receiver.set("/dead", Mood::Well);
+    until("the service that was dead is told everything", PATIENCE, async || told("dead").await).await?;
+
+    for (channel, path) in [("well", "/well"), ("dead", "/dead"), ("group", "/bot123:abc/sendMessage")] {
+        let arrived = office.receiver.arrived(path);
+        let most = arrived
+            .iter()
+            .map(|from| {
+                let within = |later: &&receiver::Arrived| {
+                    later.at >= from.at && later.at - from.at < Duration::from_secs(1)
+                };
+                arrived.iter().filter(within).count()
+            })
+            .max();
+        let limit = if channel == "group" { 1 } else { 10 };
+        ensure!(most <= Some(limit), "{channel}: {most:?} messages within a second");
+        let in_messages = office
+            .number(&format!(
+                "SELECT count(*) FROM notification_deliveries WHERE channel = '{channel}' AND message_id IS NOT NULL"
+            ))
+            .await?;
+        ensure!(in_messages == ITEMS + 1, "{channel}: {in_messages} items are in messages");
+        if channel == "well" {
+            let keys: BTreeSet<&str> = arrived.iter().map(|arrived| arrived.key.as_str()).collect();
+            ensure!(keys.len() == arrived.len(), "a message was sent twice though nobody died");
+            let total: u64 = arrived.iter().filter_map(|arrived| arrived.body["total"].as_u64()).sum();
+            ensure!(total == ITEMS as u64 + 1, "{total} items arrived");
+        }
+    }
+    for notifier in notifiers {
+        let (_, peak) = notifier.rss()?;
+        ensure!(peak < 300 << 20, "{} used {} MiB", notifier.name(), peak >> 20);
+        ensure!(blocking(|| notifier.stop(PATIENCE))? == 0, "a notifier does not end in order");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_service_refuses_is_told_to_a_person_and_can_be_sent_again() -> anyhow::Result<()> {
+    let office = Office::new("refused", ONE_WEBHOOK).await?;
+    office.receiver.set("/hook", Mood::Answers(403));
+    let output = office.varta(&["notify", "--test"])?;
+    ensure!(output.status.code() == Some(3) && said(&output).contains("403"), "{}", said(&output));
+    let mut notifier = office.notifier("notifier", "")?;
+    office.write(1, 2).await?;
+    until("the refusal is on record", PATIENCE, async || {
+        notifier.must_run()?;
+        Ok(office.items("hook", "failed").await? == 2)
+    })
+    .await?;
+    let output = office.varta(&["notify"])?;
+    ensure!(said(&output).contains("refused: answers 403: told to"), "{}", said(&output));
+    office.receiver.set("/hook", Mood::Well);
+    let output = office.varta(&["notify", "--again", "hook"])?;
+    ensure!(output.status.success(), "{}", said(&output));
+    until("what was refused is told", PATIENCE, async || Ok(office.items("hook", "sent").await? == 2))
+        .await?;
+    let arrived = office.receiver.arrived("/hook");
+    ensure!(arrived.len() == 3 && arrived[1].key == arrived[2].key, "{} requests", arrived.len());
+    let output = office.varta(&["notify", "--test"])?;
+    ensure!(output.status.success() && said(&output).contains("took the message"), "{}", said(&output));
+    ensure!(!said(&output).contains(&office.prefix), "the database is named");
+    ensure!(blocking(|| notifier.stop(PATIENCE))? == 0, "the notifier does not end in order");
+    Ok(())
+}
+
+/// An event of an outsider, now.
+fn event(agent: &str, name: &str, path: &str, user: &str) -> Value {
+    json!({
+        "agent_id": agent, "event_id": uuid::Uuid::new_v4().to_string(),
+        "event_time": runtime::clock::now_us(), "event_type": event_type::PROCESS_STARTED, "source": "test/hand",
+        "host": "told-host", "user": user, "replayed": false,
+        "payload": { "pid": 4711, "name": name, "path": path },
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn from_an_event_to_a_message_and_back_to_the_edge() -> anyhow::Result<()> {
+    let receiver = Receiver::start().await?;
+    let stage = Stage::new("told").await?;
+    let broker = stage.stack.variables()?;
+    let more = format!(
+        "[sinks.notifier]\npoll = \"50ms\"\n\
+         [[sinks.notifier.telegram]]\nname = \"starts\"\ntoken = \"123:abc\"\nchat = \"5\"\napi = \"{telegram}\"\n\
+         filter = {{ alerts = false }}\n\
+         [[sinks.notifier.webhook]]\nname = \"alerts\"\nurl = \"{webhook}\"\n\
+         filter = {{ starts = false, severity = \"low\" }}\n\
+         [sinks.mqtt]\nenabled = true\nhost = \"{host}\"\nport = {port}\nusername = \"{user}\"\n\
+         password = \"{password}\"\ngroup = \"{prefix}-mqtt\"\nclient_id = \"{prefix}-alerts\"\n",
+        telegram = receiver.url(""),
+        webhook = receiver.url("/alerts"),
+        host = broker.get("VARTA_MQTT_HOST")?,
+        port = broker.get("VARTA_MQTT_PORT")?,
+        user = broker.get("VARTA_MQTT_USER_BRIDGE")?,
+        password = broker.get("VARTA_MQTT_PASSWORD_BRIDGE")?,
+        prefix = stage.prefix,
+    );
+    stage.start_server(&Options { extra: more.clone(), ..Options::default() })?;
+    stage
+        .until("the server has created the topics", PATIENCE, async || {
+            Ok(stage.records(&stage.topics().raw()).is_ok_and(|clocks| !clocks.is_empty()))
+        })
+        .await?;
+
+    let agent = uuid::Uuid::new_v4().to_string();
+    let machine = Machine::connect(&stage, &agent).await?;
+    for event in [
+        event(&agent, "chrome.exe", "C:\\Program Files\\Google\\Chrome\\Application\\chrome.exe", "alice"),
+        event(&agent, "notepad.exe", "C:\\Windows\\notepad.exe", "alice"),
+        event(&agent, "explorer.exe", "C:\\Windows\\explorer.exe", "NT AUTHORITY\\SYSTEM"),
+        event(&agent, "invoice.exe", "C:\\Users\\alice\\AppData\\Local\\Temp\\invoice.exe", "alice"),
+    ] {
+        machine.publish(&mqtt::event_topic(&agent, event_type::PROCESS_STARTED), &event).await?;
+    }
+    stage.until("the alert is back at the edge", PATIENCE, async || Ok(!machine.heard().is_empty())).await?;
+    let (topic, alert) = machine.heard().remove(0);
+    ensure!(topic.starts_with(&format!("alerts/{agent}/")), "{topic}");
+    ensure!(alert["agent_id"] == json!(agent) && alert["evidence"].is_array(), "{alert}");
+
+    stage
+        .until("the start is told in the words of the specification", PATIENCE, async || {
+            Ok(receiver.arrived("/bot123:abc/sendMessage").iter().any(|message| {
+                let text = message.body["text"].as_str().unwrap_or_default();
+                text.starts_with('[') && text.ends_with("] Пользователь alice запустил chrome.exe")
+            }))
+        })
+        .await?;
+    stage
+        .until("the alert is told", PATIENCE, async || {
+            Ok(receiver
+                .arrived("/alerts")
+                .iter()
+                .any(|message| message.body.to_string().contains("invoice.exe")))
+        })
+        .await?;
+    stage
+        .until("all starts are stored", PATIENCE, async || {
+            Ok(stage.postgres.count("program_starts").await? == 4)
+        })
+        .await?;
+    let outbox =
+        stage.postgres.texts("SELECT program FROM notification_outbox WHERE kind = 'program_start'").await?;
+    ensure!(
+        outbox == ["chrome.exe"],
+        "neither other programs nor the system's accounts are told: {outbox:?}"
+    );
+    // Nobody is told of what is not stored.
+    let strangers = stage
+        .postgres
+        .texts(
+            "SELECT key FROM notification_outbox o WHERE kind = 'alert' AND NOT EXISTS \
+             (SELECT FROM alerts a WHERE o.key LIKE 'alert:' || a.finding_uid || ':%')",
+        )
+        .await?;
+    ensure!(strangers.is_empty(), "{strangers:?}");
+
+    // A sink that dies after the broker has an alert, and before its offset is stored, tells it again.
+    let again = Options {
+        extra: more.replace("-mqtt\"", "-mqtt-again\"").replace("-alerts\"", "-again\""),
+        ..Options::default()
+    };
+    let starter = stage.starter("mqtt-again", &["sink", "mqtt"], &again)?;
+    let idle = Load::new(0, 1, 1);
+    let before = machine.heard().len();
+    let mut doomed = starter.start(&idle, &[("VARTA_FAILPOINT", "mqtt.after_publish".to_owned())])?;
+    stage.until("the sink dies at the failpoint", PATIENCE, async || doomed.has_ended()).await?;
+    ensure!(doomed.deaths_at("mqtt.after_publish")? == 1, "it died of something else");
+    stage.until("it has told the alerts", PATIENCE, async || Ok(machine.heard().len() > before)).await?;
+    let told = machine.heard().len();
+    let next = starter.start(&idle, &[])?;
+    stage.until("they are told again", PATIENCE, async || Ok(machine.heard().len() > told)).await?;
+    ensure!(blocking(|| next.stop(PATIENCE))? == 0, "the second sink does not end in order");
+    let findings: BTreeSet<String> =
+        machine.heard().iter().map(|(_, alert)| alert["finding_uid"].to_string()).collect();
+    let alerts = stage.alerts().await?;
+    let known: BTreeSet<String> = alerts
+        .iter()
+        .filter_map(|alert| alert.text("finding_uid"))
+        .map(|uid| json!(uid).to_string())
+        .collect();
+    ensure!(findings.is_subset(&known), "{findings:?} of {known:?}");
+    stage.stop("up")
+}
+
+/// A watched machine: it sends, and hears what is said about it.
+struct Machine {
+    client: AsyncClient,
+    heard: Arc<Mutex<Vec<(String, Value)>>>,
+    polling: JoinHandle<()>,
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.polling.abort();
+    }
+}
+
+impl Machine {
+    async fn connect(stage: &Stage, agent: &str) -> anyhow::Result<Self> {
+        let broker = stage.stack.variables()?;
+        let address = (broker.get("VARTA_MQTT_HOST")?, broker.get("VARTA_MQTT_PORT")?.parse::<u16>()?);
+        let mut options = MqttOptions::new(agent, address);
+        options
+            .set_credentials(broker.get("VARTA_MQTT_USER_AGENT")?, broker.get("VARTA_MQTT_PASSWORD_AGENT")?);
+        let (client, mut events) = AsyncClient::builder(options).capacity(10).build();
+        client.subscribe(format!("alerts/{agent}/#"), QoS::AtLeastOnce).await?;
+        let heard = Arc::<Mutex<Vec<(String, Value)>>>::default();
+        let shared = Arc::clone(&heard);
+        let (granted, grant) = oneshot::channel();
+        let polling = tokio::spawn(async move {
+            let mut granted = Some(granted);
+            while let Ok(event) = events.poll().await {
+                match event {
+                    Event::Incoming(Packet::SubAck(_)) => {
+                        if let Some(granted) = granted.take() {
+                            // Nobody waits any more when the deadline has passed.
+                            let _ = granted.send(());
+                        }
+                    }
+                    Event::Incoming(Packet::Publish(message)) => {
+                        let topic = String::from_utf8_lossy(&message.topic).into_owned();
+                        let alert = serde_json::from_slice(&message.payload).unwrap_or(Value::Null);
+                        shared.lock().unwrap_or_else(PoisonError::into_inner).push((topic, alert));
+                    }
+                    _ => {}
+                }
+            }
+        });
+        tokio::time::timeout(PATIENCE, grant).await.context("no answer from the broker")??;
+        Ok(Self { client, heard, polling })
+    }
+
+    async fn publish(&self, topic: &str, event: &Value) -> anyhow::Result<()> {
+        let options = PublishOptions::at_least_once();
+        Ok(self.client.publish(topic.to_owned(), Bytes::from(event.to_string()), options).await?)
+    }
+
+    fn heard(&self) -> Vec<(String, Value)> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

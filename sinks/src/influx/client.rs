@@ -8,6 +8,9 @@ use reqwest::{StatusCode, Url, header};
 use super::config::{InfluxConfig, WriteApi};
 use crate::SinkError;
 
+/// Bytes that are read of an answer.
+const WORTH_READING: usize = 64 << 10;
+
 /// What the server said to a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer {
@@ -81,12 +84,23 @@ impl Client {
             Ok(response) => {
                 let status = response.status();
                 let retry_after = retry_after(response.headers());
-                let text = response.text().await.unwrap_or_default();
-                judge(status, retry_after, &text)
+                judge(status, retry_after, &beginning(response).await)
             }
             Err(error) => Answer::Later { reason: chain(&error), retry_after: None },
         }
     }
+}
+
+/// As much of an answer as is worth reading, whatever its length.
+async fn beginning(mut response: reqwest::Response) -> String {
+    let mut bytes = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        bytes.extend_from_slice(&chunk[..chunk.len().min(WORTH_READING - bytes.len())]);
+        if bytes.len() == WORTH_READING {
+            break;
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// The whole chain of causes; reqwest's own text says little.

@@ -3,7 +3,9 @@
 //! One measurement per family. Tags are few and bounded (who, which kind, which device), everything else is a
 //! field. A point is identified by measurement, tags and time, so two rows of one agent at the same
 //! microsecond would overwrite each other: the nanoseconds below a microsecond hold `seq` modulo 1000, and the
-//! lane is a tag. The same row always makes the same point, which makes a repeat harmless.
+//! lane is a tag. The same row always makes the same point, which makes a repeat harmless. Of a window the nanoseconds are
+//! the revision: a process that slept with an older one in its hands cannot put it over a newer one, and whoever reads takes
+//! the last of each window.
 //!
 //! The lines are built with the `influxdb-line-protocol` crate; two things it leaves to its caller. It writes
 //! line breaks in tags as they are and doubles a backslash there, where InfluxDB 2 takes a backslash
@@ -213,21 +215,21 @@ impl<'a> Field<'a> {
 enum Suffix<'a> {
     /// Events: the sequence number, or for foreign events their id.
     Identity { seq: Int64Array, event_id: &'a StringArray },
-    /// Features: one row a window; a later revision shall overwrite.
-    None,
+    /// Features: one row a window and revision. There is no order among writers, so a later one does not overwrite.
+    Revision(&'a Int32Array),
 }
 
 impl<'a> Suffix<'a> {
     fn of(batch: &'a RecordBatch) -> Result<Self, SinkError> {
         if batch.column_by_name("seq").is_none() {
-            return Ok(Self::None);
+            return Ok(Self::Revision(column::int(batch, "revision")?));
         }
         Ok(Self::Identity { seq: column::long(batch, "seq")?, event_id: column::text(batch, "event_id")? })
     }
 
     fn of_row(&self, row: usize) -> i64 {
         match self {
-            Self::None => 0,
+            Self::Revision(revision) => i64::from(revision.value(row).clamp(0, 999)),
             Self::Identity { seq, event_id } => match (seq.value(row), column::cell(event_id, row)) {
                 (seq, None) => seq.rem_euclid(1000),
                 (_, Some(id)) => {
@@ -302,6 +304,21 @@ mod tests {
         let mut again = Lines::default();
         append(&rows, &[], &mut again).unwrap();
         assert_eq!(again.text, lines.text);
+    }
+
+    #[test]
+    fn an_older_revision_never_takes_the_place_of_a_newer_one() {
+        let mut rows = rows(vec![
+            ("window_start", times(vec![60_000_000; 3])),
+            ("agent_id", text(&["a", "a", "a"])),
+            ("revision", Arc::new(Int32Array::from(vec![1, 0, 5000]))),
+        ]);
+        rows.kind = Some(RecordKind::Feature1m);
+        let mut lines = Lines::default();
+        append(&rows, &["event_type".to_owned()], &mut lines).unwrap();
+        let text = String::from_utf8(lines.text).unwrap();
+        let times: Vec<&str> = text.lines().filter_map(|line| line.rsplit(' ').next()).collect();
+        assert_eq!(times, ["60000000001", "60000000000", "60000000999"]);
     }
 
     #[test]

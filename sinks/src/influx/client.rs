@@ -62,18 +62,11 @@ impl Client {
     pub(super) async fn write(&self, lines: &[u8]) -> Answer {
         let mut request =
             self.http.post(self.write.clone()).header(header::CONTENT_TYPE, "text/plain; charset=utf-8");
-        match self.config.api {
-            WriteApi::V2 => {
-                if let Some(token) = &self.config.token {
-                    request = request.header(header::AUTHORIZATION, format!("Token {}", token.expose()));
-                }
-            }
-            WriteApi::V1 => {
-                if let Some(user) = &self.config.username {
-                    request = request
-                        .basic_auth(user, self.config.password.as_ref().map(|p| p.expose().to_owned()));
-                }
-            }
+        // InfluxDB 2 takes its tokens by the old API, too.
+        if let Some(token) = &self.config.token {
+            request = request.header(header::AUTHORIZATION, format!("Token {}", token.expose()));
+        } else if let Some(user) = &self.config.username {
+            request = request.basic_auth(user, self.config.password.as_ref().map(|p| p.expose().to_owned()));
         }
         let compressed = if self.config.gzip { gzip(lines) } else { None };
         request = match compressed {

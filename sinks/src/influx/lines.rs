@@ -28,6 +28,7 @@ use influxdb_line_protocol::{
 };
 use schemas::{family::Family, record::RecordKind};
 
+use super::series::Series;
 use crate::{
     SinkError,
     batch::{Place, Rows},
@@ -49,7 +50,7 @@ pub(super) struct Lines {
 }
 
 /// Measurement, time column and tags of a kind of record; `None` for what is no time series.
-fn series(kind: RecordKind) -> Option<(&'static str, &'static str, &'static [&'static str])> {
+fn measured(kind: RecordKind) -> Option<(&'static str, &'static str, &'static [&'static str])> {
     let time = "event_time";
     match kind {
         RecordKind::Family(Family::HostMetrics) => Some((
@@ -84,9 +85,15 @@ fn series(kind: RecordKind) -> Option<(&'static str, &'static str, &'static [&'s
     }
 }
 
-/// Appends the lines of these rows. `skip`: columns that are not written.
-pub(super) fn append(rows: &Rows, skip: &[String], lines: &mut Lines) -> Result<(), SinkError> {
-    let Some((measurement, time, tag_names)) = rows.kind.and_then(series) else {
+/// Appends the lines of these rows. `skip`: columns that are not written. A row of a series that `series` does not admit is
+/// refused.
+pub(super) fn append(
+    rows: &Rows,
+    skip: &[String],
+    series: &mut Series,
+    lines: &mut Lines,
+) -> Result<(), SinkError> {
+    let Some((measurement, time, tag_names)) = rows.kind.and_then(measured) else {
         return Ok(());
     };
     let batch = &rows.batch;
@@ -110,6 +117,11 @@ pub(super) fn append(rows: &Rows, skip: &[String], lines: &mut Lines) -> Result<
         let micros = times.value(row);
         if times.is_null(row) || !(EARLIEST..=LATEST).contains(&micros) {
             let reason = format!("{time} {micros} µs is outside what InfluxDB can store");
+            lines.refused.push((*place, reason, row_json::row(batch, row)));
+            continue;
+        }
+        let of_row = tags.iter().filter_map(|(name, column)| Some((*name, column::cell(column, row)?)));
+        if let Err(reason) = series.admit(measurement, &of_row.collect::<Vec<_>>()) {
             lines.refused.push((*place, reason, row_json::row(batch, row)));
             continue;
         }
@@ -298,11 +310,11 @@ mod tests {
             ("seq", longs(vec![1999, 2000])),
         ]);
         let mut lines = Lines::default();
-        append(&rows, &[], &mut lines).unwrap();
+        append(&rows, &[], &mut Series::new(100), &mut lines).unwrap();
         let expected = "user_activity,agent_id=a,lane=bulk seq=1999i 5999\nuser_activity,agent_id=a,lane=bulk seq=2000i 5000\n";
         assert_eq!(String::from_utf8(lines.text.clone()).unwrap(), expected);
         let mut again = Lines::default();
-        append(&rows, &[], &mut again).unwrap();
+        append(&rows, &[], &mut Series::new(100), &mut again).unwrap();
         assert_eq!(again.text, lines.text);
     }
 
@@ -315,7 +327,7 @@ mod tests {
         ]);
         rows.kind = Some(RecordKind::Feature1m);
         let mut lines = Lines::default();
-        append(&rows, &["event_type".to_owned()], &mut lines).unwrap();
+        append(&rows, &["event_type".to_owned()], &mut Series::new(100), &mut lines).unwrap();
         let text = String::from_utf8(lines.text).unwrap();
         let times: Vec<&str> = text.lines().filter_map(|line| line.rsplit(' ').next()).collect();
         assert_eq!(times, ["60000000001", "60000000000", "60000000999"]);
@@ -330,7 +342,7 @@ mod tests {
             ("active_s", Arc::new(Float64Array::from(vec![f64::NAN, f64::INFINITY]))),
         ]);
         let mut lines = Lines::default();
-        append(&rows, &["idle_s".to_owned()], &mut lines).unwrap();
+        append(&rows, &["idle_s".to_owned()], &mut Series::new(100), &mut lines).unwrap();
         assert_eq!(String::from_utf8(lines.text).unwrap(), "user_activity,agent_id=b seq=2i 7002\n");
         assert_eq!(lines.refused.len(), 1);
         assert_eq!(lines.refused[0].0.offset, 0);
@@ -341,7 +353,7 @@ mod tests {
         let rows =
             rows(vec![("event_time", times(vec![1])), ("agent_id", text(&["a"])), ("seq", longs(vec![1]))]);
         let mut lines = Lines::default();
-        append(&rows, &["seq".to_owned()], &mut lines).unwrap();
+        append(&rows, &["seq".to_owned()], &mut Series::new(100), &mut lines).unwrap();
         assert!(lines.text.is_empty() && lines.ends.is_empty());
         assert_eq!(lines.refused.len(), 1);
     }
@@ -365,7 +377,7 @@ mod tests {
                 ("mouse", Arc::new(BooleanArray::from(vec![flag]))),
             ]);
             let mut lines = Lines::default();
-            append(&rows, &[], &mut lines).unwrap();
+            append(&rows, &[], &mut Series::new(100), &mut lines).unwrap();
             let text = String::from_utf8(lines.text).unwrap();
             let parsed: Vec<_> = parse_lines(&text).collect::<Result<_, _>>().unwrap();
             prop_assert_eq!(parsed.len(), 1);
@@ -389,7 +401,7 @@ mod tests {
                 ("seq", longs(vec![0])),
             ]);
             let mut lines = Lines::default();
-            append(&rows, &[], &mut lines).unwrap();
+            append(&rows, &[], &mut Series::new(100), &mut lines).unwrap();
             let text = String::from_utf8(lines.text).unwrap();
             prop_assert_eq!(text.matches('\n').count(), 1);
             prop_assert_eq!(parse_lines(&text).flatten().count(), 1);

@@ -107,13 +107,12 @@ impl Reports {
 
     /// How many were published; none when all are on the bus or another process publishes.
     async fn round(&mut self) -> Result<usize, SinkError> {
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => {
-                let mut connection = connect(&self.postgres, "varta-mqtt-reports").await?;
-                migrate(&mut connection).await?;
-                connection
-            }
+        let mut connection = if let Some(connection) = self.connection.take() {
+            connection
+        } else {
+            let mut connection = connect(&self.postgres, "varta-mqtt-reports").await?;
+            migrate(&mut connection).await?;
+            connection
         };
         let mut transaction = connection.begin().await.map_err(failed)?;
         let is_ours: bool = sqlx::query_scalar("select pg_try_advisory_xact_lock($1)")

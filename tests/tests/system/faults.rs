@@ -33,7 +33,8 @@ async fn stores_that_are_slow_silent_or_cut_off_lose_nothing() -> anyhow::Result
     // The sinks go through the proxies; we do not.
     stage.postgres = Postgres::at(&postgres.url(&reached.0.url)?);
     stage.influx = Influx::at(&influx.url(&reached.1.url)?, &reached.1.token, &reached.1.bucket);
-    let options = Options { small_batches: true, ..Options::default() };
+    // And by the older of the two write APIs.
+    let options = Options { small_batches: true, influx_api: "v1", ..Options::default() };
     let mut server = stage.starter("up", &["up"], &options)?.start(&Load::new(0, 1, 1), &[])?;
     (stage.postgres, stage.influx) = reached;
     let load = Load::new(EVENTS, RATE, STEP);

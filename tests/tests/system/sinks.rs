@@ -51,11 +51,13 @@ async fn killed_or_asleep_at_any_step_a_sink_stores_each_row_once() -> anyhow::R
     }
     sources.send(&stage).await?;
     all_is_stored(&stage, &sources.made(&stage)?, "lake-heir").await.context("after all have woken")?;
+    // Windows of agents that say no more come as time passes: first whoever makes them ends, then whoever stores them.
+    ["process", "bridge"].into_iter().try_for_each(|part| stage.stop(part))?;
+    all_is_stored(&stage, &sources.made(&stage)?, "lake-heir").await.context("when nothing more comes")?;
     for ordeal in ordeals {
-        ordeal.end(&stage)?;
+        ordeal.end(&stage).await?;
     }
-    all_is_stored(&stage, &sources.made(&stage)?, "lake-heir").await.context("after all have ended")?;
-    ["bridge", "process"].into_iter().try_for_each(|part| stage.stop(part))
+    all_is_stored(&stage, &sources.made(&stage)?, "lake-heir").await.context("after all have ended")
 }
 
 /// Two agents, in two partitions.
@@ -152,7 +154,8 @@ impl Ordeal {
     }
 
     /// All end in order, the sleepers too.
-    fn end(mut self, stage: &Stage) -> anyhow::Result<()> {
+    async fn end(mut self, stage: &Stage) -> anyhow::Result<()> {
+        self.progress.note(stage).await?;
         for (sleeper, step) in self.sleepers.drain(..) {
             let name = sleeper.name().to_owned();
             let code = blocking(|| sleeper.stop(DRAIN))?;
@@ -160,7 +163,7 @@ impl Ordeal {
         }
         let code = blocking(|| self.heir.stop(DRAIN))?;
         ensure!(code == 0, "the last {} ends with code {code}", self.sink);
-        blocking(|| self.progress.end(stage))
+        self.progress.end(stage).await
     }
 }
 

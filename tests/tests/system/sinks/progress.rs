@@ -23,7 +23,14 @@ pub(super) struct Progress {
     sink: &'static str,
     /// The topics that say how far it has come: those with events, which only grow while a load is sent.
     topics: Vec<String>,
-    seen: Mutex<Offsets>,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    offsets: Offsets,
+    /// What must never be, if only for a moment.
+    went_back: Option<String>,
 }
 
 impl Progress {
@@ -37,16 +44,21 @@ impl Progress {
         Ok(Self { sink, topics, seen: Mutex::default() })
     }
 
-    /// Looks where the store stands; fails if any offset is smaller than before.
+    /// Looks where the store stands; fails from then on when an offset is smaller than before.
     pub(super) async fn note(&self, stage: &Stage) -> anyhow::Result<()> {
         let now = self.offsets(stage).await?;
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        for (of, offset) in &now {
-            let before = seen.get(of).copied().unwrap_or(0);
-            ensure!(*offset >= before, "{}: {of:?} went back from {before} to {offset}", self.sink);
+        for (of, offset) in now {
+            let before = seen.offsets.insert(of.clone(), offset).unwrap_or(0);
+            if offset < before {
+                let what = format!("{}: {of:?} went back from {before} to {offset}", self.sink);
+                seen.went_back.get_or_insert(what);
+            }
         }
-        seen.extend(now);
-        Ok(())
+        match &seen.went_back {
+            Some(what) => bail!("{what}"),
+            None => Ok(()),
+        }
     }
 
     /// Whether all that was on the topics is stored.
@@ -63,8 +75,9 @@ impl Progress {
         Ok(true)
     }
 
-    /// The whole course, where the store remembers it.
-    pub(super) fn end(&self, stage: &Stage) -> anyhow::Result<()> {
+    /// A last look, and the whole course where the store remembers it.
+    pub(super) async fn end(&self, stage: &Stage) -> anyhow::Result<()> {
+        self.note(stage).await?;
         if self.sink != "lake" {
             return Ok(());
         }

@@ -24,6 +24,8 @@ pub(crate) struct Options {
     pub(crate) member: String,
     /// Its sinks hold little, so that a short log is many batches, and PostgreSQL is waited for briefly.
     pub(crate) small_batches: bool,
+    /// By which API its sink writes to InfluxDB.
+    pub(crate) influx_api: &'static str,
     /// Further sections, as they stand in the file.
     pub(crate) extra: String,
 }
@@ -38,6 +40,7 @@ impl Default for Options {
             listen: String::new(),
             member: String::new(),
             small_batches: false,
+            influx_api: "v2",
             extra: String::new(),
         }
     }
@@ -114,6 +117,7 @@ url = "{influx_url}"
 token = "{influx_token}"
 org = "varta"
 bucket = "{influx_bucket}"
+api = "{influx_api}"
 group = "{prefix}-influx"
 instance = "{prefix}-influx{member}"
 {small_influx}
@@ -130,6 +134,7 @@ every = "2s"
 "#,
             extra = options.extra,
             member = options.member,
+            influx_api = options.influx_api,
             small_lake = small("commit_rows = 150\npoll_rows = 100"),
             small_influx = small("batch_lines = 80\npoll_rows = 40\ntimeout = \"3s\""),
             small_postgres = small("batch_rows = 16\npoll_rows = 10\ntimeout = \"3s\""),

@@ -277,6 +277,12 @@ impl Check for MqttConfig {
             && tls.certificate.is_some() != tls.key.is_some()
         {
             problems.add(key(at, "tls"), "`certificate` and `key` belong together", None);
+        } else if let Some(tls) = &self.tls {
+            for (name, path) in [("ca", &tls.ca), ("certificate", &tls.certificate), ("key", &tls.key)] {
+                if let Some(path) = path {
+                    problems.file(key(at, &format!("tls.{name}")), path);
+                }
+            }
         }
     }
 }

@@ -144,6 +144,13 @@ impl Check for HttpConfig {
         if self.keys.as_os_str().is_empty() {
             problems.add(key(at, "keys"), "must name a file", None);
         }
+        if let Some(tls) = &self.tls {
+            problems.file(key(at, "tls.certificate"), &tls.certificate);
+            problems.file(key(at, "tls.key"), &tls.key);
+            if let Some(client_ca) = &tls.client_ca {
+                problems.file(key(at, "tls.client_ca"), client_ca);
+            }
+        }
     }
 }
 
@@ -210,8 +217,12 @@ mod tests {
         assert!(problems("listen = \"[::1]:80\"").is_empty());
         assert_eq!(problems("listen = \"0.0.0.0:80\""), ["listen"]);
         assert!(problems("listen = \"0.0.0.0:80\"\nallow_plain = true").is_empty());
-        let tls = "listen = \"0.0.0.0:443\"\ntls = { certificate = \"/c\", key = \"/k\" }";
-        assert!(problems(tls).is_empty());
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+        let tls = format!("listen = \"0.0.0.0:443\"\ntls = {{ certificate = \"{file}\", key = \"{file}\" }}");
+        assert!(problems(&tls).is_empty());
+        let elsewhere = "listen = \"0.0.0.0:443\"\n\
+                         tls = { certificate = \"/no/certificate\", key = \"/no/key\", client_ca = \"/\" }";
+        assert_eq!(problems(elsewhere), ["tls.certificate", "tls.key", "tls.client_ca"]);
         assert_eq!(problems("listen = \"localhost\""), ["listen"]);
     }
 

@@ -8,6 +8,8 @@ mod read;
 mod units;
 
 use std::fmt;
+use std::io::ErrorKind;
+use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
@@ -34,6 +36,20 @@ impl Problems {
         let at = at.into();
         if !self.concerns(&at) {
             self.0.push(Problem { at, what: what.into(), hint });
+        }
+    }
+
+    /// Notes a file that is not there or is a folder. One that this user may not see is not judged: the part that needs
+    /// it may run as another.
+    pub fn file(&mut self, at: impl Into<String>, path: &Path) {
+        match fs_err::metadata(path) {
+            Ok(found) if found.is_dir() => {
+                self.add(at, format!("{} is a folder, not a file", path.display()), None);
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                self.add(at, format!("{} is not there", path.display()), None);
+            }
+            Ok(_) | Err(_) => {}
         }
     }
 

@@ -1,8 +1,9 @@
-//! Named places where a test kills the process.
+//! Named places where a test kills the process, or suspends it.
 //!
 //! `VARTA_FAILPOINT="worker.in_commit=3,lake.after_files=1"` makes the process end itself with `SIGKILL` at the
 //! third hit of the first name or the first hit of the second: nothing is flushed, no destructor runs, exactly as
-//! if the power had gone.
+//! if the power had gone. With `lake.after_files=1:stop` it is `SIGSTOP`: every thread stands still with all that it holds,
+//! as on a machine that is suspended, until somebody sends `SIGCONT`.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -13,7 +14,20 @@ const DISARMED: u8 = 1;
 const ARMED: u8 = 2;
 
 static STATE: AtomicU8 = AtomicU8::new(UNREAD);
-static POINTS: OnceLock<HashMap<String, AtomicU64>> = OnceLock::new();
+static POINTS: OnceLock<HashMap<String, Point>> = OnceLock::new();
+
+/// What is to happen at a place.
+struct Point {
+    /// Hits that are left until then.
+    left: AtomicU64,
+    fate: Fate,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Killed,
+    Suspended,
+}
 
 /// Marks a place by name. Costs one atomic load unless a failpoint is armed.
 #[inline]
@@ -30,25 +44,35 @@ fn hit_slow(name: &str) {
         STATE.store(if points.is_empty() { DISARMED } else { ARMED }, Ordering::Relaxed);
         points
     });
-    if is_last(points, name) {
-        die(name);
+    match due(points, name) {
+        Some(Fate::Killed) => die(name),
+        Some(Fate::Suspended) => sleep(name),
+        None => {}
     }
 }
 
-/// Counts down; true at exactly the hit that was asked for.
-fn is_last(points: &HashMap<String, AtomicU64>, name: &str) -> bool {
-    points.get(name).is_some_and(|left| left.fetch_sub(1, Ordering::Relaxed) == 1)
+/// Counts down; what happens at exactly the hit that was asked for.
+fn due(points: &HashMap<String, Point>, name: &str) -> Option<Fate> {
+    let point = points.get(name)?;
+    (point.left.fetch_sub(1, Ordering::Relaxed) == 1).then_some(point.fate)
 }
 
-fn parse(text: &str) -> HashMap<String, AtomicU64> {
+fn parse(text: &str) -> HashMap<String, Point> {
     let mut points = HashMap::new();
     for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         let (name, count) = part.split_once('=').unwrap_or((part, "1"));
-        match count.trim().parse::<u64>() {
+        let (count, fate) = match count.trim().strip_suffix(":stop") {
+            Some(count) => (count, Fate::Suspended),
+            None => (count.trim(), Fate::Killed),
+        };
+        match count.parse::<u64>() {
             Ok(count) if count > 0 => {
-                points.insert(name.trim().to_owned(), AtomicU64::new(count));
+                points.insert(name.trim().to_owned(), Point { left: AtomicU64::new(count), fate });
             }
-            _ => tracing::error!(part, "failpoint ignored: expected NAME=N with N of at least 1"),
+            _ => tracing::error!(
+                part,
+                "failpoint ignored: expected NAME=N or NAME=N:stop with N of at least 1"
+            ),
         }
     }
     points
@@ -57,6 +81,11 @@ fn parse(text: &str) -> HashMap<String, AtomicU64> {
 /// What a process says last on standard error, so that this death can be told from any other.
 pub fn last_words(name: &str) -> String {
     format!("killed at failpoint {name}")
+}
+
+/// What a process says on standard error before it falls asleep.
+pub fn words_before_sleep(name: &str) -> String {
+    format!("suspended at failpoint {name}")
 }
 
 #[cfg(unix)]
@@ -72,10 +101,23 @@ fn die(name: &str) {
     }
 }
 
+/// The signal stops all threads, if not at once: this one does nothing more before it has been stopped and woken.
+#[cfg(unix)]
+fn sleep(name: &str) {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "{}", words_before_sleep(name));
+    let _ = kill(Pid::this(), Signal::SIGSTOP);
+}
+
 #[cfg(not(unix))]
 fn die(_: &str) {
     std::process::abort();
 }
+
+#[cfg(not(unix))]
+fn sleep(_: &str) {}
 
 #[cfg(test)]
 mod tests {
@@ -83,12 +125,14 @@ mod tests {
 
     #[test]
     fn fires_at_exactly_the_asked_hit() {
-        let points = parse("a=3, b ,c=0,d=x");
-        assert_eq!(points.len(), 2);
-        let fired: Vec<bool> = (0..5).map(|_| is_last(&points, "a")).collect();
-        assert_eq!(fired, [false, false, true, false, false]);
-        assert!(is_last(&points, "b"));
-        assert!(!is_last(&points, "unknown"));
+        let points = parse("a=3, b ,c=0,d=x,e=2:stop,f=:stop");
+        assert_eq!(points.len(), 3);
+        let fired: Vec<_> = (0..5).map(|_| due(&points, "a")).collect();
+        assert_eq!(fired, [None, None, Some(Fate::Killed), None, None]);
+        assert_eq!(due(&points, "b"), Some(Fate::Killed));
+        let fired: Vec<_> = (0..3).map(|_| due(&points, "e")).collect();
+        assert_eq!(fired, [None, Some(Fate::Suspended), None]);
+        assert_eq!(due(&points, "unknown"), None);
     }
 
     #[cfg(unix)]
@@ -119,5 +163,28 @@ mod tests {
             let ended = run(spec);
             assert_eq!((ended.status.success(), said(&ended)), (true, false));
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_suspended_process_stands_still_and_goes_on_when_it_is_woken() {
+        use nix::sys::{
+            signal::{Signal, kill},
+            wait::{WaitPidFlag, WaitStatus, waitpid},
+        };
+        use nix::unistd::Pid;
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["failpoint::tests::the_process_is_killed_not_ended", "--exact"])
+            .env("VARTA_FAILPOINT_TEST_CHILD", "1")
+            .env("VARTA_FAILPOINT", "here=1:stop")
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let pid = Pid::from_raw(child.id() as i32);
+        let stopped = waitpid(pid, Some(WaitPidFlag::WUNTRACED)).unwrap();
+        assert_eq!(stopped, WaitStatus::Stopped(pid, Signal::SIGSTOP));
+        kill(pid, Signal::SIGCONT).unwrap();
+        assert!(child.wait().unwrap().success());
     }
 }

@@ -25,7 +25,16 @@ class Mosquitto(unittest.TestCase):
 
     def test_agents_are_confined_by_their_client_id(self):
         for rule in re.findall(r"^pattern .*$", mosquitto_config.acl(), re.MULTILINE):
-            self.assertRegex(rule, r"^pattern (read|write) (agent|alerts)/%c/")
+            self.assertRegex(rule, r"^pattern (read (agent|alerts|reports/agent)|write agent)/%c/")
+
+    def test_reports_are_read_by_accounts_that_are_named_for_it(self):
+        account, readers = "", set()
+        for line in mosquitto_config.acl().splitlines():
+            if line.startswith("user "):
+                account = line.split()[1]
+            elif line.startswith("topic ") and "reports/" in line:
+                readers.add(account)
+        self.assertEqual(readers, {"bridge", "observer"})
 
 
 class Kafka(unittest.TestCase):

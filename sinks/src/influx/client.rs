@@ -8,6 +8,9 @@ use reqwest::{StatusCode, Url, header};
 use super::config::{InfluxConfig, WriteApi};
 use crate::SinkError;
 
+/// Bytes that are read of an answer.
+const WORTH_READING: usize = 64 << 10;
+
 /// What the server said to a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer {
@@ -59,18 +62,11 @@ impl Client {
     pub(super) async fn write(&self, lines: &[u8]) -> Answer {
         let mut request =
             self.http.post(self.write.clone()).header(header::CONTENT_TYPE, "text/plain; charset=utf-8");
-        match self.config.api {
-            WriteApi::V2 => {
-                if let Some(token) = &self.config.token {
-                    request = request.header(header::AUTHORIZATION, format!("Token {}", token.expose()));
-                }
-            }
-            WriteApi::V1 => {
-                if let Some(user) = &self.config.username {
-                    request = request
-                        .basic_auth(user, self.config.password.as_ref().map(|p| p.expose().to_owned()));
-                }
-            }
+        // InfluxDB 2 takes its tokens by the old API, too.
+        if let Some(token) = &self.config.token {
+            request = request.header(header::AUTHORIZATION, format!("Token {}", token.expose()));
+        } else if let Some(user) = &self.config.username {
+            request = request.basic_auth(user, self.config.password.as_ref().map(|p| p.expose().to_owned()));
         }
         let compressed = if self.config.gzip { gzip(lines) } else { None };
         request = match compressed {
@@ -81,12 +77,23 @@ impl Client {
             Ok(response) => {
                 let status = response.status();
                 let retry_after = retry_after(response.headers());
-                let text = response.text().await.unwrap_or_default();
-                judge(status, retry_after, &text)
+                judge(status, retry_after, &beginning(response).await)
             }
             Err(error) => Answer::Later { reason: chain(&error), retry_after: None },
         }
     }
+}
+
+/// As much of an answer as is worth reading, whatever its length.
+async fn beginning(mut response: reqwest::Response) -> String {
+    let mut bytes = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        bytes.extend_from_slice(&chunk[..chunk.len().min(WORTH_READING - bytes.len())]);
+        if bytes.len() == WORTH_READING {
+            break;
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// The whole chain of causes; reqwest's own text says little.

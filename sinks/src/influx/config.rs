@@ -29,7 +29,7 @@ pub struct InfluxConfig {
     pub org: String,
     /// Bucket (v2) or database (v1).
     pub bucket: String,
-    /// Token (v2).
+    /// Token; takes the place of user name and password.
     pub token: Option<Secret>,
     /// User name (v1).
     pub username: Option<String>,
@@ -43,6 +43,8 @@ pub struct InfluxConfig {
     pub instance: Option<String>,
     /// Columns that are not written: content that a time series has no use for.
     pub skip: Vec<String>,
+    /// Series that one process writes at most, over all measurements; rows of others become dead letters.
+    pub max_series: usize,
     /// Lines of one request at most.
     pub batch_lines: usize,
     /// Bytes of one request, before compression, at most.
@@ -80,6 +82,7 @@ impl Default for InfluxConfig {
             group: "varta-influx".to_owned(),
             instance: None,
             skip: skip.map(str::to_owned).to_vec(),
+            max_series: 100_000,
             batch_lines: 5000,
             batch_bytes: ByteSize::mib(2),
             batch_age: Duration::from_secs(1),
@@ -102,7 +105,11 @@ impl Check for InfluxConfig {
                 Some("http://127.0.0.1:8086".to_owned()),
             ),
         }
-        for (name, value) in [("batch_lines", self.batch_lines), ("poll_rows", self.poll_rows)] {
+        for (name, value) in [
+            ("max_series", self.max_series),
+            ("batch_lines", self.batch_lines),
+            ("poll_rows", self.poll_rows),
+        ] {
             if value == 0 {
                 problems.add(key(at, name), "must be greater than nothing", None);
             }

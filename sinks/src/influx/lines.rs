@@ -3,7 +3,9 @@
 //! One measurement per family. Tags are few and bounded (who, which kind, which device), everything else is a
 //! field. A point is identified by measurement, tags and time, so two rows of one agent at the same
 //! microsecond would overwrite each other: the nanoseconds below a microsecond hold `seq` modulo 1000, and the
-//! lane is a tag. The same row always makes the same point, which makes a repeat harmless.
+//! lane is a tag. The same row always makes the same point, which makes a repeat harmless. Of a window the nanoseconds are
+//! the revision: a process that slept with an older one in its hands cannot put it over a newer one, and whoever reads takes
+//! the last of each window.
 //!
 //! The lines are built with the `influxdb-line-protocol` crate; two things it leaves to its caller. It writes
 //! line breaks in tags as they are and doubles a backslash there, where InfluxDB 2 takes a backslash
@@ -26,6 +28,7 @@ use influxdb_line_protocol::{
 };
 use schemas::{family::Family, record::RecordKind};
 
+use super::series::Series;
 use crate::{
     SinkError,
     batch::{Place, Rows},
@@ -47,7 +50,7 @@ pub(super) struct Lines {
 }
 
 /// Measurement, time column and tags of a kind of record; `None` for what is no time series.
-fn series(kind: RecordKind) -> Option<(&'static str, &'static str, &'static [&'static str])> {
+fn measured(kind: RecordKind) -> Option<(&'static str, &'static str, &'static [&'static str])> {
     let time = "event_time";
     match kind {
         RecordKind::Family(Family::HostMetrics) => Some((
@@ -82,9 +85,15 @@ fn series(kind: RecordKind) -> Option<(&'static str, &'static str, &'static [&'s
     }
 }
 
-/// Appends the lines of these rows. `skip`: columns that are not written.
-pub(super) fn append(rows: &Rows, skip: &[String], lines: &mut Lines) -> Result<(), SinkError> {
-    let Some((measurement, time, tag_names)) = rows.kind.and_then(series) else {
+/// Appends the lines of these rows. `skip`: columns that are not written. A row of a series that `series` does not admit is
+/// refused.
+pub(super) fn append(
+    rows: &Rows,
+    skip: &[String],
+    series: &mut Series,
+    lines: &mut Lines,
+) -> Result<(), SinkError> {
+    let Some((measurement, time, tag_names)) = rows.kind.and_then(measured) else {
         return Ok(());
     };
     let batch = &rows.batch;
@@ -108,6 +117,11 @@ pub(super) fn append(rows: &Rows, skip: &[String], lines: &mut Lines) -> Result<
         let micros = times.value(row);
         if times.is_null(row) || !(EARLIEST..=LATEST).contains(&micros) {
             let reason = format!("{time} {micros} µs is outside what InfluxDB can store");
+            lines.refused.push((*place, reason, row_json::row(batch, row)));
+            continue;
+        }
+        let of_row = tags.iter().filter_map(|(name, column)| Some((*name, column::cell(column, row)?)));
+        if let Err(reason) = series.admit(measurement, &of_row.collect::<Vec<_>>()) {
             lines.refused.push((*place, reason, row_json::row(batch, row)));
             continue;
         }
@@ -213,21 +227,21 @@ impl<'a> Field<'a> {
 enum Suffix<'a> {
     /// Events: the sequence number, or for foreign events their id.
     Identity { seq: Int64Array, event_id: &'a StringArray },
-    /// Features: one row a window; a later revision shall overwrite.
-    None,
+    /// Features: one row a window and revision. There is no order among writers, so a later one does not overwrite.
+    Revision(&'a Int32Array),
 }
 
 impl<'a> Suffix<'a> {
     fn of(batch: &'a RecordBatch) -> Result<Self, SinkError> {
         if batch.column_by_name("seq").is_none() {
-            return Ok(Self::None);
+            return Ok(Self::Revision(column::int(batch, "revision")?));
         }
         Ok(Self::Identity { seq: column::long(batch, "seq")?, event_id: column::text(batch, "event_id")? })
     }
 
     fn of_row(&self, row: usize) -> i64 {
         match self {
-            Self::None => 0,
+            Self::Revision(revision) => i64::from(revision.value(row).clamp(0, 999)),
             Self::Identity { seq, event_id } => match (seq.value(row), column::cell(event_id, row)) {
                 (seq, None) => seq.rem_euclid(1000),
                 (_, Some(id)) => {
@@ -296,12 +310,27 @@ mod tests {
             ("seq", longs(vec![1999, 2000])),
         ]);
         let mut lines = Lines::default();
-        append(&rows, &[], &mut lines).unwrap();
+        append(&rows, &[], &mut Series::new(100), &mut lines).unwrap();
         let expected = "user_activity,agent_id=a,lane=bulk seq=1999i 5999\nuser_activity,agent_id=a,lane=bulk seq=2000i 5000\n";
         assert_eq!(String::from_utf8(lines.text.clone()).unwrap(), expected);
         let mut again = Lines::default();
-        append(&rows, &[], &mut again).unwrap();
+        append(&rows, &[], &mut Series::new(100), &mut again).unwrap();
         assert_eq!(again.text, lines.text);
+    }
+
+    #[test]
+    fn an_older_revision_never_takes_the_place_of_a_newer_one() {
+        let mut rows = rows(vec![
+            ("window_start", times(vec![60_000_000; 3])),
+            ("agent_id", text(&["a", "a", "a"])),
+            ("revision", Arc::new(Int32Array::from(vec![1, 0, 5000]))),
+        ]);
+        rows.kind = Some(RecordKind::Feature1m);
+        let mut lines = Lines::default();
+        append(&rows, &["event_type".to_owned()], &mut Series::new(100), &mut lines).unwrap();
+        let text = String::from_utf8(lines.text).unwrap();
+        let times: Vec<&str> = text.lines().filter_map(|line| line.rsplit(' ').next()).collect();
+        assert_eq!(times, ["60000000001", "60000000000", "60000000999"]);
     }
 
     #[test]
@@ -313,7 +342,7 @@ mod tests {
             ("active_s", Arc::new(Float64Array::from(vec![f64::NAN, f64::INFINITY]))),
         ]);
         let mut lines = Lines::default();
-        append(&rows, &["idle_s".to_owned()], &mut lines).unwrap();
+        append(&rows, &["idle_s".to_owned()], &mut Series::new(100), &mut lines).unwrap();
         assert_eq!(String::from_utf8(lines.text).unwrap(), "user_activity,agent_id=b seq=2i 7002\n");
         assert_eq!(lines.refused.len(), 1);
         assert_eq!(lines.refused[0].0.offset, 0);
@@ -324,7 +353,7 @@ mod tests {
         let rows =
             rows(vec![("event_time", times(vec![1])), ("agent_id", text(&["a"])), ("seq", longs(vec![1]))]);
         let mut lines = Lines::default();
-        append(&rows, &["seq".to_owned()], &mut lines).unwrap();
+        append(&rows, &["seq".to_owned()], &mut Series::new(100), &mut lines).unwrap();
         assert!(lines.text.is_empty() && lines.ends.is_empty());
         assert_eq!(lines.refused.len(), 1);
     }
@@ -348,7 +377,7 @@ mod tests {
                 ("mouse", Arc::new(BooleanArray::from(vec![flag]))),
             ]);
             let mut lines = Lines::default();
-            append(&rows, &[], &mut lines).unwrap();
+            append(&rows, &[], &mut Series::new(100), &mut lines).unwrap();
             let text = String::from_utf8(lines.text).unwrap();
             let parsed: Vec<_> = parse_lines(&text).collect::<Result<_, _>>().unwrap();
             prop_assert_eq!(parsed.len(), 1);
@@ -372,7 +401,7 @@ mod tests {
                 ("seq", longs(vec![0])),
             ]);
             let mut lines = Lines::default();
-            append(&rows, &[], &mut lines).unwrap();
+            append(&rows, &[], &mut Series::new(100), &mut lines).unwrap();
             let text = String::from_utf8(lines.text).unwrap();
             prop_assert_eq!(text.matches('\n').count(), 1);
             prop_assert_eq!(parse_lines(&text).flatten().count(), 1);

@@ -10,6 +10,7 @@
 mod client;
 mod config;
 mod lines;
+mod series;
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
@@ -26,6 +27,7 @@ pub use self::config::{InfluxConfig, WriteApi};
 use self::{
     client::{Answer, Client},
     lines::Lines,
+    series::Series,
 };
 use crate::{
     DeadLetters, Flush, Sink, SinkError, Start,
@@ -75,6 +77,8 @@ struct InfluxSink {
     config: InfluxConfig,
     client: Client,
     dead: DeadLetters,
+    /// Lent to the thread that makes lines.
+    series: Series,
     waiting: Vec<Waiting>,
     letters: Vec<(Arc<str>, i32, DeadLetter)>,
     /// Offsets to go on from once everything waiting is written.
@@ -86,6 +90,7 @@ impl InfluxSink {
     fn new(config: InfluxConfig, dead: DeadLetters) -> Result<Self, SinkError> {
         Ok(Self {
             client: Client::new(&config)?,
+            series: Series::new(config.max_series),
             config,
             dead,
             waiting: Vec::new(),
@@ -189,14 +194,17 @@ impl Sink for InfluxSink {
             self.letters.push((Arc::clone(&topic), partition, letter));
         }
         let (spans, rows, skip) = (batch.spans, batch.rows, self.config.skip.clone());
+        let mut series = std::mem::replace(&mut self.series, Series::new(0));
         let built = tokio::task::spawn_blocking(move || {
             let mut lines = Lines::default();
-            for rows in &rows {
-                lines::append(rows, &skip, &mut lines)?;
-            }
-            Ok::<_, SinkError>(lines)
+            let outcome =
+                rows.iter().try_for_each(|rows| lines::append(rows, &skip, &mut series, &mut lines));
+            (series, outcome.map(|()| lines))
         });
-        let mut lines = built.await.map_err(|error| SinkError::Fatal(error.to_string()))??;
+        let (series, lines) = built.await.map_err(|error| SinkError::Fatal(error.to_string()))?;
+        self.series = series;
+        metrics::gauge!("varta_sinks_influx_series").set(self.series.len() as f64);
+        let mut lines = lines?;
         for (place, reason, row) in std::mem::take(&mut lines.refused) {
             self.refuse(&topic, place, row, reason);
         }

@@ -93,6 +93,15 @@ impl LakeConfig {
         Root { location: self.root.clone(), options: self.options.clone() }
     }
 
+    /// Whether an URL leads nowhere, whoever answers there.
+    fn location_is_wrong(&self) -> bool {
+        let options = self.options.iter().map(|(name, value)| (name, value.expose()));
+        let leads_somewhere = |text: &str| {
+            url::Url::parse(text).is_ok_and(|url| object_store::parse_url_opts(&url, options).is_ok())
+        };
+        self.root.contains("://") && !leads_somewhere(&self.root)
+    }
+
     pub(super) fn writing(&self) -> Writing {
         Writing {
             row_group_rows: self.row_group_rows,
@@ -130,6 +139,17 @@ impl Check for LakeConfig {
                 problems.add(key(at, name), "must not be empty", None);
             }
         }
+        if self.location_is_wrong() {
+            // the library's own words could repeat an option, and options are secrets
+            problems.add(
+                key(at, "root"),
+                format!(
+                    "`{}` is no URL of a store that this program knows, or its options do not fit",
+                    self.root
+                ),
+                Some("a folder, or s3://bucket/folder with the options of that store".to_owned()),
+            );
+        }
         if self.late_age < self.commit_age {
             problems.add(
                 key(at, "late_age"),
@@ -160,5 +180,18 @@ mod tests {
         expected.sort_unstable();
         assert_eq!(named, expected);
         assert!(!problems.to_string().contains("secret"));
+    }
+
+    #[test]
+    fn a_store_that_cannot_be_is_named_before_anything_is_written_to_it() {
+        let problems = |text: &str| -> Vec<String> {
+            match load::<LakeConfig>(text, "test", &|_| None) {
+                Ok(_) => Vec::new(),
+                Err(problems) => problems.iter().map(|problem| problem.at.clone()).collect(),
+            }
+        };
+        assert!(problems("root = \"file:///tmp/lake\"").is_empty());
+        assert_eq!(problems("root = \"gopher://x/lake\""), ["root"]);
+        assert_eq!(problems("root = \"s3://\""), ["root"]);
     }
 }

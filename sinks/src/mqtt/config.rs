@@ -5,6 +5,29 @@ use std::{path::PathBuf, time::Duration};
 use runtime::config::{ByteSize, Check, Problems, Secret, key};
 use serde::Deserialize;
 
+/// Whom reports on the bus may be about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// All machines.
+    Fleet,
+    /// A machine.
+    Agent,
+    /// A person.
+    User,
+}
+
+impl Scope {
+    /// As reports are stored.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fleet => "fleet",
+            Self::Agent => "agent",
+            Self::User => "user",
+        }
+    }
+}
+
 /// Section `[sinks.mqtt]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -23,6 +46,11 @@ pub struct MqttConfig {
     pub password: Option<Secret>,
     /// TLS; absent: plain TCP.
     pub tls: Option<TlsConfig>,
+    /// Whom reports on the bus are about; empty: none. Without `user`, nobody is named in those of machines either.
+    pub reports: Vec<Scope>,
+    /// How often the table of reports is looked at.
+    #[serde(with = "humantime_serde")]
+    pub reports_every: Duration,
     /// Consumer group; its committed offsets are where the sink goes on.
     pub group: String,
     /// Static membership name of this process in the group.
@@ -68,6 +96,8 @@ impl Default for MqttConfig {
             username: None,
             password: None,
             tls: None,
+            reports: vec![Scope::Fleet, Scope::Agent],
+            reports_every: Duration::from_secs(10),
             group: "varta-mqtt".to_owned(),
             instance: None,
             max_payload: ByteSize::kib(256),
@@ -78,6 +108,13 @@ impl Default for MqttConfig {
             poll_bytes: ByteSize::mib(1),
             drain: Duration::from_secs(10),
         }
+    }
+}
+
+impl MqttConfig {
+    /// The broker, in words of the configuration.
+    pub(super) fn broker(&self) -> String {
+        format!("mqtt at {}:{}", self.host, self.port)
     }
 }
 
@@ -102,6 +139,9 @@ impl Check for MqttConfig {
                 problems.add(key(at, name), "must be greater than nothing", None);
             }
         }
+        if self.reports_every < Duration::from_millis(100) || self.reports_every > Duration::from_hours(1) {
+            problems.add(key(at, "reports_every"), "must be between 100 ms and 1 h", None);
+        }
         if self.max_payload < ByteSize::kib(16) || self.max_payload > ByteSize::mib(2) {
             problems.add(key(at, "max_payload"), "must be between 16 KiB and 2 MiB", None);
         }
@@ -110,6 +150,12 @@ impl Check for MqttConfig {
                 problems.add(key(at, "tls"), "`certificate` and `key` belong together", None);
             } else if tls.certificate.is_some() && tls.ca.is_none() {
                 problems.add(key(at, "tls"), "a client certificate needs `ca` as well", None);
+            } else if self.enabled {
+                for (name, path) in [("ca", &tls.ca), ("certificate", &tls.certificate), ("key", &tls.key)] {
+                    if let Some(path) = path {
+                        problems.file(key(at, &format!("tls.{name}")), path);
+                    }
+                }
             }
         }
     }
@@ -125,10 +171,12 @@ mod tests {
     fn off_by_default_and_all_problems_are_named_at_once() {
         assert!(!load::<MqttConfig>("", "test", &|_| None).unwrap().enabled);
         let text = "host = \"a/b\"\nport = 0\npassword = \"hunter2\"\nclient_id = \"\"\nmax_payload = \"1 B\"\n\
-                    [tls]\nkey = \"/k\"";
+                    reports = [\"people\"]\nreports_every = \"0s\"\n[tls]\nkey = \"/k\"";
         let problems = load::<MqttConfig>(text, "test", &|_| None).unwrap_err();
         let named: Vec<&str> = problems.iter().map(|problem| problem.at.as_str()).collect();
-        for place in ["host", "port", "password", "client_id", "max_payload", "tls"] {
+        for place in
+            ["host", "port", "password", "client_id", "max_payload", "reports[0]", "reports_every", "tls"]
+        {
             assert!(named.contains(&place), "{place} is missing from {named:?}");
         }
         assert!(!problems.to_string().contains("hunter2"));

@@ -1,4 +1,5 @@
-//! Alerts back on the MQTT bus, for subscribers at the edge: `alerts/{agent_id}/{severity}`, QoS 1, JSON.
+//! Alerts back on the MQTT bus, for subscribers at the edge: `alerts/{agent_id}/{severity}`, QoS 1, JSON; and reports
+//! ([`reports`]).
 //!
 //! At least once: publish, hear from the broker that it has each message, then commit the offsets to the log's consumer
 //! group. A crash between repeats alerts; `finding_uid` and `revision` in the payload tell a repetition.
@@ -6,6 +7,7 @@
 mod config;
 mod payload;
 mod publisher;
+mod reports;
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
@@ -14,20 +16,26 @@ use eventlog::{Log, Position, TopicPartition, dead_letter::DeadLetter, registry:
 use runtime::{failpoint, health::Health, shutdown::Shutdown};
 use schemas::{record::RecordKind, topics::Topics};
 
-pub use self::config::{MqttConfig, TlsConfig};
-use self::publisher::Publisher;
+pub use self::config::{MqttConfig, Scope, TlsConfig};
+use self::{
+    publisher::{Message, Publisher},
+    reports::Reports,
+};
 use crate::{
     DeadLetters, Flush, Sink, SinkError, Start,
     batch::Batch,
     column,
     dead_letters::origin,
+    postgres::PostgresConfig,
     row_json,
     runner::{self, Feed},
 };
 
-/// Runs the sink until `shutdown` or a fatal error.
+/// Runs the sink until `shutdown` or a fatal error. Reports come from `postgres`, alerts from the log: neither waits for
+/// the other.
 pub async fn run<L: Log>(
     config: MqttConfig,
+    postgres: PostgresConfig,
     log: L,
     registry: Arc<dyn SchemaRegistry>,
     topics: Topics,
@@ -47,15 +55,19 @@ pub async fn run<L: Log>(
         drain: config.drain,
     };
     let letters = DeadLetters::open(&log, &topics, "mqtt")?;
-    runner::run(MqttSink::new(config, letters), feed, log, registry, health, shutdown).await
+    runtime::tls::install_crypto();
+    let reports = Reports::new(config.clone(), postgres).run(health.clone(), shutdown.clone());
+    let alerts = runner::run(MqttSink::new(config, letters), feed, log, registry, health, shutdown);
+    tokio::try_join!(alerts, reports)?;
+    Ok(())
 }
 
 struct MqttSink {
     config: MqttConfig,
     dead: DeadLetters,
     publisher: Option<Publisher>,
-    /// Topic and payload of what the broker has not acknowledged, in the order of the log.
-    messages: Vec<(String, Vec<u8>)>,
+    /// What the broker has not acknowledged, in the order of the log.
+    messages: Vec<Message>,
     letters: Vec<(Arc<str>, i32, DeadLetter)>,
     /// Offsets to go on from once everything is acknowledged.
     positions: BTreeMap<(Arc<str>, i32), i64>,
@@ -75,15 +87,11 @@ impl MqttSink {
         }
     }
 
-    fn broker(&self) -> String {
-        format!("mqtt at {}:{}", self.config.host, self.config.port)
-    }
-
     /// What is acknowledged is let go, also when the rest fails.
     async fn publish(&mut self) -> Result<(), SinkError> {
         let mut publisher = match self.publisher.take() {
             Some(publisher) if !publisher.has_ended() => publisher,
-            _ => Publisher::start(&self.config)?,
+            _ => Publisher::start(&self.config, self.config.client_id.clone())?,
         };
         let mut acknowledged = 0;
         let publishing = publisher.publish(&self.messages, || acknowledged += 1);
@@ -95,8 +103,8 @@ impl MqttSink {
                 self.publisher = Some(publisher);
                 Ok(())
             }
-            Ok(Err(error)) => Err(SinkError::unavailable(self.broker(), error)),
-            Err(_) => Err(SinkError::unavailable(self.broker(), "it acknowledges nothing")),
+            Ok(Err(error)) => Err(SinkError::unavailable(self.config.broker(), error)),
+            Err(_) => Err(SinkError::unavailable(self.config.broker(), "it acknowledges nothing")),
         }
     }
 }
@@ -127,7 +135,8 @@ impl Sink for MqttSink {
             let bodies = row_json::bodies(&rows.batch, 0)?;
             for (row, place) in rows.places.iter().enumerate() {
                 if let Some(payload) = payload::payload(bodies.value(row), longest) {
-                    self.messages.push((payload::topic(agent.value(row), severity.value(row)), payload));
+                    let topic = payload::topic(agent.value(row), severity.value(row));
+                    self.messages.push(Message { topic, payload, is_retained: false });
                     continue;
                 }
                 let letter = DeadLetter {

@@ -14,6 +14,15 @@ use crate::SinkError;
 /// Messages that the broker has not acknowledged at most.
 const WINDOW: u16 = 100;
 
+/// What is published, with QoS 1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Message {
+    pub(super) topic: String,
+    pub(super) payload: Vec<u8>,
+    /// The broker keeps it for whoever subscribes later, in place of the one before.
+    pub(super) is_retained: bool,
+}
+
 /// One connection; it is not used again when anything on it failed.
 pub(super) struct Publisher {
     client: AsyncClient,
@@ -28,8 +37,9 @@ impl Drop for Publisher {
 
 impl Publisher {
     /// Begins to connect; whether it comes to anything shows with the first message.
-    pub(super) fn start(config: &MqttConfig) -> Result<Self, SinkError> {
-        let (client, events) = AsyncClient::builder(options(config)?).capacity(WINDOW.into()).build();
+    pub(super) fn start(config: &MqttConfig, client_id: String) -> Result<Self, SinkError> {
+        let options = options(config, client_id)?;
+        let (client, events) = AsyncClient::builder(options).capacity(WINDOW.into()).build();
         // Owned by this value: it ends with it.
         let polling = tokio::spawn(poll(events));
         Ok(Self { client, polling })
@@ -44,15 +54,15 @@ impl Publisher {
     /// the first that fails, or when the connection does.
     pub(super) async fn publish(
         &mut self,
-        messages: &[(String, Vec<u8>)],
+        messages: &[Message],
         mut acknowledged: impl FnMut(),
     ) -> Result<(), String> {
         let client = self.client.clone();
         let work = async {
             for part in messages.chunks(WINDOW.into()) {
                 let mut notices = Vec::with_capacity(part.len());
-                for (topic, payload) in part {
-                    let options = PublishOptions::at_least_once();
+                for Message { topic, payload, is_retained } in part {
+                    let options = PublishOptions::at_least_once().retain(*is_retained);
                     let notice = client.publish_tracked(topic.clone(), payload.clone(), options).await;
                     notices.push(notice.map_err(|error| error.to_string())?);
                 }
@@ -88,8 +98,8 @@ async fn poll(mut events: EventLoop) -> ConnectionError {
     }
 }
 
-fn options(config: &MqttConfig) -> Result<MqttOptions, SinkError> {
-    let mut options = MqttOptions::new(config.client_id.clone(), (config.host.clone(), config.port));
+fn options(config: &MqttConfig, client_id: String) -> Result<MqttOptions, SinkError> {
+    let mut options = MqttOptions::new(client_id, (config.host.clone(), config.port));
     options
         // What is not acknowledged is still held here and published again, so the broker needs no session of ours.
         .set_clean_start(true)

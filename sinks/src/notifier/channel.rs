@@ -12,7 +12,7 @@ use super::{
     service::{Answer, Service},
     store::{self, Claimed, Next, Outcome},
 };
-use crate::SinkError;
+use crate::{SinkError, postgres::answered};
 
 /// How long a channel waits for the dealer of its own process before it looks whether another process has dealt.
 const IDLE: Duration = Duration::from_secs(1);
@@ -33,7 +33,7 @@ impl Speaker {
     /// Until `shutdown`. A message that is being sent is finished.
     pub(super) async fn run(self, shutdown: Shutdown) -> Result<(), SinkError> {
         let mut connection = None;
-        let mut database = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
+        let mut database = Backoff::new(Duration::from_millis(200), store::LONGEST_PAUSE);
         let mut service = Backoff::new(Duration::from_secs(1), LONGEST_PAUSE);
         let mut unmarked = None;
         while !shutdown.is_requested() {
@@ -49,6 +49,9 @@ impl Speaker {
                 Err(error) => {
                     // Its state is not known.
                     connection = None;
+                    if database.attempts() == 0 {
+                        tracing::warn!(channel = %self.channel.name, %error, "waiting for the outbox in PostgreSQL");
+                    }
                     self.component.waiting(error.to_string());
                     Some(database.next_delay())
                 }
@@ -62,6 +65,11 @@ impl Speaker {
         Ok(())
     }
 
+    /// How long the database may take for a step: a few statements, each of which it ends itself after `timeout`.
+    fn limit(&self) -> Duration {
+        10 * self.config.timeout
+    }
+
     /// One message at most. How long to wait then; `None`: until something is dealt. `unmarked` is a message that was told
     /// when the database was away; another notifier would tell it again.
     async fn turn(
@@ -70,17 +78,19 @@ impl Speaker {
         backoff: &mut Backoff,
         unmarked: &mut Option<Claimed>,
     ) -> Result<Option<Duration>, SinkError> {
+        let limit = self.limit();
         let database = match connection {
             Some(connection) => connection,
-            None => connection.insert(store::connect(&self.config).await?),
+            None => connection.insert(answered(limit, store::connect(&self.config)).await?),
         };
         if let Some(told) = unmarked {
-            store::mark(database, &self.channel, told, Outcome::Sent).await?;
+            answered(limit, store::mark(database, &self.channel, told, Outcome::Sent)).await?;
             *unmarked = None;
         }
         let characters = self.service.characters();
         let lease = self.config.lease();
-        match store::claim(database, &self.channel, &self.lines, characters, lease).await? {
+        let claiming = store::claim(database, &self.channel, &self.lines, characters, lease);
+        match answered(limit, claiming).await? {
             Next::Idle => {
                 if backoff.attempts() == 0 {
                     self.component.ready();
@@ -93,7 +103,7 @@ impl Speaker {
                 let answer = self.service.send(&claimed.message).await;
                 failpoint::hit("notifier.after_send");
                 let was_taken = answer == Answer::Taken;
-                let marked = self.mark(database, &claimed, answer, backoff).await;
+                let marked = answered(limit, self.mark(database, &claimed, answer, backoff)).await;
                 if was_taken && marked.is_err() {
                     *unmarked = Some(*claimed);
                 }

@@ -477,6 +477,9 @@ impl Check for EmailConfig {
         if self.to.is_empty() {
             problems.add(key(at, "to"), "names nobody", None);
         }
+        if let Some(ca) = &self.ca {
+            problems.file(key(at, "ca"), ca);
+        }
         if self.host.is_empty() || self.port == 0 {
             problems.add(key(at, "host"), "is no server", None);
         }

@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{config::NotifierConfig, filter::Filter, store};
-use crate::SinkError;
+use crate::{SinkError, postgres::answered};
 
 /// How often what waits is counted for the metrics.
 const COUNT_EVERY: Duration = Duration::from_secs(15);
@@ -25,11 +25,15 @@ impl Dealer {
     /// Until `shutdown`.
     pub(super) async fn run(self, shutdown: Shutdown) -> Result<(), SinkError> {
         let mut connection = None;
-        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
+        let mut backoff = Backoff::new(Duration::from_millis(200), store::LONGEST_PAUSE);
         let (mut count_at, mut purge_at) = (Instant::now(), Instant::now());
         while !shutdown.is_requested() {
-            let wait = match self.turn(&mut connection, &mut count_at, &mut purge_at).await {
+            let turn = self.turn(&mut connection, &mut count_at, &mut purge_at);
+            let wait = match answered(10 * self.config.timeout, turn).await {
                 Ok(more) => {
+                    if backoff.attempts() > 0 {
+                        tracing::info!("the outbox is back");
+                    }
                     backoff.reset();
                     self.component.ready();
                     if more { Duration::ZERO } else { self.config.poll }
@@ -40,6 +44,9 @@ impl Dealer {
                 }
                 Err(error) => {
                     connection = None;
+                    if backoff.attempts() == 0 {
+                        tracing::warn!(%error, "waiting for the outbox in PostgreSQL, nobody is told meanwhile");
+                    }
                     self.component.waiting(error.to_string());
                     backoff.next_delay()
                 }

@@ -23,6 +23,8 @@ use crate::{
     postgres::{self, PostgresConfig, failed},
 };
 
+/// Longest pause between two attempts to reach the database: so long at most is the first message after it has returned.
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Rows dealt in one transaction.
 const DEALT_AT_ONCE: i64 = 1000;
 /// Rows deleted in one statement.

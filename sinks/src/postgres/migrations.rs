@@ -17,6 +17,7 @@ static MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "spine", include_str!("../../migrations/0001_spine.sql")),
     (2, "notifications", include_str!("../../migrations/0002_notifications.sql")),
     (3, "reports", include_str!("../../migrations/0003_reports.sql")),
+    (4, "reports_on_bus", include_str!("../../migrations/0004_reports_on_bus.sql")),
 ];
 
 /// Brings the schema to this version. Every process that opens the database calls it first: they wait for each other

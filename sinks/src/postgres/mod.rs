@@ -31,7 +31,7 @@ use runtime::{failpoint, health::Health, shutdown::Shutdown};
 use schemas::{family::Family, topics::Topics};
 use sqlx::PgConnection;
 
-pub(crate) use self::store::failed;
+pub(crate) use self::store::{answered, failed};
 use self::tables::{ForTable, Staged, TABLES};
 pub use self::{
     config::{Exclude, PostgresConfig},
@@ -124,7 +124,7 @@ impl PostgresSink {
     async fn connection(&mut self) -> Result<PgConnection, SinkError> {
         match self.connection.take() {
             Some(connection) => Ok(connection),
-            None => store::open(&self.config).await,
+            None => answered(10 * self.config.timeout, store::open(&self.config)).await,
         }
     }
 
@@ -158,21 +158,24 @@ impl PostgresSink {
 
     /// Everything in one transaction. Dead letters are delivered before its commit.
     async fn transact(&mut self, connection: &mut PgConnection) -> Result<(), SinkError> {
-        let mut transaction = store::begin(connection).await?;
+        // A step is a few statements; the server itself ends each that takes longer than `timeout`.
+        let limit = 4 * self.config.timeout;
+        let mut transaction = answered(limit, store::begin(connection)).await?;
         for ((topic, partition), span) in &self.spans {
             let of = TopicPartition { topic: Arc::clone(topic), partition: *partition };
             let from = match self.stored.get(&of) {
                 Some(None) => None,
                 _ => Some(span.start),
             };
-            store::move_offset(&mut transaction, &self.config.sink, &of, from, span.end).await?;
+            let moving = store::move_offset(&mut transaction, &self.config.sink, &of, from, span.end);
+            answered(limit, moving).await?;
         }
         let mut letters: Vec<DeadLetter> = self.letters.iter().map(|(_, _, letter)| letter.clone()).collect();
         let tells = self.config.notify.is_some();
         let tables: [&'static tables::Table; tables::COUNT] = TABLES.each_ref();
         for (table, rows) in tables.into_iter().zip(&self.rows) {
             let staged: Vec<Staged> = rows.iter().map(|(_, staged)| staged.clone()).collect();
-            for (refused, reason) in store::store(&mut transaction, table, &staged, tells).await? {
+            for (refused, reason) in store::store(&mut transaction, table, &staged, tells, limit).await? {
                 let (topic, row) = &rows[refused];
                 let original = row_json::row(&row.source, row.row as usize);
                 letters.push(Self::letter(topic, row.place, format!("{}: {reason}", table.name), original));
@@ -180,7 +183,7 @@ impl PostgresSink {
         }
         self.dead.deliver(letters).await?;
         failpoint::hit("postgres.before_commit");
-        transaction.commit().await.map_err(store::failed)?;
+        answered(limit, async { transaction.commit().await.map_err(failed) }).await?;
         failpoint::hit("postgres.after_commit");
         Ok(())
     }
@@ -208,7 +211,8 @@ impl Sink for PostgresSink {
 
     async fn starts(&mut self, of: &[TopicPartition]) -> Result<Vec<Start>, SinkError> {
         let mut connection = self.connection().await?;
-        let offsets = store::offsets(&mut connection, &self.config.sink).await?;
+        let limit = 4 * self.config.timeout;
+        let offsets = answered(limit, store::offsets(&mut connection, &self.config.sink)).await?;
         self.connection = Some(connection);
         let mut starts = Vec::with_capacity(of.len());
         for of in of {

@@ -1,6 +1,6 @@
 //! The connection: transactions, offsets, and what PostgreSQL's errors mean.
 
-use std::{collections::HashMap, str::FromStr as _, sync::Arc};
+use std::{collections::HashMap, str::FromStr as _, sync::Arc, time::Duration};
 
 use eventlog::TopicPartition;
 use sqlx::{
@@ -16,6 +16,16 @@ use super::{
     tables::{Staged, TABLES, Table},
 };
 use crate::{SinkError, batch::Place};
+
+/// Fails when a server that fell silent, behind a cut cable say, does not answer: it ends no statement by itself, and the
+/// connection would be waited on for as long as TCP likes. The connection must not be used again after that.
+pub(crate) async fn answered<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, SinkError>>,
+) -> Result<T, SinkError> {
+    let outcome = tokio::time::timeout(limit, work).await;
+    outcome.unwrap_or_else(|_| Err(SinkError::unavailable("postgres", format!("no answer within {limit:?}"))))
+}
 
 /// A connection under this name, with nothing asked yet.
 pub async fn connect(config: &PostgresConfig, name: &str) -> Result<PgConnection, SinkError> {
@@ -103,33 +113,47 @@ pub(super) async fn move_offset(
 }
 
 /// Stores rows of one table. Rows that PostgreSQL refuses are found by halving and returned with its words; all
-/// others are stored. With `tells` people are told of what is new.
+/// others are stored. With `tells` people are told of what is new. An attempt may take `limit`.
 pub(super) async fn store(
     transaction: &mut Transaction<'_, Postgres>,
     table: &Table,
     rows: &[Staged],
     tells: bool,
+    limit: Duration,
 ) -> Result<Vec<(usize, String)>, SinkError> {
     let mut refused = Vec::new();
     let mut parts = if rows.is_empty() { vec![] } else { vec![(0, rows.len())] };
     while let Some((from, to)) = parts.pop() {
-        let mut savepoint = (**transaction).begin().await.map_err(failed)?;
-        match attempt(&mut savepoint, table, &rows[from..to], tells).await {
-            Ok(()) => savepoint.commit().await.map_err(failed)?,
-            Err(error) if is_about_rows(&error) => {
-                savepoint.rollback().await.map_err(failed)?;
-                if to - from == 1 {
-                    refused.push((from, error.to_string()));
-                } else {
-                    let middle = from + (to - from) / 2;
-                    parts.push((middle, to));
-                    parts.push((from, middle));
-                }
+        let reason = answered(limit, piece(transaction, table, &rows[from..to], tells)).await?;
+        match reason {
+            None => {}
+            Some(reason) if to - from == 1 => refused.push((from, reason)),
+            Some(_) => {
+                let middle = from + (to - from) / 2;
+                parts.push((middle, to));
+                parts.push((from, middle));
             }
-            Err(error) => return Err(failed(error)),
         }
     }
     Ok(refused)
+}
+
+/// Stores rows, all or none: why PostgreSQL refuses one of them, if it does.
+async fn piece(
+    transaction: &mut Transaction<'_, Postgres>,
+    table: &Table,
+    rows: &[Staged],
+    tells: bool,
+) -> Result<Option<String>, SinkError> {
+    let mut savepoint = (**transaction).begin().await.map_err(failed)?;
+    match attempt(&mut savepoint, table, rows, tells).await {
+        Ok(()) => savepoint.commit().await.map(|()| None).map_err(failed),
+        Err(error) if is_about_rows(&error) => {
+            savepoint.rollback().await.map_err(failed)?;
+            Ok(Some(error.to_string()))
+        }
+        Err(error) => Err(failed(error)),
+    }
 }
 
 async fn attempt(

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use arrow::array::timezone::Tz;
 use runtime::config::{Check, Problems, key};
 use serde::Deserialize;
 
@@ -69,8 +70,9 @@ impl Default for ReportsConfig {
 
 impl Check for ReportsConfig {
     fn check(&self, at: &str, problems: &mut Problems) {
-        let legal = |character: char| character.is_ascii_alphanumeric() || "/_+-".contains(character);
-        if self.zone.is_empty() || !self.zone.chars().all(legal) {
+        // Offsets are none: PostgreSQL counts them the other way round.
+        let is_name = self.zone.starts_with(|character: char| character.is_ascii_alphabetic());
+        if !is_name || self.zone.parse::<Tz>().is_err() {
             problems.add(
                 key(at, "zone"),
                 format!("{:?} is not the name of a zone", self.zone),
@@ -103,5 +105,9 @@ mod tests {
         let mut named: Vec<&str> = problems.iter().map(|problem| problem.at.as_str()).collect();
         named.sort_unstable();
         assert_eq!(named, ["every", "look_back", "zone"]);
+        for zone in ["Europe/Kiew", "Mars/Olympus", "+02:00", "", "-3"] {
+            let text = format!("zone = \"{zone}\"");
+            assert!(load::<ReportsConfig>(&text, "test", &|_| None).is_err(), "{zone}");
+        }
     }
 }

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     SinkError,
-    postgres::{PostgresConfig, connect, failed, migrate},
+    postgres::{PostgresConfig, answered, connect, failed, migrate},
 };
 
 /// A report must be younger than its newest row by this: longer than a transaction of the sink lasts.
@@ -138,14 +138,15 @@ async fn round(
     loop {
         let now: DateTime<Utc> =
             sqlx::query_scalar("select now()").fetch_one(&mut connection).await.map_err(failed)?;
-        let mut found = due(&mut connection, config, now - config.after).await?;
+        let asking = due(&mut connection, config, now - config.after);
+        let mut found = answered(4 * postgres.timeout, asking).await?;
         found.retain(|due| !done.contains(due));
         if found.is_empty() {
             break;
         }
         tracing::info!(reports = found.len(), "computing");
         for due in found {
-            one(&mut connection, &due, &config.zone).await?;
+            answered(40 * postgres.timeout, one(&mut connection, &due, &config.zone)).await?;
             done.insert(due);
         }
     }

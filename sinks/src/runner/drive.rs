@@ -133,6 +133,12 @@ impl<S: Sink> Drive<S> {
         let shutdown = self.shutdown.clone();
         loop {
             let due = self.sink.due();
+            // Not left to the timer: it is looked at when there is nothing else to do, and a queue that is always full would
+            // make a sink hold more than it may.
+            if due.is_some_and(|at| at <= Instant::now()) && !shutdown.is_requested() {
+                self.flush(Flush::Due, commands).await?;
+                continue;
+            }
             let wake = due.unwrap_or_else(|| Instant::now() + Duration::from_hours(1));
             tokio::select! {
                 biased;

@@ -25,6 +25,8 @@ struct Store {
     stale_flushes: usize,
     keeps_offsets: bool,
     flushes: usize,
+    /// Most rows that were held at a flush.
+    most_held: usize,
 }
 
 struct FakeSink {
@@ -78,6 +80,8 @@ impl Sink for FakeSink {
     async fn flush(&mut self, _: Flush) -> Result<Vec<Position>, SinkError> {
         let mut store = self.store.lock();
         store.flushes += 1;
+        let held: usize = self.held.values().map(|(_, offsets)| offsets.len()).sum();
+        store.most_held = store.most_held.max(held);
         if store.away_flushes > 0 {
             store.away_flushes -= 1;
             return Err(SinkError::unavailable("fake", "gone"));
@@ -154,6 +158,20 @@ async fn a_store_that_is_away_is_waited_for_and_misses_nothing() {
     assert_eq!(stored(&store), [(0..250).collect::<Vec<_>>(), (0..50).collect()]);
     let of = TopicPartition::new(world.topics.events(Family::HostMetrics), 0);
     assert_eq!(world.log.committed_offset("g", &of), Some(250));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_due_is_flushed_before_more_is_taken() {
+    let world = World::new(1);
+    let store = Shared::new(parking_lot::Mutex::new(Store::default()));
+    // more than the queue holds, so that there is always something to take
+    world.send_metrics(0, 0, 3000);
+    let running = start(&world, world.log.clone(), &store);
+    until("all rows", || total(&store) == 3000).await;
+    running.stop().await.unwrap();
+    // one poll; this sink is due as soon as it holds anything
+    let most = store.lock().most_held;
+    assert!(most <= 100, "{most} rows were held");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -151,3 +151,27 @@ async fn two_processes_that_start_at_once_store_each_row_once() {
     until(&database, "select count(*) || ' ' || max(cpu_mean) from features_1h", "200 3").await;
     other.stop().await;
 }
+
+/// The server's own words for a full disk, class 53; the count of attempts survives what is rolled back.
+const DISK_IS_FULL: &str = "create sequence attempts; \
+    create function refuse() returns trigger language plpgsql as $$ begin perform nextval('attempts'); \
+    raise exception 'could not extend file \"base/1\": No space left on device' using errcode = 'disk_full'; end $$; \
+    create trigger full_disk before insert or update on features_1h for each row execute function refuse()";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_without_room_is_waited_for_and_nothing_is_buried() {
+    let (world, database) = (World::new(), Database::migrated().await);
+    let mut owner = database.connect().await;
+    sqlx::raw_sql(DISK_IS_FULL).execute(&mut owner).await.unwrap();
+    let running = world.start(&database);
+    let (machines, users) = (world.topics.features("1h"), world.topics.user_features("1h"));
+    world.send(&users, RecordKind::UserFeature1h, &[user_hour("alice", NINE, 0, 60.0)]);
+    world.send(&machines, RecordKind::Feature1h, &[hour("a", 0, 1.0), hour("b", 0, 2.0)]);
+    until(&database, "select (last_value >= 3)::text from attempts", "true").await;
+    until(&database, "select count(*)::text from features_1h", "0").await;
+    sqlx::raw_sql("drop trigger full_disk on features_1h").execute(&mut owner).await.unwrap();
+    until(&database, "select string_agg(agent_id, ' ' order by agent_id) from features_1h", "a b").await;
+    until(&database, "select count(*)::text from user_features_1h", "1").await;
+    running.stop().await;
+    assert!(world.log.records(&world.topics.dlq()).is_empty(), "a row was buried for the server's sake");
+}

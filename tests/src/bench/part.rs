@@ -47,8 +47,16 @@ impl Part {
 
     /// How often its log says that a process of this name was killed at a named place.
     pub fn deaths_at(&self, failpoint: &str) -> anyhow::Result<usize> {
+        self.lines_that_end(&runtime::failpoint::last_words(failpoint))
+    }
+
+    /// How often its log says that a process of this name fell asleep at a named place.
+    pub fn sleeps_at(&self, failpoint: &str) -> anyhow::Result<usize> {
+        self.lines_that_end(&runtime::failpoint::words_before_sleep(failpoint))
+    }
+
+    fn lines_that_end(&self, words: &str) -> anyhow::Result<usize> {
         let log = fs_err::read(&self.log)?;
-        let words = runtime::failpoint::last_words(failpoint);
         Ok(log.split(|byte| *byte == b'\n').filter(|line| line.ends_with(words.as_bytes())).count())
     }
 
@@ -105,6 +113,12 @@ impl Part {
     pub fn suspend(&self, asleep: bool) -> anyhow::Result<()> {
         let signal = if asleep { Signal::SIGSTOP } else { Signal::SIGCONT };
         kill(Pid::from_raw(self.pid() as i32), signal).with_context(|| format!("{signal} for {}", self.name))
+    }
+
+    /// Whether it is stopped, every thread of it.
+    pub fn is_suspended(&self) -> anyhow::Result<bool> {
+        let stat = fs_err::read_to_string(format!("/proc/{}/stat", self.pid()))?;
+        Ok(stat.rsplit_once(')').context("stat without name")?.1.trim_start().starts_with('T'))
     }
 
     /// Kills it as a power cut would.

@@ -22,16 +22,21 @@ port = 70000
 password = "${VARTA_TEST_NO_SUCH_VARIABLE}"
 [process]
 workers = 0
+[bridge.http]
+listen = "127.0.0.1:0"
+tls = { certificate = "/no/server.crt", key = "/no/server.key" }
 [sinks.lake]
 root = "LAKE"
 zstd_level = 99
+[reports]
+zone = "Mars/Olympus"
 [sinks.postgres]
 url = "mysql://x"
 [http]
 listen = "everywhere"
 "#;
 
-const SERVER_PROBLEMS: [&str; 12] = [
+const SERVER_PROBLEMS: [&str; 15] = [
     "kafka.brokers",
     "kafka.borkers",
     "registry.url",
@@ -40,8 +45,11 @@ const SERVER_PROBLEMS: [&str; 12] = [
     "bridge.clock_interval",
     "bridge.mqtt.port",
     "VARTA_TEST_NO_SUCH_VARIABLE",
+    "bridge.http.tls.certificate",
+    "bridge.http.tls.key",
     "process.workers",
     "sinks.lake.zstd_level",
+    "reports.zone",
     "sinks.postgres.url",
     "http.listen",
 ];
@@ -75,11 +83,29 @@ fn a_server_names_every_problem_and_starts_nothing() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let (config, lake) = (folder.path().join("varta.toml"), folder.path().join("lake"));
     fs_err::write(&config, SERVER.replace("LAKE", &lake.to_string_lossy()))?;
-    for command in [vec!["up"], vec!["bridge"], vec!["process"], vec!["sink", "lake"], vec!["topics"]] {
+    for command in
+        [vec!["up"], vec!["bridge"], vec!["process"], vec!["sink", "lake"], vec!["topics"], vec!["check"]]
+    {
         let output =
             Command::new(Program::Varta.path()?).arg("--config").arg(&config).args(&command).output()?;
         refused(&output, &SERVER_PROBLEMS)?;
         ensure!(!lake.exists(), "`varta {}` has made the lake", command.join(" "));
+    }
+    Ok(())
+}
+
+#[test]
+fn rules_that_cannot_be_used_are_found_before_any_server_is_asked() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (config, rules) = (folder.path().join("varta.toml"), folder.path().join("rules"));
+    fs_err::create_dir(&rules)?;
+    fs_err::write(rules.join("one.yaml"), "id: one\nkind: match\nfamily: no_such_family\n")?;
+    fs_err::write(rules.join("two.yaml"), "id: [\n")?;
+    fs_err::write(&config, format!("[process]\nrules = \"{}\"\n", rules.display()))?;
+    for command in ["check", "up", "process"] {
+        let output =
+            Command::new(Program::Varta.path()?).arg("--config").arg(&config).arg(command).output()?;
+        refused(&output, &["one.yaml", "two.yaml"])?;
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use reqwest::{Certificate, Client, StatusCode};
+use reqwest::{Certificate, Client, Identity, StatusCode};
 use schemas::event::event_type;
 use serde_json::{Value, json};
 use tests::audit::{Counts, Id};
@@ -101,6 +101,83 @@ async fn what_is_answered_with_202_arrives_everywhere_once() -> anyhow::Result<(
         })
         .await?;
     stage.stop("up")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_mutual_tls_only_who_shows_our_certificate_is_heard() -> anyhow::Result<()> {
+    let stage = Stage::new("mutual").await?;
+    let own = stage.stack.variables()?;
+    let authority = PathBuf::from(own.get("VARTA_MQTT_CA")?);
+    let certificates = authority.parent().context("the authority lies in a folder")?;
+    let listen = free_address()?;
+    let extra = format!(
+        "[bridge.http]\nlisten = \"{listen}\"\nkeys = \"{}\"\n\
+         tls = {{ certificate = \"{}\", key = \"{}\", client_ca = \"{}\" }}\n",
+        stage.folder.join("keys.toml").display(),
+        certificates.join("server.crt").display(),
+        certificates.join("server.key").display(),
+        authority.display(),
+    );
+    let starter = stage.starter("bridge", &["bridge"], &Options { extra, ..Options::default() })?;
+    stage.watch(starter.start(&Load::new(0, 1, 1), &[])?)?;
+    let key = issue(&stage.folder.join("bridge.toml"), &["--agent", "https-*", "--name", "guarded"])?;
+    let client = |identity: Option<(PathBuf, PathBuf)>| -> anyhow::Result<Client> {
+        let builder = Client::builder()
+            .tls_certs_only([Certificate::from_pem(&fs_err::read(&authority)?)?])
+            .timeout(Duration::from_secs(20));
+        let Some((certificate, key)) = identity else { return Ok(builder.build()?) };
+        let pem = [fs_err::read(certificate)?, fs_err::read(key)?].concat();
+        Ok(builder.identity(Identity::from_pem(&pem)?).build()?)
+    };
+    let ours = client(Some((certificates.join("client.crt"), certificates.join("client.key"))))?;
+    let base = format!("https://{listen}");
+    let one = |seq| json!([event(0, seq)]).to_string();
+    stage
+        .until("who shows our certificate is heard", PATIENCE, async || {
+            Ok(post(&ours, &base, &key, "/v1/events", one(0)).await? == StatusCode::ACCEPTED)
+        })
+        .await?;
+
+    // No certificate; one of an authority of its own, under the same names; ours, but no key of the intake.
+    let stranger = client(Some(of_another_authority(&stage.folder)?))?;
+    for (who, client) in [("nobody", &client(None)?), ("a stranger", &stranger)] {
+        let answer = post(client, &base, &key, "/v1/events", one(1)).await;
+        ensure!(answer.is_err(), "{who} is answered: {answer:?}");
+    }
+    let answer = post(&ours, &base, "varta_no_key", "/v1/events", one(2)).await?;
+    ensure!(answer == StatusCode::UNAUTHORIZED, "{answer}");
+    // They have done no harm, and nothing of theirs was taken.
+    let answer = post(&ours, &base, &key, "/v1/events", one(3)).await?;
+    ensure!(answer == StatusCode::ACCEPTED, "{answer}");
+    let rows = stage.rows(&stage.topics().raw()).await?;
+    let seqs: Vec<i64> = rows
+        .iter()
+        .filter(|row| row.text("agent_id") == Some(&agent(0)))
+        .filter_map(|row| row.long("seq"))
+        .collect();
+    // the wait may have sent the first more than once
+    ensure!(seqs.contains(&0) && seqs.contains(&3) && !seqs.contains(&1) && !seqs.contains(&2), "{seqs:?}");
+    stage.stop("bridge")
+}
+
+/// A client's certificate and key that an authority signed which nobody here knows.
+fn of_another_authority(folder: &Path) -> anyhow::Result<(PathBuf, PathBuf)> {
+    let path = |name: &str| folder.join(name);
+    let openssl = |arguments: &[&str]| -> anyhow::Result<()> {
+        let output = Command::new("openssl").args(arguments).current_dir(folder).output()?;
+        ensure!(output.status.success(), "openssl: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    };
+    let new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+    let authority = ["req", "-x509", "-subj", "/CN=Varta development CA", "-keyout", "other-ca.key"];
+    openssl(&[&authority[..], &["-out", "other-ca.crt", "-days", "2"], &new].concat())?;
+    let request = ["req", "-new", "-subj", "/CN=agent", "-keyout", "other.key", "-out", "other.csr"];
+    openssl(&[&request[..], &new].concat())?;
+    fs_err::write(path("other.ext"), "extendedKeyUsage=clientAuth\nbasicConstraints=CA:FALSE\n")?;
+    let sign = ["x509", "-req", "-days", "2", "-extfile", "other.ext", "-CA", "other-ca.crt"];
+    let by = ["-CAkey", "other-ca.key", "-CAcreateserial", "-in", "other.csr", "-out", "other.crt"];
+    openssl(&[&sign[..], &by].concat())?;
+    Ok((path("other.crt"), path("other.key")))
 }
 
 /// What was answered with 202.

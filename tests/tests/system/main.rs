@@ -6,9 +6,11 @@
 
 mod backfill;
 mod bad_input;
+mod bus;
 mod configuration;
 mod crash;
 mod dashboards;
+mod faults;
 mod https;
 mod identities;
 mod lake;
@@ -16,4 +18,6 @@ mod notifications;
 mod outages;
 mod replay;
 mod rows;
+mod sinks;
 mod stage;
+mod stored;

@@ -19,7 +19,7 @@ use tests::servers::Servers;
 
 pub(crate) use config::{AgentOptions, Options, PARTITIONS};
 pub(crate) use load::{Load, Starter};
-pub(crate) use mqtt::Sender;
+pub(crate) use mqtt::{Account, Heard, Listener, Sender};
 pub(crate) use programs::{Program, is_slow_profile};
 use running::Running;
 pub(crate) use servers::Stack;

@@ -1,5 +1,5 @@
-//! `varta check`: the configuration is read (all problems at once happened before we are called); with
-//! `--connect` every server is asked for an answer.
+//! `varta check`: the configuration is read (all problems at once happened before we are called), and the rules that it
+//! names; with `--connect` every server is asked for an answer.
 
 use std::time::Duration;
 
@@ -7,6 +7,7 @@ use eventlog::kafka::KafkaLog;
 use eventlog::registry::{HttpRegistry, RegistryError, SchemaRegistry};
 use eventlog::{Log, LogErrorKind};
 
+use super::rules;
 use crate::config::Config;
 use crate::exit::Exit;
 
@@ -20,6 +21,10 @@ pub(crate) struct Args {
 
 /// Reports on the configuration and, if asked, on the servers.
 pub(crate) async fn check(config: &Config, args: &Args) -> anyhow::Result<Exit> {
+    if let Some(problems) = rules::problems(config.process.rules.clone()).await? {
+        problems.iter().for_each(|problem| eprintln!("{problem}"));
+        return Ok(Exit::WrongConfiguration);
+    }
     println!("configuration: in order");
     if !args.connect {
         return Ok(Exit::Done);

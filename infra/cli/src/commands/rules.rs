@@ -75,6 +75,13 @@ fn run(what: &What, configured: Option<PathBuf>) -> anyhow::Result<Exit> {
     }
 }
 
+/// What is wrong with the rules of a configured folder. Those that ship are tested.
+pub(super) async fn problems(folder: Option<PathBuf>) -> anyhow::Result<Option<Vec<RuleProblem>>> {
+    let Some(folder) = folder else { return Ok(None) };
+    // planning runs a small runtime of its own, which must not happen on a thread of this one
+    Ok(tokio::task::spawn_blocking(move || RuleSet::load(&folder).err()).await?)
+}
+
 fn read(folder: Option<PathBuf>) -> Result<(RuleSet, TestFiles), Vec<RuleProblem>> {
     match folder {
         Some(folder) => Ok((RuleSet::load(&folder)?, testing::load(&folder)?)),

@@ -11,12 +11,19 @@ use runtime::health::Health;
 use runtime::shutdown::{Shutdown, on_signals};
 use runtime::supervisor::Supervisor;
 
+use super::rules;
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::parts::{Part, SinkName};
 
 /// Runs the parts until a signal comes or one of them fails.
 pub(crate) async fn run(config: Config, parts: &[Part]) -> anyhow::Result<Exit> {
+    if parts.contains(&Part::Process)
+        && let Some(problems) = rules::problems(config.process.rules.clone()).await?
+    {
+        problems.iter().for_each(|problem| eprintln!("{problem}"));
+        return Ok(Exit::WrongConfiguration);
+    }
     let _log = runtime::logging::init(&config.log).context("cannot open the log")?;
     let topics = config.topic_names();
     let shutdown = Shutdown::new();
@@ -101,6 +108,7 @@ pub(crate) async fn run(config: Config, parts: &[Part]) -> anyhow::Result<Exit> 
                 "mqtt",
                 sinks::mqtt::run(
                     config.sinks.mqtt.clone(),
+                    config.sinks.postgres.clone(),
                     log.clone(),
                     registry.clone(),
                     topics.clone(),

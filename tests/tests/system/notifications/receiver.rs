@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -16,6 +16,8 @@ pub(crate) enum Mood {
     Well,
     /// Takes the bytes and never answers.
     Hangs,
+    /// Answers well, after this time.
+    Late(Duration),
     /// Answers with this status.
     Answers(u16),
 }
@@ -80,6 +82,14 @@ impl Receiver {
     }
 }
 
+/// Most requests in any span of this length.
+pub(crate) fn most_within(arrived: &[Arrived], span: Duration) -> usize {
+    let from = |first: &Arrived| {
+        arrived.iter().filter(|later| later.at >= first.at && later.at - first.at < span).count()
+    };
+    arrived.iter().map(from).max().unwrap_or(0)
+}
+
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -111,9 +121,12 @@ async fn serve(stream: TcpStream, state: Arc<Mutex<State>>) -> std::io::Result<(
             state.arrived.push(Arrived { at: Instant::now(), path: path.clone(), key, bytes, body });
             state.moods.get(&path).copied().unwrap_or(Mood::Well)
         };
+        if let Mood::Late(time) = mood {
+            tokio::time::sleep(time).await;
+        }
         let (status, text) = match mood {
             // What the Bot API says, and nothing that others would mind.
-            Mood::Well => (200, r#"{"ok":true,"result":{}}"#),
+            Mood::Well | Mood::Late(_) => (200, r#"{"ok":true,"result":{}}"#),
             Mood::Answers(status) => (status, "told to"),
             Mood::Hangs => std::future::pending().await,
         };

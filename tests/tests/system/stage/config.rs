@@ -20,6 +20,12 @@ pub(crate) struct Options {
     pub(crate) tls: bool,
     /// Where it answers for its health; empty: nowhere.
     pub(crate) listen: String,
+    /// Tells its sinks from those of other processes in the same consumer groups.
+    pub(crate) member: String,
+    /// Its sinks hold little, so that a short log is many batches, and PostgreSQL is waited for briefly.
+    pub(crate) small_batches: bool,
+    /// By which API its sink writes to InfluxDB.
+    pub(crate) influx_api: &'static str,
     /// Further sections, as they stand in the file.
     pub(crate) extra: String,
 }
@@ -32,6 +38,9 @@ impl Default for Options {
             bridge: "bridge".into(),
             tls: false,
             listen: String::new(),
+            member: String::new(),
+            small_batches: false,
+            influx_api: "v2",
             extra: String::new(),
         }
     }
@@ -65,6 +74,7 @@ impl AgentOptions {
 impl Stage {
     pub(super) fn write_config(&self, name: &str, options: &Options) -> anyhow::Result<PathBuf> {
         let broker = self.stack.variables()?;
+        let small = |settings: &'static str| if options.small_batches { settings } else { "" };
         let text = format!(
             r#"
 [kafka]
@@ -100,18 +110,22 @@ root = "{lake}"
 commit_age = "1s"
 late_age = "1s"
 group = "{prefix}-lake"
-instance = "{prefix}-lake"
+instance = "{prefix}-lake{member}"
+{small_lake}
 [sinks.influx]
 url = "{influx_url}"
 token = "{influx_token}"
 org = "varta"
 bucket = "{influx_bucket}"
+api = "{influx_api}"
 group = "{prefix}-influx"
-instance = "{prefix}-influx"
+instance = "{prefix}-influx{member}"
+{small_influx}
 [sinks.postgres]
 url = "{postgres}"
 group = "{prefix}-postgres"
-instance = "{prefix}-postgres"
+instance = "{prefix}-postgres{member}"
+{small_postgres}
 [reports]
 period = "day"
 after = "0s"
@@ -119,6 +133,11 @@ every = "2s"
 {extra}
 "#,
             extra = options.extra,
+            member = options.member,
+            influx_api = options.influx_api,
+            small_lake = small("commit_rows = 150\npoll_rows = 100"),
+            small_influx = small("batch_lines = 80\npoll_rows = 40\ntimeout = \"3s\""),
+            small_postgres = small("batch_rows = 16\npoll_rows = 10\ntimeout = \"3s\""),
             kafka = self.kafka,
             registry = self.registry,
             prefix = self.prefix,

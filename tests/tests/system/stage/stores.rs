@@ -129,4 +129,32 @@ impl Influx {
         }
         Ok(values)
     }
+
+    /// Agent, begin of the window in µs, and revision, of the last point of each window of a minute.
+    pub(crate) async fn newest_windows(&self) -> anyhow::Result<Vec<String>> {
+        let query = format!(
+            "from(bucket: \"{}\") |> range(start: 0, stop: 2100-01-01T00:00:00Z) \
+             |> filter(fn: (r) => r._measurement == \"features_1m\" and r._field == \"revision\") \
+             |> aggregateWindow(every: 1m, fn: last, createEmpty: false, timeSrc: \"_start\") \
+             |> map(fn: (r) => ({{ r with micros: int(v: r._time) / 1000 }})) \
+             |> keep(columns: [\"agent_id\", \"micros\", \"_value\"])",
+            self.bucket
+        );
+        let text = self.query(&query).await?;
+        let mut header: Vec<&str> = Vec::new();
+        let mut windows = Vec::new();
+        for line in text.lines().map(str::trim_end) {
+            let cells: Vec<&str> = line.split(',').collect();
+            if cells.get(1) == Some(&"result") {
+                header = cells;
+            } else if cells.get(1) == Some(&"_result") {
+                let cell = |name: &str| {
+                    let at = header.iter().position(|found| *found == name);
+                    at.and_then(|at| cells.get(at)).copied().with_context(|| format!("no {name} in {line}"))
+                };
+                windows.push(format!("{} {} {}", cell("agent_id")?, cell("micros")?, cell("_value")?));
+            }
+        }
+        Ok(windows)
+    }
 }

@@ -79,6 +79,12 @@ fn positions<C: Consumer>(
             Some(Start::Beginning) | None => None,
         };
         let offset = begin(of, wanted, bounds)?;
+        if wanted.is_none() && offset > 0 {
+            // A first start, or offsets that the log has forgotten because the group was away for too long.
+            tracing::warn!(partition = %of, unread = offset, "no offset is known: begins at the oldest record there is");
+            metrics::counter!("varta_sinks_unread_offsets_total", "topic" => of.topic.to_string())
+                .increment(offset as u64);
+        }
         positions.push(Position { topic: Arc::clone(&of.topic), partition: of.partition, offset });
     }
     consumer.start(&positions)?;

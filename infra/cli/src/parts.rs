@@ -31,9 +31,9 @@ pub(crate) enum Part {
 }
 
 impl Part {
-    /// Whether it reads or writes the log. The notifier lives on PostgreSQL alone.
+    /// Whether it reads or writes the log. The notifier and the reports live on PostgreSQL alone.
     pub(crate) fn needs_log(self) -> bool {
-        self != Self::Sink(SinkName::Notifier)
+        !matches!(self, Self::Sink(SinkName::Notifier | SinkName::Reports))
     }
 }
 
@@ -48,4 +48,15 @@ pub(crate) fn all() -> Vec<Part> {
 pub(crate) fn sinks(names: &[SinkName]) -> Vec<Part> {
     let names = if names.is_empty() { SinkName::value_variants() } else { names };
     names.iter().copied().map(Part::Sink).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lives_on_postgres_alone_does_not_wait_for_the_log() {
+        let without: Vec<Part> = all().into_iter().filter(|part| !part.needs_log()).collect();
+        assert_eq!(without, sinks(&[SinkName::Reports, SinkName::Notifier]));
+    }
 }

@@ -62,6 +62,10 @@ pub trait Consumer: Send {
     /// or, when there is none, where the consumer was told to begin.
     fn start(&mut self, at: &[Position]) -> Result<(), LogError>;
 
+    /// Where reading stands in each partition that was started: all records below were handed out. Moves past markers
+    /// and aborted records too, which no poll brings.
+    fn positions(&mut self) -> Vec<Position>;
+
     /// Stops delivering records of these partitions; rebalances are still noticed by polling.
     fn pause(&mut self, of: &[TopicPartition]);
 

@@ -58,6 +58,18 @@ impl Client {
         Ok(Self { http, write, config: config.clone() })
     }
 
+    /// An empty write, which shows that the server is there and that it knows organisation, bucket and token: it comes to
+    /// the lines last. `Err` is what stands in the way.
+    pub(super) async fn try_out(&self) -> Result<(), (String, Option<Duration>)> {
+        match self.write(b"").await {
+            Answer::Written => Ok(()),
+            Answer::Refused(reason) if misses_lines(&reason) => Ok(()),
+            Answer::Refused(reason) => Err((format!("an empty write is refused: {reason}"), None)),
+            Answer::TooLarge => Err(("an empty write is too large for it".to_owned(), None)),
+            Answer::Later { reason, retry_after } => Err((reason, retry_after)),
+        }
+    }
+
     /// Writes lines. Never fails: every failure is an [`Answer`].
     pub(super) async fn write(&self, lines: &[u8]) -> Answer {
         let mut request =
@@ -120,8 +132,8 @@ fn retry_after(headers: &header::HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(seconds.min(300)))
 }
 
-/// What an answer means. An answer that speaks of the server or of its set-up (no bucket yet, no right) is waited out: the
-/// lines are innocent. What is left of the 4xx is about the lines.
+/// What an answer means. Only 400 and 422 are about the lines. All else speaks of the server, of its set-up (no bucket
+/// yet, no right) or of something on the way to it, and is waited out: the lines are innocent.
 fn judge(status: StatusCode, retry_after: Option<Duration>, text: &str) -> Answer {
     if status.is_success() {
         return Answer::Written;
@@ -129,12 +141,17 @@ fn judge(status: StatusCode, retry_after: Option<Duration>, text: &str) -> Answe
     let message = message(text);
     match status.as_u16() {
         413 => Answer::TooLarge,
-        401 | 403 | 404 | 408 | 429 | 500..=599 => {
-            Answer::Later { reason: format!("{}: {message}", status.as_u16()), retry_after }
-        }
-        400..=499 => Answer::Refused(message),
-        code => Answer::Later { reason: format!("unexpected answer {code}: {message}"), retry_after },
+        400 | 422 => Answer::Refused(message),
+        code => Answer::Later { reason: format!("{code}: {message}"), retry_after },
     }
+}
+
+/// Whether it only says that there was nothing to write, in the words of InfluxDB 2, or of 3 and others.
+fn misses_lines(reason: &str) -> bool {
+    let reason = reason.to_lowercase();
+    ["requires points", "no lines", "no points", "empty body", "empty write", "body is empty"]
+        .iter()
+        .any(|words| reason.contains(words))
 }
 
 /// The server's words, at most 500 characters of them.
@@ -153,7 +170,8 @@ mod tests {
     fn answers_about_the_server_are_waited_out_and_those_about_lines_are_not() {
         let later =
             |code| matches!(judge(StatusCode::from_u16(code).unwrap(), None, ""), Answer::Later { .. });
-        for code in [401, 403, 404, 429, 500, 502, 503, 302] {
+        for code in [401, 402, 403, 404, 405, 407, 408, 410, 411, 415, 418, 429, 431, 451, 500, 502, 503, 302]
+        {
             assert!(later(code), "{code}");
         }
         let text = r#"{"code":"invalid","message":"unable to parse 'x': missing fields"}"#;

@@ -43,8 +43,8 @@ pub struct InfluxConfig {
     pub instance: Option<String>,
     /// Columns that are not written: content that a time series has no use for.
     pub skip: Vec<String>,
-    /// Series that one process writes at most, over all measurements; rows of others become dead letters.
-    pub max_series: usize,
+    /// Values that one tag of one agent may take: each is a series of its own. Those beyond are written as `other`.
+    pub tag_values: usize,
     /// Lines of one request at most.
     pub batch_lines: usize,
     /// Bytes of one request, before compression, at most.
@@ -82,7 +82,7 @@ impl Default for InfluxConfig {
             group: "varta-influx".to_owned(),
             instance: None,
             skip: skip.map(str::to_owned).to_vec(),
-            max_series: 100_000,
+            tag_values: 100,
             batch_lines: 5000,
             batch_bytes: ByteSize::mib(2),
             batch_age: Duration::from_secs(1),
@@ -106,9 +106,9 @@ impl Check for InfluxConfig {
             ),
         }
         for (name, value) in [
-            ("max_series", self.max_series),
             ("batch_lines", self.batch_lines),
             ("poll_rows", self.poll_rows),
+            ("tag_values", self.tag_values),
         ] {
             if value == 0 {
                 problems.add(key(at, name), "must be greater than nothing", None);
@@ -118,6 +118,9 @@ impl Check for InfluxConfig {
             if size.bytes() == 0 {
                 problems.add(key(at, name), "must be greater than nothing", None);
             }
+        }
+        if self.api == WriteApi::V2 && self.org.is_empty() {
+            problems.add(key(at, "org"), "must not be empty: this API asks for it", None);
         }
         for (name, value) in [("bucket", &self.bucket), ("group", &self.group)] {
             if value.is_empty() {
@@ -136,11 +139,14 @@ mod tests {
     #[test]
     fn the_defaults_are_right_and_all_problems_are_named_at_once() {
         assert!(load::<InfluxConfig>("", "test", &|_| None).is_ok());
-        let problems =
-            load::<InfluxConfig>("url = \"nowhere\"\nbatch_lines = 0\nbucket = \"\"", "test", &|_| None)
-                .unwrap_err();
+        let problems = load::<InfluxConfig>(
+            "url = \"nowhere\"\nbatch_lines = 0\nbucket = \"\"\norg = \"\"",
+            "test",
+            &|_| None,
+        )
+        .unwrap_err();
         let mut named: Vec<&str> = problems.iter().map(|problem| problem.at.as_str()).collect();
-        let mut expected = ["url", "batch_lines", "bucket"];
+        let mut expected = ["url", "batch_lines", "bucket", "org"];
         named.sort_unstable();
         expected.sort_unstable();
         assert_eq!(named, expected);

@@ -1,18 +1,19 @@
 //! Rows become line protocol.
 //!
-//! One measurement per family. Tags are few and bounded (who, which kind, which device), everything else is a
-//! field. A point is identified by measurement, tags and time, so two rows of one agent at the same
+//! One measurement per family. Tags are few and bounded ([`TagGuard`]: who, which kind, which device), everything else
+//! is a field. A point is identified by measurement, tags and time, so two rows of one agent at the same
 //! microsecond would overwrite each other: the nanoseconds below a microsecond hold `seq` modulo 1000, and the
-//! lane is a tag. The same row always makes the same point, which makes a repeat harmless. Of a window the nanoseconds are
-//! the revision: a process that slept with an older one in its hands cannot put it over a newer one, and whoever reads takes
-//! the last of each window.
+//! lane is a tag. Events of foreign sources have no number, and often whole seconds: their nanoseconds and the tag
+//! `slot`, one of 64, are of the hash of their id; those that still meet are counted. The nanoseconds of a window are its
+//! revision, so that an older one that comes late does not overwrite a newer; whoever asks takes the last point of a
+//! window. The same row always makes the same point, which makes a repeat harmless.
 //!
 //! The lines are built with the `influxdb-line-protocol` crate; two things it leaves to its caller. It writes
 //! line breaks in tags as they are and doubles a backslash there, where InfluxDB 2 takes a backslash
 //! before a comma for an escape, so both are replaced in tags. And it writes NaN and infinity, which InfluxDB refuses,
 //! so such a field is left out.
 
-use std::hash::Hasher as _;
+use std::{collections::HashMap, hash::Hasher as _};
 
 use arrow::{
     array::{
@@ -28,7 +29,7 @@ use influxdb_line_protocol::{
 };
 use schemas::{family::Family, record::RecordKind};
 
-use super::series::Series;
+use super::tags::TagGuard;
 use crate::{
     SinkError,
     batch::{Place, Rows},
@@ -38,6 +39,8 @@ use crate::{
 /// Times that InfluxDB takes, in µs: it keeps nanoseconds in 64 bits.
 const EARLIEST: i64 = i64::MIN / 1000 + 1;
 const LATEST: i64 = i64::MAX / 1000 - 1;
+/// Values of the tag that keeps events of foreign sources apart.
+const SLOTS: u64 = 64;
 
 /// Lines of one write, each with the place of its row.
 #[derive(Debug, Default)]
@@ -47,6 +50,26 @@ pub(super) struct Lines {
     pub(super) ends: Vec<(usize, Place)>,
     /// Rows that cannot be a point: where, why, and the row as JSON.
     pub(super) refused: Vec<(Place, String, Bytes)>,
+    /// Rows that overwrite another of the same batch, for their ids hash alike.
+    pub(super) overwriting: u64,
+}
+
+impl Lines {
+    /// Forgets the lines from number `done` on whose place is not wanted.
+    pub(super) fn keep(&mut self, done: usize, wanted: impl Fn(&Place) -> bool) {
+        let begin = done.checked_sub(1).map_or(0, |last| self.ends[last].0);
+        let mut kept = self.text[..begin].to_vec();
+        let rest = self.ends.split_off(done);
+        let mut start = begin;
+        for (end, place) in rest {
+            if wanted(&place) {
+                kept.extend_from_slice(&self.text[start..end]);
+                self.ends.push((kept.len(), place));
+            }
+            start = end;
+        }
+        self.text = kept;
+    }
 }
 
 /// Measurement, time column and tags of a kind of record; `None` for what is no time series.
@@ -85,12 +108,11 @@ fn measured(kind: RecordKind) -> Option<(&'static str, &'static str, &'static [&
     }
 }
 
-/// Appends the lines of these rows. `skip`: columns that are not written. A row of a series that `series` does not admit is
-/// refused.
+/// Appends the lines of these rows. `skip`: columns that are not written.
 pub(super) fn append(
     rows: &Rows,
     skip: &[String],
-    series: &mut Series,
+    guard: &mut TagGuard,
     lines: &mut Lines,
 ) -> Result<(), SinkError> {
     let Some((measurement, time, tag_names)) = rows.kind.and_then(measured) else {
@@ -113,6 +135,8 @@ pub(super) fn append(
         }
     }
     let suffix = Suffix::of(batch)?;
+    let agents = column::text(batch, "agent_id")?;
+    let mut foreign: HashMap<u64, u64> = HashMap::new();
     for (row, place) in rows.places.iter().enumerate() {
         let micros = times.value(row);
         if times.is_null(row) || !(EARLIEST..=LATEST).contains(&micros) {
@@ -120,18 +144,27 @@ pub(super) fn append(
             lines.refused.push((*place, reason, row_json::row(batch, row)));
             continue;
         }
-        let of_row = tags.iter().filter_map(|(name, column)| Some((*name, column::cell(column, row)?)));
-        if let Err(reason) = series.admit(measurement, &of_row.collect::<Vec<_>>()) {
-            lines.refused.push((*place, reason, row_json::row(batch, row)));
-            continue;
-        }
         let start = lines.text.len();
         let text = std::mem::take(&mut lines.text);
         let mut line = LineProtocolBuilder::new_with(text).measurement(measurement);
+        let agent = column::cell(agents, row).unwrap_or_default();
+        let id = suffix.foreign(row);
+        let mut point = xxhash_rust::xxh3::Xxh3Default::new();
         for (name, column) in &tags {
             if let Some(value) = column::cell(column, row) {
+                let value = if *name == "agent_id" { value } else { guard.admit(agent, name, value) };
                 line = tag(line, name, value);
+                point.write(value.as_bytes());
             }
+            point.write_u8(0);
+        }
+        if let Some(id) = id {
+            line = line.tag("slot", &(id / 1000 % SLOTS).to_string());
+            point.write_u64(id / 1000 % SLOTS);
+            point.write_i64(micros);
+            point.write_u64(id % 1000);
+            lines.overwriting +=
+                u64::from(foreign.insert(point.finish(), id).is_some_and(|other| other != id));
         }
         let mut pending = Pending::NoField(line);
         for (name, field) in &fields {
@@ -227,29 +260,32 @@ impl<'a> Field<'a> {
 enum Suffix<'a> {
     /// Events: the sequence number, or for foreign events their id.
     Identity { seq: Int64Array, event_id: &'a StringArray },
-    /// Features: one row a window and revision. There is no order among writers, so a later one does not overwrite.
-    Revision(&'a Int32Array),
+    /// Features: one row a window and revision.
+    Revision(Int64Array),
 }
 
 impl<'a> Suffix<'a> {
     fn of(batch: &'a RecordBatch) -> Result<Self, SinkError> {
         if batch.column_by_name("seq").is_none() {
-            return Ok(Self::Revision(column::int(batch, "revision")?));
+            return Ok(Self::Revision(column::int(batch, "revision")?.unary(i64::from)));
         }
         Ok(Self::Identity { seq: column::long(batch, "seq")?, event_id: column::text(batch, "event_id")? })
     }
 
+    /// The hash of the row's id, if it is of a foreign source.
+    fn foreign(&self, row: usize) -> Option<u64> {
+        let Self::Identity { event_id, .. } = self else { return None };
+        let mut hash = xxhash_rust::xxh3::Xxh3Default::new();
+        hash.write(column::cell(event_id, row)?.as_bytes());
+        Some(hash.finish())
+    }
+
     fn of_row(&self, row: usize) -> i64 {
         match self {
-            Self::Revision(revision) => i64::from(revision.value(row).clamp(0, 999)),
-            Self::Identity { seq, event_id } => match (seq.value(row), column::cell(event_id, row)) {
-                (seq, None) => seq.rem_euclid(1000),
-                (_, Some(id)) => {
-                    let mut hash = xxhash_rust::xxh3::Xxh3Default::new();
-                    hash.write(id.as_bytes());
-                    (hash.finish() % 1000) as i64
-                }
-            },
+            Self::Revision(revision) => revision.value(row).clamp(0, 999),
+            Self::Identity { seq, .. } => {
+                self.foreign(row).map_or_else(|| seq.value(row).rem_euclid(1000), |id| (id % 1000) as i64)
+            }
         }
     }
 }
@@ -287,6 +323,10 @@ mod tests {
         }
     }
 
+    fn guard() -> TagGuard {
+        TagGuard::new(100)
+    }
+
     fn times(values: Vec<i64>) -> ArrayRef {
         let array = TimestampMicrosecondArray::from(values);
         assert!(matches!(array.data_type(), DataType::Timestamp(TimeUnit::Microsecond, None)));
@@ -310,27 +350,12 @@ mod tests {
             ("seq", longs(vec![1999, 2000])),
         ]);
         let mut lines = Lines::default();
-        append(&rows, &[], &mut Series::new(100), &mut lines).unwrap();
+        append(&rows, &[], &mut guard(), &mut lines).unwrap();
         let expected = "user_activity,agent_id=a,lane=bulk seq=1999i 5999\nuser_activity,agent_id=a,lane=bulk seq=2000i 5000\n";
         assert_eq!(String::from_utf8(lines.text.clone()).unwrap(), expected);
         let mut again = Lines::default();
-        append(&rows, &[], &mut Series::new(100), &mut again).unwrap();
+        append(&rows, &[], &mut guard(), &mut again).unwrap();
         assert_eq!(again.text, lines.text);
-    }
-
-    #[test]
-    fn an_older_revision_never_takes_the_place_of_a_newer_one() {
-        let mut rows = rows(vec![
-            ("window_start", times(vec![60_000_000; 3])),
-            ("agent_id", text(&["a", "a", "a"])),
-            ("revision", Arc::new(Int32Array::from(vec![1, 0, 5000]))),
-        ]);
-        rows.kind = Some(RecordKind::Feature1m);
-        let mut lines = Lines::default();
-        append(&rows, &["event_type".to_owned()], &mut Series::new(100), &mut lines).unwrap();
-        let text = String::from_utf8(lines.text).unwrap();
-        let times: Vec<&str> = text.lines().filter_map(|line| line.rsplit(' ').next()).collect();
-        assert_eq!(times, ["60000000001", "60000000000", "60000000999"]);
     }
 
     #[test]
@@ -342,7 +367,7 @@ mod tests {
             ("active_s", Arc::new(Float64Array::from(vec![f64::NAN, f64::INFINITY]))),
         ]);
         let mut lines = Lines::default();
-        append(&rows, &["idle_s".to_owned()], &mut Series::new(100), &mut lines).unwrap();
+        append(&rows, &["idle_s".to_owned()], &mut guard(), &mut lines).unwrap();
         assert_eq!(String::from_utf8(lines.text).unwrap(), "user_activity,agent_id=b seq=2i 7002\n");
         assert_eq!(lines.refused.len(), 1);
         assert_eq!(lines.refused[0].0.offset, 0);
@@ -353,9 +378,88 @@ mod tests {
         let rows =
             rows(vec![("event_time", times(vec![1])), ("agent_id", text(&["a"])), ("seq", longs(vec![1]))]);
         let mut lines = Lines::default();
-        append(&rows, &["seq".to_owned()], &mut Series::new(100), &mut lines).unwrap();
+        append(&rows, &["seq".to_owned()], &mut guard(), &mut lines).unwrap();
         assert!(lines.text.is_empty() && lines.ends.is_empty());
         assert_eq!(lines.refused.len(), 1);
+    }
+
+    /// Whole seconds of one agent: a thousand events must stay a thousand points.
+    #[test]
+    fn events_of_foreign_sources_at_one_instant_stay_apart_and_those_that_meet_are_counted() {
+        let ids: Vec<String> = (0..1000).map(|n| format!("event-{n}")).collect();
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        let rows = rows(vec![
+            ("event_time", times(vec![1_000_000; 1000])),
+            ("agent_id", text(&["a"; 1000])),
+            ("event_id", text(&ids)),
+            ("seq", longs(vec![0; 1000])),
+        ]);
+        let mut lines = Lines::default();
+        append(&rows, &[], &mut guard(), &mut lines).unwrap();
+        let all = String::from_utf8(lines.text).unwrap();
+        let point = |line: &str| {
+            let (tags, rest) = line.split_once(' ').unwrap();
+            (tags.to_owned(), rest.rsplit_once(' ').unwrap().1.to_owned())
+        };
+        let points: std::collections::HashSet<_> = all.lines().map(point).collect();
+        assert_eq!(points.len() as u64 + lines.overwriting, 1000);
+        assert!(points.len() > 970, "{}", points.len());
+        assert!(all.starts_with("user_activity,agent_id=a,slot="), "{}", &all[..60]);
+    }
+
+    #[test]
+    fn revisions_of_a_window_are_points_of_their_own_and_the_newest_is_the_last() {
+        let window = |revisions: Vec<i32>| {
+            let count = revisions.len();
+            Rows {
+                kind: Some(RecordKind::Feature1m),
+                ..rows(vec![
+                    ("window_start", times(vec![60_000_000; count])),
+                    ("revision", Arc::new(Int32Array::from(revisions))),
+                ])
+            }
+        };
+        let mut lines = Lines::default();
+        append(&window(vec![1, 0, 5000]), &[], &mut guard(), &mut lines).unwrap();
+        let all = String::from_utf8(lines.text).unwrap();
+        let at: Vec<i64> = all.lines().map(|l| l.rsplit_once(' ').unwrap().1.parse().unwrap()).collect();
+        assert_eq!(at, [60_000_000_001, 60_000_000_000, 60_000_000_999]);
+    }
+
+    #[test]
+    fn a_device_name_beyond_the_limit_is_no_series_of_its_own() {
+        let rows = rows(vec![
+            ("event_time", times(vec![1, 2, 3])),
+            ("agent_id", text(&["a", "a", "b"])),
+            ("host", text(&["one", "two", "two"])),
+            ("seq", longs(vec![0, 0, 0])),
+        ]);
+        let mut lines = Lines::default();
+        append(&rows, &[], &mut TagGuard::new(1), &mut lines).unwrap();
+        let all = String::from_utf8(lines.text).unwrap();
+        let hosts: Vec<&str> = all.lines().map(|l| l.split(' ').next().unwrap()).collect();
+        let expected = [
+            "user_activity,agent_id=a,host=one",
+            "user_activity,agent_id=a,host=other",
+            "user_activity,agent_id=b,host=two",
+        ];
+        assert_eq!(hosts, expected);
+    }
+
+    #[test]
+    fn lines_that_are_not_wanted_go_and_those_already_written_stay() {
+        let rows = rows(vec![
+            ("event_time", times(vec![1, 2, 3, 4])),
+            ("agent_id", text(&["a", "b", "c", "d"])),
+            ("seq", longs(vec![0; 4])),
+        ]);
+        let mut lines = Lines::default();
+        append(&rows, &[], &mut guard(), &mut lines).unwrap();
+        lines.keep(1, |place| place.offset == 2);
+        let all = String::from_utf8(lines.text.clone()).unwrap();
+        assert_eq!(all, "user_activity,agent_id=a seq=0i 1000\nuser_activity,agent_id=c seq=0i 3000\n");
+        assert_eq!(lines.ends.iter().map(|(_, place)| place.offset).collect::<Vec<_>>(), [0, 2]);
+        assert_eq!(lines.ends.last().unwrap().0, all.len());
     }
 
     proptest! {
@@ -377,7 +481,7 @@ mod tests {
                 ("mouse", Arc::new(BooleanArray::from(vec![flag]))),
             ]);
             let mut lines = Lines::default();
-            append(&rows, &[], &mut Series::new(100), &mut lines).unwrap();
+            append(&rows, &[], &mut guard(), &mut lines).unwrap();
             let text = String::from_utf8(lines.text).unwrap();
             let parsed: Vec<_> = parse_lines(&text).collect::<Result<_, _>>().unwrap();
             prop_assert_eq!(parsed.len(), 1);
@@ -401,7 +505,7 @@ mod tests {
                 ("seq", longs(vec![0])),
             ]);
             let mut lines = Lines::default();
-            append(&rows, &[], &mut Series::new(100), &mut lines).unwrap();
+            append(&rows, &[], &mut guard(), &mut lines).unwrap();
             let text = String::from_utf8(lines.text).unwrap();
             prop_assert_eq!(text.matches('\n').count(), 1);
             prop_assert_eq!(parse_lines(&text).flatten().count(), 1);

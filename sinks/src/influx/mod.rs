@@ -10,13 +10,14 @@
 mod client;
 mod config;
 mod lines;
-mod series;
+mod tags;
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use eventlog::{Log, Position, TopicPartition, dead_letter::DeadLetter, registry::SchemaRegistry};
+use parking_lot::Mutex;
 use runtime::{failpoint, health::Health, shutdown::Shutdown};
 use schemas::{
     family::Family,
@@ -27,7 +28,7 @@ pub use self::config::{InfluxConfig, WriteApi};
 use self::{
     client::{Answer, Client},
     lines::Lines,
-    series::Series,
+    tags::TagGuard,
 };
 use crate::{
     DeadLetters, Flush, Sink, SinkError, Start,
@@ -35,6 +36,22 @@ use crate::{
     dead_letters::origin,
     runner::{self, Feed},
 };
+
+/// Whether the server takes writes into the configured bucket with the configured token. Writes nothing.
+///
+/// # Errors
+/// As when the sink opens it: `Unavailable` with the server's words.
+pub async fn check(config: &InfluxConfig) -> Result<(), SinkError> {
+    open(&Client::new(config)?, config).await
+}
+
+async fn open(client: &Client, config: &InfluxConfig) -> Result<(), SinkError> {
+    client.try_out().await.map_err(|(reason, retry_after)| SinkError::Unavailable {
+        store: format!("influx at {}", config.url),
+        reason,
+        retry_after,
+    })
+}
 
 /// Runs the sink until `shutdown` or a fatal error.
 pub async fn run<L: Log>(
@@ -77,8 +94,7 @@ struct InfluxSink {
     config: InfluxConfig,
     client: Client,
     dead: DeadLetters,
-    /// Lent to the thread that makes lines.
-    series: Series,
+    guard: Arc<Mutex<TagGuard>>,
     waiting: Vec<Waiting>,
     letters: Vec<(Arc<str>, i32, DeadLetter)>,
     /// Offsets to go on from once everything waiting is written.
@@ -90,7 +106,7 @@ impl InfluxSink {
     fn new(config: InfluxConfig, dead: DeadLetters) -> Result<Self, SinkError> {
         Ok(Self {
             client: Client::new(&config)?,
-            series: Series::new(config.max_series),
+            guard: Arc::new(Mutex::new(TagGuard::new(config.tag_values))),
             config,
             dead,
             waiting: Vec::new(),
@@ -172,16 +188,8 @@ impl Sink for InfluxSink {
         "influx"
     }
 
-    /// An empty write: it shows that the server is there, and that it knows the bucket and the token.
     async fn open(&mut self) -> Result<(), SinkError> {
-        match self.client.write(b"").await {
-            Answer::Later { reason, retry_after } => Err(SinkError::Unavailable {
-                store: format!("influx at {}", self.config.url),
-                reason,
-                retry_after,
-            }),
-            Answer::Written | Answer::Refused(_) | Answer::TooLarge => Ok(()),
-        }
+        open(&self.client, &self.config).await
     }
 
     async fn starts(&mut self, of: &[TopicPartition]) -> Result<Vec<Start>, SinkError> {
@@ -194,17 +202,19 @@ impl Sink for InfluxSink {
             self.letters.push((Arc::clone(&topic), partition, letter));
         }
         let (spans, rows, skip) = (batch.spans, batch.rows, self.config.skip.clone());
-        let mut series = std::mem::replace(&mut self.series, Series::new(0));
+        let guard = Arc::clone(&self.guard);
         let built = tokio::task::spawn_blocking(move || {
-            let mut lines = Lines::default();
-            let outcome =
-                rows.iter().try_for_each(|rows| lines::append(rows, &skip, &mut series, &mut lines));
-            (series, outcome.map(|()| lines))
+            let (mut lines, mut guard) = (Lines::default(), guard.lock());
+            for rows in &rows {
+                lines::append(rows, &skip, &mut guard, &mut lines)?;
+            }
+            Ok::<_, SinkError>(lines)
         });
-        let (series, lines) = built.await.map_err(|error| SinkError::Fatal(error.to_string()))?;
-        self.series = series;
-        metrics::gauge!("varta_sinks_influx_series").set(self.series.len() as f64);
-        let mut lines = lines?;
+        let mut lines = built.await.map_err(|error| SinkError::Fatal(error.to_string()))??;
+        if lines.overwriting > 0 {
+            metrics::counter!("varta_sinks_influx_overwritten_total").increment(lines.overwriting);
+            tracing::warn!(%topic, rows = lines.overwriting, "events of one instant overwrite each other");
+        }
         for (place, reason, row) in std::mem::take(&mut lines.refused) {
             self.refuse(&topic, place, row, reason);
         }
@@ -248,10 +258,117 @@ impl Sink for InfluxSink {
         failpoint::hit("influx.after_offsets");
     }
 
-    /// Lines of partitions that go stay in the queue: written twice they are one point. Their offsets go.
+    /// Lines go, too: the new owner may have written a newer revision of the same window.
     fn discard(&mut self, of: &[TopicPartition]) {
-        self.positions.retain(|(topic, partition), _| {
-            !of.iter().any(|gone| gone.topic == *topic && gone.partition == *partition)
+        let is_gone = |topic: &Arc<str>, partition: i32| {
+            of.iter().any(|gone| gone.topic == *topic && gone.partition == partition)
+        };
+        self.positions.retain(|(topic, partition), _| !is_gone(topic, *partition));
+        self.letters.retain(|(topic, partition, _)| !is_gone(topic, *partition));
+        for Waiting { topic, lines, done } in &mut self.waiting {
+            if of.iter().any(|gone| gone.topic == *topic) {
+                lines.keep(*done, |place| !is_gone(topic, place.partition));
+            }
+        }
+        self.waiting.retain(|waiting| waiting.done < waiting.lines.ends.len());
+        if self.positions.is_empty() && self.waiting.is_empty() && self.letters.is_empty() {
+            self.since = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+    use crate::{
+        batch::Span,
+        testing::{NOW, World},
+    };
+
+    /// Rows of these partitions, and a record of each that is none.
+    fn batch(world: &World, partitions: &[i32]) -> Batch {
+        let topic = world.topics.events(Family::HostMetrics);
+        let records: Vec<eventlog::Record> = partitions
+            .iter()
+            .flat_map(|partition| {
+                let values = [world.metric(&format!("a{partition}"), 0, NOW), Bytes::from_static(b"garbage")];
+                (0..).zip(values).map(|(offset, value)| eventlog::Record {
+                    topic: Arc::clone(&topic),
+                    partition: *partition,
+                    offset,
+                    timestamp: NOW / 1000,
+                    key: None,
+                    value: Some(value),
+                    headers: Vec::new(),
+                })
+            })
+            .collect();
+        let spans: Vec<Span> =
+            partitions.iter().map(|partition| Span { partition: *partition, from: 0, to: 2 }).collect();
+        let registry: Arc<dyn SchemaRegistry> =
+            Arc::<eventlog::registry::MemoryRegistry>::clone(&world.registry);
+        runner::decode(&topic, &records, &spans, &mut eventlog::batches::BatchDecoder::new(registry)).unwrap()
+    }
+
+    fn sink(world: &World, url: String) -> InfluxSink {
+        let letters = DeadLetters::open(&world.log, &world.topics, "influx").unwrap();
+        InfluxSink::new(InfluxConfig { url, gzip: false, ..InfluxConfig::default() }, letters).unwrap()
+    }
+
+    #[tokio::test]
+    async fn lines_and_letters_of_partitions_that_go_are_dropped() {
+        let world = World::new(2);
+        let mut sink = sink(&world, "http://127.0.0.1:1".to_owned());
+        sink.accept(batch(&world, &[0, 1])).await.unwrap();
+        let topic = world.topics.events(Family::HostMetrics);
+        sink.discard(&[TopicPartition::new(Arc::clone(&topic), 0)]);
+        let text = String::from_utf8(sink.waiting[0].lines.text.clone()).unwrap();
+        assert!(text.contains("agent_id=a1") && !text.contains("agent_id=a0"), "{text}");
+        assert_eq!(sink.letters.iter().map(|(_, partition, _)| *partition).collect::<Vec<_>>(), [1]);
+        sink.discard(&[TopicPartition::new(topic, 1)]);
+        assert!(sink.waiting.is_empty() && sink.letters.is_empty() && sink.due().is_none());
+    }
+
+    /// Answers each request with the next of these.
+    fn server(answers: Vec<(u16, &'static str)>) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for (status, body) in answers {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut request = [0; 8192];
+                let _ = stream.read(&mut request).unwrap();
+                let length = body.len();
+                let answer = format!(
+                    "HTTP/1.1 {status} x\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+                );
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
         });
+        url
+    }
+
+    #[tokio::test]
+    async fn only_an_answer_to_the_empty_write_opens_the_store() {
+        let world = World::new(1);
+        let answers = vec![
+            (400, r#"{"code":"invalid","message":"Please provide either orgID or org"}"#),
+            (405, "Method Not Allowed"),
+            (413, ""),
+            (400, r#"{"code":"invalid","message":"writing requires points"}"#),
+            (204, ""),
+        ];
+        let mut sink = sink(&world, server(answers));
+        for _ in 0..3 {
+            let error = sink.open().await.unwrap_err();
+            assert!(matches!(error, SinkError::Unavailable { .. }), "{error}");
+        }
+        sink.open().await.unwrap();
+        sink.open().await.unwrap();
     }
 }

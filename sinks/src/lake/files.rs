@@ -22,7 +22,7 @@ use crate::{SinkError, column};
 /// Rows handed to the Parquet writer at once, at most …
 pub(super) const CHUNK: usize = 8192;
 /// … and about so many bytes: wide rows must not be in memory a second time.
-const CHUNK_BYTES: usize = 2 << 20;
+pub(super) const CHUNK_BYTES: usize = 2 << 20;
 /// Longest text that goes into the statistics of the log.
 const LONGEST_STATISTIC: usize = 64;
 

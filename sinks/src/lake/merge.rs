@@ -1,7 +1,10 @@
 //! Sorted files of one day become one sorted file.
 //!
-//! In memory are the inputs as they lie in the store, a thousand decoded rows of each, and the file that is being made:
-//! about twice the bytes of the result. Only CPU, no I/O.
+//! In memory are the inputs as they lie in the store, a thousand decoded rows of each or a megabyte, and the file that is
+//! being made: about twice the bytes of the result. Only CPU, no I/O.
+
+#[cfg(test)]
+mod bounds;
 
 use std::{
     cmp::Reverse,
@@ -19,13 +22,15 @@ use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchR
 
 use super::{
     encoding::Writing,
-    files::{CHUNK, DataFile, FileWriter, broken},
+    files::{CHUNK, CHUNK_BYTES, DataFile, FileWriter, broken},
     shape::{Layout, layout},
 };
 use crate::{SinkError, column};
 
-/// Rows that are decoded of an input at once.
+/// Rows that are decoded of an input at once, at most …
 const ROWS: usize = 1024;
+/// … and about so many bytes: many inputs are open together.
+const DECODED: i64 = 1 << 20;
 
 /// Merges files, named for errors, all of `day`. `columns` are the names of the table's columns in their order; a column
 /// that none of the files has stays away, one that some lack is null in their rows.
@@ -45,7 +50,8 @@ pub(super) fn merge(
     let mut inputs = Vec::with_capacity(opened.len());
     let mut heap = BinaryHeap::with_capacity(opened.len());
     for (number, (builder, path)) in opened.into_iter().enumerate() {
-        let rows = builder.with_batch_size(ROWS).build().map_err(|error| unreadable(&path, &error))?;
+        let at_once = rows_at_once(&builder);
+        let rows = builder.with_batch_size(at_once).build().map_err(|error| unreadable(&path, &error))?;
         let mut input = Input { path, rows, cursor: None };
         if input.advance(&layout)? {
             heap.push(Reverse(input.head(number)));
@@ -59,7 +65,7 @@ pub(super) fn merge(
         // One input often has many rows before the next row of any other.
         loop {
             chunk.take(input);
-            if chunk.indices.len() == CHUNK {
+            if chunk.is_full() {
                 chunk.write(&mut writer)?;
             }
             if !input.advance(&layout)? {
@@ -73,6 +79,14 @@ pub(super) fn merge(
     }
     chunk.write(&mut writer)?;
     writer.finish(day.to_owned())
+}
+
+/// As many rows as are about [`DECODED`] bytes by what the file says of its uncompressed pages.
+fn rows_at_once(file: &ParquetRecordBatchReaderBuilder<Bytes>) -> usize {
+    let groups = file.metadata().row_groups();
+    let bytes: i64 = groups.iter().map(|group| group.total_byte_size()).sum();
+    let rows: i64 = groups.iter().map(|group| group.num_rows()).sum();
+    (DECODED / (bytes / rows.max(1)).max(1)).clamp(1, ROWS as i64) as usize
 }
 
 fn unreadable(path: &str, error: &dyn std::fmt::Display) -> SinkError {
@@ -194,6 +208,9 @@ impl Cursor {
 struct Chunk {
     batches: Vec<RecordBatch>,
     indices: Vec<(usize, usize)>,
+    /// Bytes of a row of each of the batches, and of all rows taken, about.
+    weights: Vec<usize>,
+    bytes: usize,
     /// Counts the chunks: slots of an earlier one are void.
     number: usize,
 }
@@ -205,13 +222,28 @@ impl Chunk {
         let slot = match cursor.slot {
             Some(slot) if slot >= base => slot - base,
             _ => {
-                self.batches.push(cursor.batch.clone());
-                let slot = self.batches.len() - 1;
+                let slot = self.hold(&cursor.batch);
                 cursor.slot = Some(base + slot);
                 slot
             }
         };
-        self.indices.push((slot, cursor.row));
+        self.pick(slot, cursor.row);
+    }
+
+    /// Rows of this batch may be picked; gives its slot.
+    fn hold(&mut self, batch: &RecordBatch) -> usize {
+        self.weights.push(batch.get_array_memory_size() / batch.num_rows().max(1));
+        self.batches.push(batch.clone());
+        self.batches.len() - 1
+    }
+
+    fn pick(&mut self, slot: usize, row: usize) {
+        self.bytes += self.weights[slot];
+        self.indices.push((slot, row));
+    }
+
+    fn is_full(&self) -> bool {
+        self.indices.len() >= CHUNK || self.bytes >= CHUNK_BYTES
     }
 
     fn write(&mut self, writer: &mut FileWriter) -> Result<(), SinkError> {
@@ -221,6 +253,8 @@ impl Chunk {
         let batches: Vec<&RecordBatch> = self.batches.iter().collect();
         let rows = interleave_record_batch(&batches, &self.indices).map_err(broken)?;
         writer.write(&rows)?;
+        self.weights.clear();
+        self.bytes = 0;
         self.batches.clear();
         self.indices.clear();
         self.number += 1;

@@ -20,6 +20,7 @@ pub mod info;
 mod merge;
 pub mod optimize;
 mod order;
+mod probe;
 pub mod rebuild;
 mod shape;
 mod sink;
@@ -45,6 +46,15 @@ use crate::{
     DeadLetters, SinkError,
     runner::{self, Feed},
 };
+
+/// Whether tables can be kept at the configured place: it is there, takes the credentials and creates an object only
+/// once. Leaves nothing behind.
+///
+/// # Errors
+/// As when the sink opens it: `Unavailable` or, for a store that is not fit, `Fatal`.
+pub async fn check(config: &LakeConfig) -> Result<(), SinkError> {
+    probe::try_out(&config.root()).await
+}
 
 /// Runs the sink until `shutdown` or a fatal error.
 pub async fn run<L: Log>(

@@ -72,6 +72,8 @@ pub struct Optimized {
     pub given_up: usize,
     /// Files and bytes that were removed from the store.
     pub vacuumed: (usize, u64),
+    /// Why it was not finished; what was done before holds, and the other tables do not wait for it.
+    pub failed: Option<String>,
 }
 
 /// Merges small files of each table and day, writes a checkpoint and removes what nobody needs any more.
@@ -105,10 +107,15 @@ pub(super) async fn optimize_anyhow(
     let root = config.root();
     let mut done = Vec::new();
     for name in names.into_iter().filter(|name| how.tables.is_empty() || how.tables.contains(name)) {
-        if let Some(store) = root.existing(&name).await? {
-            let compaction = Compaction::open(store, name, config.writing(), how.target).await?;
-            done.push(compaction.run(how.retention).await?);
-        }
+        let Some(store) = root.existing(&name).await? else { continue };
+        let compacted = match Compaction::open(store, name.clone(), config.writing(), how.target).await {
+            Ok(compaction) => compaction.run(how.retention).await,
+            Err(error) => Err(error),
+        };
+        done.push(compacted.unwrap_or_else(|error| {
+            tracing::error!(table = %name, %error, "not optimised");
+            Optimized { table: name, failed: Some(error.to_string()), ..Optimized::default() }
+        }));
     }
     Ok(done)
 }

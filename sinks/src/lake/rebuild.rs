@@ -31,6 +31,9 @@ pub struct Rebuilding {
     pub tables: Vec<String>,
     /// Where to begin, by topic and partition; the oldest record that is there, where nothing is given.
     pub from: BTreeMap<(String, i32), i64>,
+    /// How far another lake covers the topics: its sink has dead-lettered the poison below. What is beyond is
+    /// dead-lettered now.
+    pub dead_lettered: BTreeMap<(String, i32), i64>,
 }
 
 /// What was read of one partition, half-open.
@@ -65,7 +68,8 @@ pub async fn rebuild<L: Log>(
     let wanted: Vec<_> =
         all.into_iter().filter(|(name, ..)| what.tables.is_empty() || what.tables.contains(name)).collect();
     let letters = DeadLetters::open(&log, topics, "lake")?;
-    let mut sink = LakeSink::new(config, wanted.clone(), letters)?;
+    let poll_bytes = config.poll_bytes.bytes() as usize;
+    let mut sink = LakeSink::new(config, wanted.clone(), letters)?.dead_lettered(what.dead_lettered);
     sink.open().await?;
     let mut decoder = BatchDecoder::growing(registry);
     let mut done = Vec::new();
@@ -85,7 +89,8 @@ pub async fn rebuild<L: Log>(
                     "{of}: offsets {from}..{earliest} were removed by retention; give a later offset"
                 )));
             }
-            decoder = fill(&mut sink, &log, decoder, &of, (from, end), content.is_plain()).await?;
+            let reading = Reading::new(of.clone(), from, content.is_plain(), poll_bytes, decoder);
+            decoder = fill(&mut sink, &log, reading, end).await?;
             done.push(Rebuilt {
                 table: table.clone(),
                 of: (of.topic.to_string(), of.partition),
@@ -119,18 +124,23 @@ async fn bounds<L: Log>(log: &L, topic: &Arc<str>) -> Result<Vec<(TopicPartition
 async fn fill<L: Log>(
     sink: &mut LakeSink,
     log: &L,
-    decoder: BatchDecoder,
-    of: &TopicPartition,
-    (from, end): (i64, i64),
-    is_plain: bool,
+    mut reading: Reading,
+    end: i64,
 ) -> Result<BatchDecoder, SinkError> {
     let (sender, mut batches) = mpsc::channel::<Batch>(QUEUE);
-    let (log, of) = (log.clone(), of.clone());
+    let (log, of, from) = (log.clone(), reading.of.clone(), reading.next);
     let reading = tokio::task::spawn_blocking(move || {
-        let mut reading =
-            Reading { of: of.clone(), next: from, is_plain, decoder, sender, gathered: Vec::new() };
-        log.read_partition(&of, from, end, &mut |record| reading.take(record))?;
-        reading.hand_over(end)?;
+        let hand_over = |batch| {
+            let gone = || LogError::new(LogErrorKind::Fatal, "the table does not take rows any more");
+            sender.blocking_send(batch).map_err(|_| gone())
+        };
+        log.read_partition(&of, from, end, &mut |record| match reading.take(record)? {
+            Some(batch) => hand_over(batch),
+            None => Ok(()),
+        })?;
+        if let Some(batch) = reading.gathered(end)? {
+            hand_over(batch)?;
+        }
         Ok::<_, LogError>(reading.decoder)
     });
     while let Some(batch) = batches.recv().await {
@@ -146,23 +156,36 @@ struct Reading {
     of: TopicPartition,
     next: i64,
     is_plain: bool,
+    /// Bytes of records that are decoded together, about.
+    poll_bytes: usize,
     decoder: BatchDecoder,
-    sender: mpsc::Sender<Batch>,
     gathered: Vec<Record>,
+    bytes: usize,
 }
 
 impl Reading {
-    fn take(&mut self, record: Record) -> Result<(), LogError> {
-        let to = record.offset + 1;
-        self.gathered.push(record);
-        if self.gathered.len() == ROWS { self.hand_over(to) } else { Ok(()) }
+    fn new(of: TopicPartition, from: i64, is_plain: bool, poll_bytes: usize, decoder: BatchDecoder) -> Self {
+        Self { of, next: from, is_plain, poll_bytes, decoder, gathered: Vec::new(), bytes: 0 }
     }
 
-    /// Hands on what was gathered; it covers the offsets up to `to`.
-    fn hand_over(&mut self, to: i64) -> Result<(), LogError> {
+    /// Gathers a record; gives a batch when there are enough of them, by number or by weight.
+    fn take(&mut self, record: Record) -> Result<Option<Batch>, LogError> {
+        let to = record.offset + 1;
+        self.bytes += record.value.as_ref().map_or(0, bytes::Bytes::len);
+        self.gathered.push(record);
+        if self.gathered.len() >= ROWS || self.bytes >= self.poll_bytes {
+            self.gathered(to)
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// What was gathered; it covers the offsets up to `to`.
+    fn gathered(&mut self, to: i64) -> Result<Option<Batch>, LogError> {
         let records = std::mem::take(&mut self.gathered);
+        self.bytes = 0;
         if to <= self.next {
-            return Ok(());
+            return Ok(None);
         }
         let spans = vec![Span { partition: self.of.partition, from: self.next, to }];
         let batch = if self.is_plain || records.is_empty() {
@@ -171,10 +194,35 @@ impl Reading {
         } else {
             decode(&self.of.topic, &records, &spans, &mut self.decoder).map_err(LogError::unavailable)?
         };
-        // The sink has dead-lettered its poison when it read it first.
-        let batch = Batch { poison: vec![], ..batch };
         self.next = to;
-        let gone = || LogError::new(LogErrorKind::Fatal, "the table does not take rows any more");
-        self.sender.blocking_send(batch).map_err(|_| gone())
+        Ok(Some(batch))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heavy_records_are_handed_on_before_they_are_many() {
+        let registry: Arc<dyn SchemaRegistry> = Arc::new(eventlog::registry::MemoryRegistry::new());
+        let of = TopicPartition::new("t", 0);
+        let mut reading = Reading::new(of, 0, true, 1000, BatchDecoder::new(registry));
+        let record = |offset| Record {
+            topic: "t".into(),
+            partition: 0,
+            offset,
+            timestamp: 0,
+            key: None,
+            value: Some(vec![0; 400].into()),
+            headers: vec![],
+        };
+        assert!(reading.take(record(0)).unwrap().is_none());
+        assert!(reading.take(record(1)).unwrap().is_none());
+        let batch = reading.take(record(2)).unwrap().unwrap();
+        assert_eq!((batch.plain.len(), batch.spans[0].from, batch.spans[0].to), (3, 0, 3));
+        assert!(reading.take(record(3)).unwrap().is_none());
+        let rest = reading.gathered(9).unwrap().unwrap();
+        assert_eq!((rest.plain.len(), rest.spans[0].from, rest.spans[0].to), (1, 3, 9));
     }
 }

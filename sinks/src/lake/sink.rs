@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use eventlog::{Position, TopicPartition};
 
 use super::{
-    LakeConfig,
+    LakeConfig, probe,
     shape::Content,
     table::Root,
     writer::{Scope, TableWriter},
@@ -19,6 +19,8 @@ pub(super) struct LakeSink {
     root: Root,
     letters: DeadLetters,
     tables: BTreeMap<Arc<str>, TableWriter>,
+    /// Poison below these offsets was dead-lettered by another lake; it is only counted.
+    dead_lettered: BTreeMap<(String, i32), i64>,
 }
 
 impl LakeSink {
@@ -34,7 +36,12 @@ impl LakeSink {
             writers.insert(topic, writer);
         }
         let root = config.root();
-        Ok(Self { config, root, letters, tables: writers })
+        Ok(Self { config, root, letters, tables: writers, dead_lettered: BTreeMap::new() })
+    }
+
+    /// Leaves poison below these offsets to whoever dead-lettered it.
+    pub(super) fn dead_lettered(self, below: BTreeMap<(String, i32), i64>) -> Self {
+        Self { dead_lettered: below, ..self }
     }
 
     pub(super) fn memory(&self) -> u64 {
@@ -61,6 +68,7 @@ impl Sink for LakeSink {
     }
 
     async fn open(&mut self) -> Result<(), SinkError> {
+        probe::try_out(&self.root).await?;
         for table in self.tables.values_mut() {
             table.open(&self.root, self.config.checkpoint_every).await?;
         }
@@ -86,9 +94,20 @@ impl Sink for LakeSink {
     }
 
     async fn accept(&mut self, mut batch: Batch) -> Result<(), SinkError> {
-        let letters = self.letters.take_poison(&mut batch);
+        let mut letters = self.letters.take_poison(&mut batch);
+        let mut known = Vec::new();
+        if !self.dead_lettered.is_empty() {
+            letters.retain(|(partition, offset, _)| {
+                let below = self.dead_lettered.get(&(batch.topic.to_string(), *partition));
+                let is_known = below.is_some_and(|below| offset < below);
+                if is_known {
+                    known.push((*partition, *offset));
+                }
+                !is_known
+            });
+        }
         match self.tables.get_mut(&batch.topic) {
-            Some(table) => table.accept(batch, letters).await?,
+            Some(table) => table.accept(batch, letters, &known).await?,
             None => return Err(SinkError::Fatal(format!("no table takes topic {}", batch.topic))),
         }
         self.told();

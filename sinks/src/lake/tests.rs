@@ -178,7 +178,7 @@ impl Writer {
             poison: vec![],
             plain: vec![],
         };
-        self.table.accept(batch, vec![]).await.unwrap();
+        self.table.accept(batch, vec![], &[]).await.unwrap();
     }
 
     async fn commit_fresh(&mut self) {
@@ -475,6 +475,32 @@ async fn small_files_become_one_sorted_file_and_nothing_is_lost() {
     assert_eq!(table.days.keys().collect::<Vec<_>>(), ["2025-11-20", "2025-11-21"]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broken_table_does_not_keep_the_others_from_being_optimised() {
+    let (world, lake) = (World::new(1), Lake::new());
+    let mut writer = Writer::open(&lake, &world).await;
+    for from in [0, 10] {
+        writer.accept(&world, from, from + 10).await;
+        writer.commit().await.unwrap();
+    }
+    let others: Vec<String> = super::tables(&world.topics)
+        .into_iter()
+        .map(|(name, ..)| name)
+        .filter(|name| name != "host_metrics")
+        .collect();
+    for name in &others {
+        let log = lake.folder.path().join(name).join("_delta_log");
+        fs_err::create_dir_all(&log).unwrap();
+        fs_err::write(log.join("00000000000000000000.json"), "no log entry").unwrap();
+    }
+    let optimized = optimize_anyhow(&lake.config, &world.topics, &compacting()).await.unwrap();
+    assert_eq!(optimized.len(), others.len() + 1);
+    for table in optimized {
+        assert_eq!(table.failed.is_none(), table.table == "host_metrics", "{table:?}");
+    }
+    assert_eq!(lake.files("host_metrics").len(), 1);
+}
+
 /// Files that a reader of an older version or a writer before its commit needs stay.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_vacuum_leaves_what_somebody_may_need() {
@@ -545,7 +571,11 @@ async fn tables_are_made_anew_from_given_offsets() {
     let topic = world.topics.events(Family::HostMetrics);
     world.send(&topic, 1, bytes::Bytes::from_static(b"garbage"));
     world.send(&world.topics.dlq(), 0, bytes::Bytes::from_static(b"a letter"));
-    let what = Rebuilding { tables: vec![], from: [((topic.to_string(), 0), 20)].into() };
+    let what = Rebuilding {
+        tables: vec![],
+        from: [((topic.to_string(), 0), 20)].into(),
+        dead_lettered: [((topic.to_string(), 1), 31)].into(),
+    };
     let again = || {
         let registry: Arc<dyn SchemaRegistry> =
             Arc::<eventlog::registry::MemoryRegistry>::clone(&world.registry);
@@ -571,6 +601,27 @@ async fn tables_are_made_anew_from_given_offsets() {
 }
 
 /// The event of [`World::metric`] as a version of tomorrow writes it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn poison_that_no_lake_has_read_is_dead_lettered_when_tables_are_made_anew() {
+    let (world, fresh) = (World::new(1), Lake::new());
+    let topic = world.topics.events(Family::HostMetrics);
+    world.send(&topic, 0, bytes::Bytes::from_static(b"garbage of old"));
+    world.send(&topic, 0, bytes::Bytes::from_static(b"garbage of new"));
+    let what = Rebuilding {
+        tables: vec!["host_metrics".to_owned()],
+        dead_lettered: [((topic.to_string(), 0), 1)].into(),
+        ..Rebuilding::default()
+    };
+    let registry: Arc<dyn SchemaRegistry> = Arc::<eventlog::registry::MemoryRegistry>::clone(&world.registry);
+    rebuild(fresh.config.clone(), world.log.clone(), registry, &world.topics, what).await.unwrap();
+    let letters = world.dead_letters();
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].value.as_deref(), Some(&b"garbage of new"[..]));
+    let verified = fresh.verified(&world, "host_metrics").await;
+    assert_eq!(verified.problems, Vec::<String>::new());
+    assert_eq!(verified.covered.get(&(topic.to_string(), 0)), Some(&(0, 2)));
+}
+
 fn of_tomorrow(world: &World, seq: i64) -> bytes::Bytes {
     let mut schema: serde_json::Value =
         serde_json::from_str(RecordKind::Family(Family::HostMetrics).avsc()).unwrap();

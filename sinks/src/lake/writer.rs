@@ -170,11 +170,12 @@ impl TableWriter {
         Ok(partitions.iter().map(next).collect())
     }
 
-    /// Turns a batch into rows of the table and holds them.
+    /// Turns a batch into rows of the table and holds them. `known`: places of poison that needs no letter.
     pub(super) async fn accept(
         &mut self,
         batch: Batch,
         letters: Vec<(i32, i64, DeadLetter)>,
+        known: &[(i32, i64)],
     ) -> Result<(), SinkError> {
         for rows in &batch.rows {
             let unknown = self.shape.unknown(rows);
@@ -184,7 +185,8 @@ impl TableWriter {
         }
         let shape = self.shape.clone();
         let shaped = tokio::task::spawn_blocking(move || arrivals(&shape, batch, letters));
-        let (fresh, late) = shaped.await.map_err(|error| SinkError::Fatal(error.to_string()))??;
+        let (mut fresh, late) = shaped.await.map_err(|error| SinkError::Fatal(error.to_string()))??;
+        fresh.apart.extend(known.iter().map(|(partition, offset)| (*partition, *offset, "dead_letter")));
         let fatal = |error: arrow::error::ArrowError| SinkError::Fatal(error.to_string());
         let (table, topic, app) = (self.table.as_ref(), &self.topic, &self.app);
         let stored =

@@ -16,7 +16,7 @@ use runtime::{
     health::{Component, Health},
     shutdown::Shutdown,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     Feed,
@@ -41,6 +41,8 @@ impl Drop for StopReading {
 /// What to do after an error that passes.
 enum Next {
     Again,
+    /// Partitions are asked back: what was tried may be about them.
+    GiveWay,
     Stop,
 }
 
@@ -54,6 +56,11 @@ pub(super) struct Drive<S> {
     owned: Vec<TopicPartition>,
     /// Records are dropped until the thread has begun again from the store's offsets.
     restarting: bool,
+    /// Number of the assignment that was heard of last.
+    assignment: u64,
+    /// How many times the thread has asked partitions back, and how many of them were answered.
+    revoking: watch::Receiver<u64>,
+    revoked: u64,
     /// Positions that the log has not yet stored.
     unstored: Vec<Position>,
 }
@@ -70,6 +77,9 @@ impl<S: Sink> Drive<S> {
             backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(15)),
             owned: Vec::new(),
             restarting: false,
+            assignment: 0,
+            revoking: watch::channel(0).1,
+            revoked: 0,
             unstored: Vec::new(),
         }
     }
@@ -93,6 +103,8 @@ impl<S: Sink> Drive<S> {
         let stop = StopReading(Arc::new(AtomicBool::new(false)));
         let (events, mut inbox) = mpsc::channel(QUEUE);
         let (commands, orders) = std::sync::mpsc::sync_channel(COMMANDS);
+        let (revoking, asked_back) = watch::channel(0);
+        self.revoking = asked_back;
         let reader = Reader::new(
             name,
             self.feed.clone(),
@@ -100,6 +112,7 @@ impl<S: Sink> Drive<S> {
             events,
             orders,
             Arc::clone(&stop.0),
+            revoking,
             health.component(format!("sink.{name}.log")),
         );
         let thread = std::thread::Builder::new()
@@ -143,7 +156,7 @@ impl<S: Sink> Drive<S> {
             tokio::select! {
                 biased;
                 () = shutdown.wait() => return Ok(()),
-                () = tokio::time::sleep_until(wake.into()), if due.is_some() => {
+                () = tokio::time::sleep_until(wake.into()), if due.is_some() && !self.must_give_way() => {
                     self.flush(Flush::Due, commands).await?;
                 }
                 event = inbox.recv() => match event {
@@ -161,10 +174,11 @@ impl<S: Sink> Drive<S> {
                 self.count(&batch);
                 self.sink.accept(batch).await?;
             }
-            Event::Assigned { partitions, again } => {
+            Event::Assigned { partitions, number, again } => {
                 if again {
                     self.restarting = false;
                 }
+                self.assignment = number;
                 self.start(partitions, commands).await?;
             }
             Event::Revoked { partitions, lost, done } => {
@@ -176,6 +190,7 @@ impl<S: Sink> Drive<S> {
                 self.unstored.retain(|at| {
                     !partitions.iter().any(|p| p.topic == at.topic && p.partition == at.partition)
                 });
+                self.revoked += 1;
                 // The thread may have stopped waiting; then the partitions are gone already.
                 let _ = done.send(());
             }
@@ -195,8 +210,10 @@ impl<S: Sink> Drive<S> {
             match self.sink.starts(&partitions).await {
                 Ok(starts) => break starts,
                 Err(error) => {
-                    if let Next::Stop = self.wait("ask for the offsets it holds", error).await? {
-                        return Ok(());
+                    match self.wait("ask for the offsets it holds", error).await? {
+                        Next::Again => {}
+                        // The next assignment asks anew.
+                        Next::GiveWay | Next::Stop => return Ok(()),
                     }
                 }
             }
@@ -213,11 +230,19 @@ impl<S: Sink> Drive<S> {
             owned = self.owned.len(),
             "partitions assigned"
         );
-        let _ = commands.send(Command::Start(partitions.into_iter().zip(starts).collect()));
+        let _ = commands.send(Command::Start {
+            number: self.assignment,
+            at: partitions.into_iter().zip(starts).collect(),
+        });
         Ok(())
     }
 
-    /// Flushes until the store has it.
+    /// Whether partitions are asked back and still held.
+    fn must_give_way(&self) -> bool {
+        *self.revoking.borrow() > self.revoked
+    }
+
+    /// Flushes until the store has it, or until partitions are asked back: what is held of them may be another's.
     async fn flush(&mut self, how: Flush, commands: &SyncSender<Command>) -> Result<(), SinkError> {
         loop {
             let began = Instant::now();
@@ -236,11 +261,10 @@ impl<S: Sink> Drive<S> {
                     let _ = commands.send(Command::Restart);
                     return Ok(());
                 }
-                Err(error) => {
-                    if let Next::Stop = self.wait("write", error).await? {
-                        return Ok(());
-                    }
-                }
+                Err(error) => match self.wait("write", error).await? {
+                    Next::Again => {}
+                    Next::GiveWay | Next::Stop => return Ok(()),
+                },
             }
         }
     }
@@ -295,7 +319,7 @@ impl<S: Sink> Drive<S> {
             return;
         }
         let (answer, answered) = oneshot::channel();
-        let _ = commands.send(Command::Store { at: self.unstored.clone(), answer });
+        let _ = commands.send(Command::Store { number: self.assignment, at: self.unstored.clone(), answer });
         match tokio::time::timeout(Duration::from_secs(10), answered).await {
             Ok(Ok(Ok(()))) => {
                 self.unstored.clear();
@@ -331,8 +355,16 @@ impl<S: Sink> Drive<S> {
         let delay = self.backoff.next_delay().max(error.retry_after().unwrap_or_default());
         tracing::warn!(sink = name, %error, step, wait_ms = delay.as_millis() as u64, "waiting for the store");
         self.component.waiting(format!("{step}: {error}"));
+        let revoked = self.revoked;
+        let asked_back = async {
+            if self.revoking.wait_for(|count| *count > revoked).await.is_err() {
+                // The thread is gone, and says so in its own way.
+                std::future::pending::<()>().await;
+            }
+        };
         tokio::select! {
             () = self.shutdown.wait() => Ok(Next::Stop),
+            () = asked_back => Ok(Next::GiveWay),
             () = tokio::time::sleep(delay) => Ok(Next::Again),
         }
     }

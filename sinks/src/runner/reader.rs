@@ -15,7 +15,7 @@ use eventlog::{
     batches::BatchDecoder, registry::SchemaRegistry,
 };
 use runtime::{backoff::Backoff, fate::Fate, health::Component};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Feed, decode::decode, starting::Starting};
 use crate::{
@@ -25,8 +25,9 @@ use crate::{
 
 /// What the thread tells the sink, in order.
 pub(super) enum Event {
-    /// Ask the store where to begin. `again`: as asked for by [`Command::Restart`].
-    Assigned { partitions: Vec<TopicPartition>, again: bool },
+    /// Ask the store where to begin. `again`: as asked for by [`Command::Restart`]. Commands about these partitions
+    /// carry `number`.
+    Assigned { partitions: Vec<TopicPartition>, number: u64, again: bool },
     /// Partitions go; `done` when nothing of them is held any more.
     Revoked { partitions: Vec<TopicPartition>, lost: bool, done: oneshot::Sender<()> },
     /// Rows.
@@ -37,18 +38,21 @@ pub(super) enum Event {
 
 /// What the sink tells the thread.
 pub(super) enum Command {
-    /// Begin here.
-    Start(Vec<(TopicPartition, Start)>),
+    /// Begin here, if no later assignment has come than that with this number.
+    Start { number: u64, at: Vec<(TopicPartition, Start)> },
     /// Forget what was read and ask for the offsets again.
     Restart,
-    /// Store these positions in the group.
-    Store { at: Vec<Position>, answer: oneshot::Sender<Result<(), LogError>> },
+    /// Store these positions in the group. Those of an older assignment are let go: a partition that went to another
+    /// process and came back would be set back to where it was before.
+    Store { number: u64, at: Vec<Position>, answer: oneshot::Sender<Result<(), LogError>> },
 }
 
 /// How long a full queue is waited for before the partitions are paused, which throws away what the
 /// client has fetched ahead.
 const PATIENCE: Duration = Duration::from_secs(2);
 const POLL_WAIT: Duration = Duration::from_millis(50);
+/// How often the sink is told of offsets that hold nothing to read.
+const PASS: Duration = Duration::from_secs(1);
 const STEP: Duration = Duration::from_millis(2);
 
 pub(super) struct Reader {
@@ -58,7 +62,13 @@ pub(super) struct Reader {
     events: mpsc::Sender<Event>,
     commands: Receiver<Command>,
     stop: Arc<AtomicBool>,
+    /// How many times partitions were asked back; the sink learns it here before their event arrives.
+    revoking: watch::Sender<u64>,
     component: Component,
+    /// Number of the present assignment.
+    assignment: u64,
+    /// When [`Reader::pass_markers`] last looked.
+    passed_at: Instant,
     /// Not yet taken by the sink, oldest first. Nothing is read while it is not empty.
     waiting: VecDeque<Event>,
     /// Next offset to read, of each partition that was started.
@@ -80,6 +90,7 @@ impl Reader {
         events: mpsc::Sender<Event>,
         commands: Receiver<Command>,
         stop: Arc<AtomicBool>,
+        revoking: watch::Sender<u64>,
         component: Component,
     ) -> Self {
         Self {
@@ -89,7 +100,10 @@ impl Reader {
             events,
             commands,
             stop,
+            revoking,
             component,
+            assignment: 0,
+            passed_at: Instant::now(),
             waiting: VecDeque::new(),
             next: HashMap::new(),
             owned: HashSet::new(),
@@ -133,6 +147,7 @@ impl Reader {
                         self.component.ready();
                     }
                     self.take(polled, &mut consumer, &mut decoder)?;
+                    self.pass_markers(&mut consumer);
                 }
                 // Another process took this place in the group, or the broker takes our own earlier attempt to join for
                 // one, as it may when a session has run out. Rows go by the store's offsets, so joining anew is safe.
@@ -153,8 +168,8 @@ impl Reader {
         }
         // Positions of the last flush may still be on their way.
         while let Ok(command) = self.commands.try_recv() {
-            if let Command::Store { at, answer } = command {
-                let _ = answer.send(self.store(&mut consumer, &at));
+            if let Command::Store { number, at, answer } = command {
+                let _ = answer.send(self.store(&mut consumer, number, &at));
             }
         }
         Ok(())
@@ -225,11 +240,13 @@ impl Reader {
     fn obey<C: Consumer>(&mut self, consumer: &mut C) {
         while let Ok(command) = self.commands.try_recv() {
             match command {
-                Command::Start(starts) => self.starting.add(starts),
+                Command::Start { number, at } if number == self.assignment => self.starting.add(at),
+                // The sink has not yet heard of the later one; it will name other offsets.
+                Command::Start { .. } => {}
                 Command::Restart => self.restart(consumer),
-                Command::Store { at, answer } => {
+                Command::Store { number, at, answer } => {
                     // Only a task that is gone does not hear it.
-                    let _ = answer.send(self.store(consumer, &at));
+                    let _ = answer.send(self.store(consumer, number, &at));
                 }
             }
         }
@@ -242,11 +259,15 @@ impl Reader {
         consumer.pause(&partitions);
         self.next.clear();
         self.starting.clear();
-        self.waiting.push_back(Event::Assigned { partitions, again: true });
+        self.assignment += 1;
+        self.waiting.push_back(Event::Assigned { partitions, number: self.assignment, again: true });
     }
 
     /// Stores positions of partitions that are still ours: those of others would go backwards.
-    fn store<C: Consumer>(&self, consumer: &mut C, at: &[Position]) -> Result<(), LogError> {
+    fn store<C: Consumer>(&self, consumer: &mut C, number: u64, at: &[Position]) -> Result<(), LogError> {
+        if number != self.assignment {
+            return Ok(());
+        }
         let ours = |at: &&Position| {
             let of = at.topic_partition();
             self.owned.contains(&of) || self.leaving.contains(&of)
@@ -290,7 +311,9 @@ impl Reader {
             Polled::Records(records) => self.take_records(records, consumer, decoder)?,
             Polled::Assigned(partitions) => {
                 self.owned.extend(partitions.iter().cloned());
-                self.waiting.push_back(Event::Assigned { partitions, again: false });
+                self.assignment += 1;
+                let number = self.assignment;
+                self.waiting.push_back(Event::Assigned { partitions, number, again: false });
             }
             Polled::Revoked { partitions, lost } => {
                 self.give_back(partitions, lost, consumer);
@@ -311,6 +334,7 @@ impl Reader {
             self.leaving.extend(partitions.iter().cloned());
         }
         self.waiting.push_back(Event::Revoked { partitions, lost, done });
+        self.revoking.send_modify(|count| *count += 1);
         let deadline = Instant::now() + self.feed.drain + Duration::from_secs(1);
         while Instant::now() < deadline && !self.stopped() {
             while let Some(event) = self.waiting.pop_front() {
@@ -326,6 +350,36 @@ impl Reader {
             }
         }
         self.leaving.clear();
+    }
+
+    /// Tells the sink of offsets that hold nothing to read: the markers of transactions, and what was aborted. A
+    /// partition gone quiet always ends with one; a sink that stayed before it would find it deleted by retention
+    /// at some start, and could not know that nothing else was.
+    fn pass_markers<C: Consumer>(&mut self, consumer: &mut C) {
+        if self.paused || self.next.is_empty() || self.passed_at.elapsed() < PASS {
+            return;
+        }
+        self.passed_at = Instant::now();
+        let mut passed: Vec<Batch> = Vec::new();
+        for at in consumer.positions() {
+            let Some(next) = self.next.get_mut(&at.topic_partition()).filter(|next| **next < at.offset)
+            else {
+                continue;
+            };
+            let span = Span { partition: at.partition, from: *next, to: at.offset };
+            *next = at.offset;
+            match passed.iter_mut().find(|batch| batch.topic == at.topic) {
+                Some(batch) => batch.spans.push(span),
+                None => passed.push(Batch {
+                    topic: at.topic,
+                    spans: vec![span],
+                    rows: vec![],
+                    poison: vec![],
+                    plain: vec![],
+                }),
+            }
+        }
+        self.waiting.extend(passed.into_iter().map(Event::Batch));
     }
 
     /// Decodes a poll. While the registry is away the records are let go and read again.

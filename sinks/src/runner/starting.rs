@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    ops::Range,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -79,10 +80,21 @@ fn positions<C: Consumer>(
             Some(Start::Beginning) | None => None,
         };
         let offset = begin(of, wanted, bounds)?;
+        if let Some(unread) = unread(wanted, offset) {
+            // A first start, or offsets that the log has forgotten because the group was away for too long.
+            tracing::warn!(partition = %of, ?unread, "no offset is known: begins at the oldest record there is");
+            metrics::counter!("varta_sinks_unread_offsets_total", "topic" => of.topic.to_string())
+                .increment((unread.end - unread.start) as u64);
+        }
         positions.push(Position { topic: Arc::clone(&of.topic), partition: of.partition, offset });
     }
     consumer.start(&positions)?;
     Ok(positions)
+}
+
+/// Offsets that this group may never have read and that retention has removed: whoever has no offset cannot tell.
+fn unread(wanted: Option<i64>, begins: i64) -> Option<Range<i64>> {
+    (wanted.is_none() && begins > 0).then_some(0..begins)
 }
 
 /// Where reading begins, or why it cannot: never silently somewhere else.
@@ -97,5 +109,24 @@ fn begin(of: &TopicPartition, wanted: Option<i64>, (earliest, end): (i64, i64)) 
             "{at}: the store has everything before offset {offset}, but the topic ends at {end}: was it made anew?"
         ))),
         Some(offset) => Ok(offset),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_removed_before_anybody_named_an_offset_is_told() {
+        let of = TopicPartition::new("t", 0);
+        for (wanted, bounds, expected) in [
+            (None, (7, 9), Some(0..7)),
+            (None, (0, 9), None),
+            (Some(7), (7, 9), None),
+            (Some(8), (7, 9), None),
+        ] {
+            let begins = begin(&of, wanted, bounds).unwrap();
+            assert_eq!(unread(wanted, begins), expected, "{wanted:?} in {bounds:?}");
+        }
     }
 }

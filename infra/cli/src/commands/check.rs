@@ -11,6 +11,9 @@ use super::rules;
 use crate::config::Config;
 use crate::exit::Exit;
 
+/// How long the lake's store may take: its client tries several times.
+const LAKE: Duration = Duration::from_secs(10);
+
 /// What `varta check` can be told.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -42,7 +45,11 @@ pub(crate) async fn check(config: &Config, args: &Args) -> anyhow::Result<Exit> 
     let mqtt = format!("{}:{}", config.bridge.mqtt.host, config.bridge.mqtt.port);
     report("mqtt", &mqtt, reach(&mqtt).await);
     if config.sinks.influx.enabled {
-        report("influx", &config.sinks.influx.url, http(&config.sinks.influx.url, "/health").await);
+        let influx = &config.sinks.influx;
+        report("influx", &influx.url, within(influx.timeout, sinks::influx::check(influx)).await);
+    }
+    if config.sinks.lake.enabled {
+        report("lake", &config.sinks.lake.root, within(LAKE, sinks::lake::check(&config.sinks.lake)).await);
     }
     if config.sinks.postgres.enabled {
         report("postgres", "the configured database", postgres(config).await);
@@ -86,17 +93,14 @@ async fn reach(address: &str) -> Result<(), String> {
     }
 }
 
-async fn http(url: &str, path: &str) -> Result<(), String> {
-    let client = reqwest::Client::builder()
-        .timeout(Duration::from_secs(3))
-        .build()
-        .map_err(|error| error.to_string())?;
-    let answer = client
-        .get(format!("{}{path}", url.trim_end_matches('/')))
-        .send()
-        .await
-        .map_err(|error| error.without_url().to_string())?;
-    if answer.status().is_success() { Ok(()) } else { Err(format!("answers {}", answer.status())) }
+async fn within(
+    limit: Duration,
+    asked: impl Future<Output = Result<(), sinks::SinkError>>,
+) -> Result<(), String> {
+    match tokio::time::timeout(limit, asked).await {
+        Ok(answer) => answer.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("no answer within {limit:?}")),
+    }
 }
 
 async fn postgres(config: &Config) -> Result<(), String> {
@@ -106,5 +110,19 @@ async fn postgres(config: &Config) -> Result<(), String> {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("no answer within 3 s".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_store_that_refuses_or_never_answers_is_named() {
+        let refused = async { Err(sinks::SinkError::Fatal("wrong key".to_owned())) };
+        assert_eq!(within(LAKE, refused).await, Err("wrong key".to_owned()));
+        let error = within(Duration::from_millis(5), std::future::pending()).await.unwrap_err();
+        assert!(error.contains("5ms"), "{error}");
+        assert_eq!(within(LAKE, async { Ok(()) }).await, Ok(()));
     }
 }

@@ -90,8 +90,9 @@ pub(crate) async fn lake(config: &Config, args: Args) -> anyhow::Result<Exit> {
         Command::Rebuild { into, from_offsets, tables } => {
             let from = read_offsets(&from_offsets)?;
             anyhow::ensure!(!is_same(&into, &lake.root), "{into} is the lake itself; name another folder");
-            print_rebuilt(config, &LakeConfig { root: into, ..lake.clone() }, Rebuilding { tables, from })
-                .await
+            let dead_lettered = dead_lettered(config, lake).await;
+            let what = Rebuilding { tables, from, dead_lettered };
+            print_rebuilt(config, &LakeConfig { root: into, ..lake.clone() }, what).await
         }
     }
 }
@@ -116,6 +117,7 @@ async fn print_verified(config: &Config, lake: &LakeConfig, hashes: bool) -> any
     }
     if tables.is_empty() {
         println!("no table at {}", lake.root);
+        return Ok(Exit::NotMet);
     }
     Ok(if problems == 0 { Exit::Done } else { Exit::NotMet })
 }
@@ -176,7 +178,12 @@ async fn print_optimized(config: &Config, lake: &LakeConfig, how: &Optimizing) -
         "{:<20} {:>8} {:>8} {:>10} {:>10} {:>8} {:>16}",
         "table", "files", "now", "MiB", "now", "given up", "removed files"
     );
+    let failed = tables.iter().filter(|table| table.failed.is_some()).count();
     for table in tables {
+        if let Some(why) = &table.failed {
+            println!("{:<20} FAILED: {why}", table.table);
+            continue;
+        }
         println!(
             "{:<20} {:>8} {:>8} {:>10.1} {:>10.1} {:>8} {:>16}",
             table.table,
@@ -188,7 +195,22 @@ async fn print_optimized(config: &Config, lake: &LakeConfig, how: &Optimizing) -
             table.vacuumed.0,
         );
     }
-    Ok(Exit::Done)
+    Ok(if failed == 0 { Exit::Done } else { Exit::NotMet })
+}
+
+/// How far the lake as it is covers each partition. Where it cannot be read nothing counts as dead-lettered: a letter
+/// too many is recognised by its origin, one too few is lost.
+async fn dead_lettered(config: &Config, lake: &LakeConfig) -> BTreeMap<(String, i32), i64> {
+    match info(lake, &config.topic_names()).await {
+        Ok(tables) => {
+            let covered = tables.into_iter().flat_map(|table| table.covered);
+            covered.map(|(of, (_, to))| (of, to)).collect()
+        }
+        Err(error) => {
+            eprintln!("the lake at {} cannot be read: {error}; all poison is dead-lettered again", lake.root);
+            BTreeMap::new()
+        }
+    }
 }
 
 async fn print_rebuilt(config: &Config, lake: &LakeConfig, what: Rebuilding) -> anyhow::Result<Exit> {
@@ -220,7 +242,15 @@ fn read_offsets(file: &Path) -> anyhow::Result<BTreeMap<(String, i32), i64>> {
 }
 
 fn is_same(one: &str, other: &str) -> bool {
-    let real = |root: &str| fs_err::canonicalize(root).unwrap_or_else(|_| PathBuf::from(root));
+    let local = |root: &str| {
+        let path =
+            reqwest::Url::parse(root).ok().filter(|url| url.scheme() == "file")?.to_file_path().ok()?;
+        path.to_str().map(str::to_owned)
+    };
+    let real = |root: &str| {
+        let root = local(root).unwrap_or_else(|| root.to_owned());
+        fs_err::canonicalize(&root).unwrap_or_else(|_| PathBuf::from(root.trim_end_matches('/')))
+    };
     one.trim_end_matches('/') == other.trim_end_matches('/') || real(one) == real(other)
 }
 
@@ -257,6 +287,10 @@ mod tests {
             &format!("{root}/../{}", folder.path().file_name().unwrap().to_str().unwrap()),
             root
         ));
+        assert!(is_same(&format!("file://{root}"), root));
+        assert!(is_same(&format!("file://{root}/"), &format!("{root}/")));
+        assert!(is_same("file:///not/there", "/not/there/"));
+        assert!(!is_same(&format!("file://{root}/other"), root));
         assert!(!is_same("s3://bucket/lake", root));
     }
 }

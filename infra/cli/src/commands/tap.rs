@@ -8,7 +8,7 @@ use arrow::array::RecordBatch;
 use eventlog::batches::BatchDecoder;
 use eventlog::kafka::KafkaLog;
 use eventlog::registry::{HttpRegistry, SchemaRegistry};
-use eventlog::{Consumer, Log, Polled, Record, TopicPartition};
+use eventlog::{Consumer, Log, LogError, Polled, Record, TopicPartition};
 use processors::functions::Functions;
 use processors::plan::CachedPlan;
 use schemas::headers::dead_letter;
@@ -90,30 +90,45 @@ fn follow(
 }
 
 /// Reads what is in the topic now, partition after partition.
-fn read_all(
-    log: &KafkaLog,
+fn read_all<L: Log>(
+    log: &L,
     topic: &str,
     mut each: impl FnMut(&[Record]) -> anyhow::Result<bool>,
 ) -> anyhow::Result<()> {
-    let mut consumer = onlooker::consumer(log, "tap", &[topic])?;
     for partition in 0..log.partitions(topic)? {
         let of = TopicPartition { topic: topic.into(), partition };
-        let (earliest, end) = consumer.bounds(&of)?;
-        let mut gathered: Vec<Record> = Vec::new();
-        let mut outcome = Ok(true);
-        log.read_partition(&of, earliest, end, &mut |record| {
-            gathered.push(record);
-            if gathered.len() == ROWS && matches!(outcome, Ok(true)) {
-                outcome = each(&gathered);
-                gathered.clear();
-            }
-            Ok(())
-        })?;
-        if !outcome? || !each(&gathered)? {
+        let (earliest, end) = log.bounds(&of)?;
+        let mut chunks = Chunks { each: &mut each, gathered: Vec::new(), outcome: Ok(true) };
+        let read = log.read_partition(&of, earliest, end, &mut |record| chunks.take(record));
+        if !chunks.outcome? {
+            return Ok(());
+        }
+        read?;
+        if !(chunks.each)(&chunks.gathered)? {
             return Ok(());
         }
     }
     Ok(())
+}
+
+/// Records handed on a few at a time, until no more are wanted.
+struct Chunks<F> {
+    each: F,
+    gathered: Vec<Record>,
+    outcome: anyhow::Result<bool>,
+}
+
+impl<F: FnMut(&[Record]) -> anyhow::Result<bool>> Chunks<F> {
+    /// An error only ends the reading; why it ends is the outcome.
+    fn take(&mut self, record: Record) -> Result<(), LogError> {
+        self.gathered.push(record);
+        if self.gathered.len() < ROWS {
+            return Ok(());
+        }
+        self.outcome = (self.each)(&self.gathered);
+        self.gathered.clear();
+        if matches!(self.outcome, Ok(true)) { Ok(()) } else { Err(LogError::fatal("no more is wanted")) }
+    }
 }
 
 struct Printer<'a> {
@@ -221,4 +236,50 @@ fn letter(record: &Record) -> String {
     line.insert("bytes".into(), record.value.as_ref().map_or(0, bytes::Bytes::len).into());
     line.insert("original".into(), text(record).into());
     serde_json::Value::Object(line).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use eventlog::memory::MemoryLog;
+    use eventlog::{Appender as _, NewRecord};
+
+    use super::*;
+
+    fn filled(count: usize) -> MemoryLog {
+        let log = MemoryLog::new();
+        log.create("t", 2);
+        let appender = log.appender(Box::new(|_, outcome| assert!(outcome.is_ok()))).unwrap();
+        for number in 0..count {
+            appender.append(NewRecord::keyed("t", "k", number.to_string()).to_partition(0), 0).unwrap();
+        }
+        log
+    }
+
+    #[test]
+    fn the_topic_is_read_in_chunks_and_no_further_than_wanted() {
+        let log = filled(3 * ROWS + 1);
+        let mut sizes = Vec::new();
+        read_all(&log, "t", |records| {
+            sizes.push(records.len());
+            Ok(true)
+        })
+        .unwrap();
+        assert_eq!(sizes, [ROWS, ROWS, ROWS, 1, 0]);
+        let mut taken = 0;
+        let mut chunks = Chunks { each: |_: &[Record]| Ok(false), gathered: Vec::new(), outcome: Ok(true) };
+        let of = TopicPartition::new("t", 0);
+        let ended = log.read_partition(&of, 0, 3 * ROWS as i64 + 1, &mut |record| {
+            taken += 1;
+            chunks.take(record)
+        });
+        assert!(ended.is_err());
+        assert_eq!((taken, chunks.gathered.len(), chunks.outcome.unwrap()), (ROWS, 0, false));
+        let mut calls = 0;
+        read_all(&log, "t", |_| {
+            calls += 1;
+            Ok(false)
+        })
+        .unwrap();
+        assert_eq!(calls, 1);
+    }
 }

@@ -21,6 +21,9 @@ use crate::error::{LogError, LogErrorKind};
 use crate::log::{Consumer, GroupToken, Polled, StartAt};
 use crate::record::{Position, TopicPartition};
 
+/// How long the client may take to forget where it stood; it is a message between two of its threads.
+const FORGETS: Duration = Duration::from_millis(100);
+
 /// What the callback saw; [`KafkaConsumer::poll`] takes it from there.
 enum Rebalance {
     Assigned(Vec<TopicPartition>, Option<ConsumerGroupMetadata>),
@@ -80,6 +83,8 @@ struct Reading {
     of: TopicPartition,
     /// The next offset to hand out.
     next: i64,
+    /// Where the client said it stood before it was last sent elsewhere: it may go on saying so for a while.
+    stale: Option<i64>,
 }
 
 /// A member of a group; see [`crate::Consumer`].
@@ -185,7 +190,7 @@ impl KafkaConsumer {
 
     /// librdkafka does not say which partition it was.
     fn out_of_range(&self) -> Option<LogError> {
-        for Reading { of, next } in &self.reading {
+        for Reading { of, next, .. } in &self.reading {
             match self.inner.bounds(of) {
                 Ok((earliest, end)) if *next < earliest || *next > end => {
                     return Some(LogError::out_of_range(&of.topic, of.partition, *next, earliest));
@@ -198,18 +203,41 @@ impl KafkaConsumer {
         None
     }
 
+    /// What the client says of its positions, which move past markers as well.
+    fn told(&self) -> TopicPartitionList {
+        self.consumer.position().unwrap_or_else(|_| TopicPartitionList::new())
+    }
+
     fn assign(&mut self) -> Result<(), LogError> {
+        let told = self.told();
+        for reading in &mut self.reading {
+            reading.stale = offset_in(&told, &reading.of);
+        }
         let mut list = TopicPartitionList::with_capacity(self.reading.len());
-        for Reading { of, next } in &self.reading {
+        for Reading { of, next, .. } in &self.reading {
             let added = list.add_partition_offset(&of.topic, of.partition, Offset::Offset(*next));
             added.map_err(|error| errors::of(&error, &of.to_string()))?;
         }
         self.consumer.assign(&list).map_err(|error| errors::of(&error, &format!("group {}", self.group)))?;
+        self.forget_stale();
         let paused: Vec<TopicPartition> = self.paused.iter().cloned().collect();
         if !paused.is_empty() {
             self.pause(&paused);
         }
         Ok(())
+    }
+
+    /// Waits a moment until the client has let go of where it stood. Nothing is polled meanwhile, so it cannot have
+    /// moved anywhere else; what it goes on saying is not believed.
+    fn forget_stale(&mut self) {
+        let deadline = Instant::now() + FORGETS;
+        while self.reading.iter().any(|reading| reading.stale.is_some()) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+            let told = self.told();
+            for reading in &mut self.reading {
+                reading.stale = reading.stale.filter(|stale| offset_in(&told, &reading.of) == Some(*stale));
+            }
+        }
     }
 
     /// Where the group left a partition, or where it was told to begin.
@@ -310,12 +338,25 @@ impl Consumer for KafkaConsumer {
             };
             match known {
                 Some(known) => self.reading[known].next = next,
-                None => self.reading.push(Reading { of, next }),
+                None => self.reading.push(Reading { of, next, stale: None }),
             }
         }
         self.gathering.clear();
         self.deferred = None;
         self.assign()
+    }
+
+    fn positions(&mut self) -> Vec<Position> {
+        let told = self.told();
+        for reading in &mut self.reading {
+            let now = offset_in(&told, &reading.of);
+            if now == reading.stale && now.is_some() {
+                continue;
+            }
+            reading.stale = None;
+            reading.next = now.map_or(reading.next, |now| now.max(reading.next));
+        }
+        self.reading.iter().map(|reading| reading.of.at(reading.next)).collect()
     }
 
     fn pause(&mut self, of: &[TopicPartition]) {
@@ -396,6 +437,13 @@ impl Drop for KafkaConsumer {
 /// Rounded up: rdkafka waits in whole milliseconds and spends what is left of one asking again and again.
 fn in_whole_milliseconds(time: Duration) -> Duration {
     Duration::from_millis(time.as_micros().div_ceil(1000) as u64)
+}
+
+fn offset_in(list: &TopicPartitionList, of: &TopicPartition) -> Option<i64> {
+    match list.find_partition(&of.topic, of.partition)?.offset() {
+        Offset::Offset(offset) => Some(offset),
+        _ => None,
+    }
 }
 
 fn list_of(of: &[TopicPartition]) -> TopicPartitionList {

@@ -210,6 +210,10 @@ impl Consumer for MemoryConsumer {
         self.leave(after, ())
     }
 
+    fn positions(&mut self) -> Vec<Position> {
+        self.reading.iter().map(|(of, next)| of.at(*next)).collect()
+    }
+
     fn pause(&mut self, of: &[TopicPartition]) {
         self.paused.extend(of.iter().cloned());
     }

@@ -21,6 +21,12 @@ const COMPATIBILITY: &str = "BACKWARD_TRANSITIVE";
 const REMEMBER_MISSING: Duration = Duration::from_secs(5);
 /// Attempts of one call before it fails; the caller decides how long to go on.
 const ATTEMPTS: u32 = 3;
+/// The registry's own code for a schema that it does not have. Any other 404 is of a wrong address or of a proxy.
+const NO_SCHEMA: u64 = 40_403;
+/// How long after a first "not there" is asked again: the registry may have a replica that is behind.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// Missing ids that are asked for twice, at a time: garbage brings any number of them.
+const TWICE: usize = 16;
 
 /// How the schema registry is reached.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -182,10 +188,20 @@ impl SchemaRegistry for HttpRegistry {
             return Err(RegistryError::NotFound { id });
         }
         let path = format!("/schemas/ids/{id}");
-        let answer = self.ask(&Method::GET, &path, None)?;
-        if answer.status == StatusCode::NOT_FOUND {
+        let mut answer = self.ask(&Method::GET, &path, None)?;
+        if is_missing(&answer) && self.missing.lock().len() < TWICE {
+            std::thread::sleep(ASK_AGAIN);
+            answer = self.ask(&Method::GET, &path, None)?;
+        }
+        if is_missing(&answer) {
             self.remember_missing(id);
             return Err(RegistryError::NotFound { id });
+        }
+        if answer.status == StatusCode::NOT_FOUND {
+            return Err(RegistryError::Unavailable {
+                url: self.url.clone(),
+                reason: format!("GET {path}: 404, and not as a registry says it: {}", text_of(&answer.body)),
+            });
         }
         let Some(schema) =
             answer.body.get("schema").and_then(Value::as_str).filter(|_| answer.status.is_success())
@@ -202,7 +218,7 @@ impl HttpRegistry {
     /// Whatever ids garbage brings, the memory of them stays small.
     fn remember_missing(&self, id: u32) {
         let mut missing = self.missing.lock();
-        if missing.len() >= 1000 {
+        if missing.len() >= TWICE {
             missing.retain(|_, since| since.elapsed() < REMEMBER_MISSING);
         }
         if missing.len() < 1000 {
@@ -255,6 +271,11 @@ fn is_transient(status: StatusCode) -> bool {
     status.is_server_error()
         || status == StatusCode::TOO_MANY_REQUESTS
         || status == StatusCode::REQUEST_TIMEOUT
+}
+
+fn is_missing(answer: &Answer) -> bool {
+    answer.status == StatusCode::NOT_FOUND
+        && answer.body.get("error_code").and_then(Value::as_u64) == Some(NO_SCHEMA)
 }
 
 fn refused(method: &Method, path: &str, answer: &Answer) -> RegistryError {
@@ -319,13 +340,34 @@ mod tests {
         let (url, served) = server(vec![
             (200, r#"{"schema":"\"string\""}"#),
             (404, r#"{"error_code":40403,"message":"no"}"#),
+            (404, r#"{"error_code":40403,"message":"no"}"#),
         ]);
         let registry = registry(url);
         assert_eq!(&*registry.schema(7).unwrap(), "\"string\"");
         assert_eq!(&*registry.schema(7).unwrap(), "\"string\"");
         assert_eq!(registry.schema(8), Err(RegistryError::NotFound { id: 8 }));
         assert_eq!(registry.schema(8), Err(RegistryError::NotFound { id: 8 }));
-        assert_eq!(served.join().unwrap(), ["GET /schemas/ids/7", "GET /schemas/ids/8"]);
+        assert_eq!(
+            served.join().unwrap(),
+            ["GET /schemas/ids/7", "GET /schemas/ids/8", "GET /schemas/ids/8"]
+        );
+    }
+
+    #[test]
+    fn only_the_registry_itself_says_that_a_schema_is_missing_and_says_it_twice() {
+        let (url, served) = server(vec![
+            (404, "<html>no such page</html>"),
+            (404, r#"{"error_code":404,"message":"HTTP 404 Not Found"}"#),
+            (404, r#"{"error_code":40403,"message":"no"}"#),
+            (200, r#"{"schema":"\"int\""}"#),
+        ]);
+        let registry = registry(url);
+        for _ in 0..2 {
+            let error = registry.schema(8).unwrap_err();
+            assert_eq!(error.fate(), runtime::fate::Fate::Transient, "{error}");
+        }
+        assert_eq!(&*registry.schema(8).unwrap(), "\"int\"");
+        assert_eq!(served.join().unwrap().len(), 4);
     }
 
     #[test]

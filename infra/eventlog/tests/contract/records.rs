@@ -132,6 +132,39 @@ pub fn the_end_counts_what_is_not_yet_visible<W: World>(world: &W) {
     assert_quiet(&mut consumer);
 }
 
+/// Whoever notes only what he was handed stops before the marker, and retention deletes it in front of him.
+pub fn positions_go_past_markers_and_go_back_when_told<W: World>(world: &W) {
+    let (log, topic) = (world.log(), world.topic(1));
+    let of = TopicPartition::new(topic.as_str(), 0);
+    let mut consumer = reading(&log, &world.name("group"), &topic);
+    let token = consumer.group_token().unwrap();
+    let mut producer = log.transactional_producer(&world.name("id")).unwrap();
+    transact(&mut producer, &topic, 0..3, &[], &token).unwrap();
+    let position = |consumer: &mut <W::Log as Log>::Consumer| {
+        let positions = consumer.positions();
+        assert_eq!(positions.len(), 1);
+        positions[0].offset
+    };
+    assert_eq!(numbers(&take(&mut consumer, 3)), [0, 1, 2]);
+    until("the marker to be passed", || {
+        assert_quiet(&mut consumer);
+        (position(&mut consumer) == 4).then_some(())
+    });
+    // Where only the marker is left to read.
+    consumer.start(&[of.at(3)]).unwrap();
+    assert!((3..=4).contains(&position(&mut consumer)));
+    // Back before it: the position may not say that what comes again was handed out.
+    consumer.start(&[of.at(1)]).unwrap();
+    assert_eq!(position(&mut consumer), 1);
+    assert_eq!(numbers(&take(&mut consumer, 2)), [1, 2]);
+    transact(&mut producer, &topic, 3..4, &[], &token).unwrap();
+    assert_eq!(numbers(&take(&mut consumer, 1)), [3]);
+    until("the second marker to be passed", || {
+        assert_quiet(&mut consumer);
+        (position(&mut consumer) == 6).then_some(())
+    });
+}
+
 pub fn a_record_that_is_too_large_is_poison<W: World>(world: &W) {
     let (log, topic) = (world.log(), world.topic(1));
     let large = NewRecord::keyed(topic.as_str(), "key", random_bytes(200 * 1024)).to_partition(0);
@@ -197,6 +230,7 @@ macro_rules! promises {
             a_partition_is_read_to_its_true_end
             a_moment_has_an_offset
             the_end_counts_what_is_not_yet_visible
+            positions_go_past_markers_and_go_back_when_told
             a_record_that_is_too_large_is_poison
             topics_are_made_once_and_compared_after
         );

@@ -78,6 +78,7 @@ fn series(kind: RecordKind) -> Option<(&'static str, &'static str, &'static [&'s
         | RecordKind::Clock
         | RecordKind::Rejected
         | RecordKind::Feedback
+        | RecordKind::FleetRow
         | RecordKind::Alert => None,
     }
 }

@@ -9,6 +9,7 @@ mod bad_input;
 mod configuration;
 mod crash;
 mod dashboards;
+mod fleet;
 mod https;
 mod identities;
 mod lake;

@@ -19,7 +19,7 @@ use crate::windows::{Aggregate, Closed, Closing, Sliding, Timed, WINDOW_START, W
 const NAMES: [&str; FLEET_WINDOWS.len()] =
     ["fleet_windows.5m", "fleet_windows.10m", "fleet_windows.30m", "fleet_windows.1h"];
 /// A row of state is at most about 30 KB (ten rows of evidence, hashes of 512 agents and of 512 users), and of most
-/// groups less than 1 KB. With this many rows of one length in a partition, groups that are new are left out.
+/// groups less than 1 KB. With this many rows of one length in a partition at a commit, groups that are new are left out.
 const MOST_ROWS: usize = 100_000;
 
 /// The plan of all windows over the fleet; it holds no rows and serves all partitions.
@@ -50,6 +50,8 @@ pub(in crate::jobs) struct LeftOut {
 pub(in crate::jobs) struct FleetWindows {
     /// In the order of [`FLEET_WINDOWS`].
     of: Vec<Sliding>,
+    /// Rows of one length.
+    most: usize,
 }
 
 /// Lengths of windows, µs.
@@ -60,7 +62,8 @@ fn lengths() -> impl Iterator<Item = i64> {
 impl FleetWindows {
     pub(in crate::jobs) fn new(plan: &FleetPlan) -> Self {
         let named = NAMES.into_iter().zip(lengths());
-        Self { of: named.map(|(name, length)| Sliding::new(name, SLIDE, length, &plan.aggregate)).collect() }
+        let of = named.map(|(name, length)| Sliding::new(name, SLIDE, length, &plan.aggregate));
+        Self { of: of.collect(), most: MOST_ROWS }
     }
 
     pub(in crate::jobs) fn operators(&mut self) -> impl Iterator<Item = &mut dyn Operator> {
@@ -80,7 +83,7 @@ impl FleetWindows {
         let keys = column("group_key")?.as_string::<i32>();
         let mut left_out = LeftOut::default();
         for (windows, length) in self.of.iter_mut().zip(lengths()) {
-            let is_full = windows.live() >= MOST_ROWS;
+            let is_full = windows.live() >= self.most;
             let takes = |row: usize| {
                 let is_of = wanted.value(row) == length;
                 let has_room = !is_full || windows.has(keys.value(row));
@@ -145,4 +148,74 @@ fn with_ends(results: &RecordBatch, length: i64) -> Result<RecordBatch, PlanErro
     let mut columns: Vec<ArrayRef> = results.columns().to_vec();
     columns.push(Arc::new(ends.with_timezone("+00:00")));
     Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::Array;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::rules::testing::rows_of;
+
+    const TEN: i64 = 600_000_000;
+
+    fn row(group: &str, agent: &str, time: i64) -> Value {
+        json!({"source": 0, "sources": 1, "rule_id": "r", "definition": "d", "window_us": TEN, "group_key": group,
+            "group_values": "{}", "agent_id": agent, "event_time": time, "evidence": format!("{{\"at\":{time}}}")})
+    }
+
+    fn add(windows: &mut FleetWindows, rows: &[Value], watermark: i64) -> LeftOut {
+        windows.add(&rows_of(RecordKind::FleetRow, rows).unwrap(), watermark).unwrap()
+    }
+
+    /// Group, end in minutes, rows, agents and evidence of what has ended.
+    fn ended(
+        windows: &mut FleetWindows,
+        plan: &mut FleetPlan,
+        before: i64,
+        to: i64,
+    ) -> Vec<(String, i64, i64, i64, String)> {
+        let mut found = Vec::new();
+        for batch in windows.close(plan, before * SLIDE, to * SLIDE).unwrap() {
+            let text = |name: &str| batch.column_by_name(name).unwrap().as_string::<i32>().clone();
+            let long = |name: &str| batch.column_by_name(name).unwrap().as_primitive::<Int64Type>().clone();
+            let ends = batch.column_by_name("window_end").unwrap();
+            let ends = ends.as_primitive::<TimestampMicrosecondType>();
+            let (groups, evidence, rows, agents) =
+                (text("group_key"), text("evidence"), long("rows"), long("agents"));
+            found.extend((0..batch.num_rows()).map(|row| {
+                assert!(evidence.is_valid(row));
+                let end = ends.value(row) / SLIDE;
+                (
+                    groups.value(row).to_owned(),
+                    end,
+                    rows.value(row),
+                    agents.value(row),
+                    evidence.value(row).to_owned(),
+                )
+            }));
+        }
+        found
+    }
+
+    #[test]
+    fn what_is_new_is_left_out_when_there_is_no_room_and_what_is_known_goes_on() {
+        let mut plan = FleetPlan::new(&Functions::new()).unwrap();
+        let mut windows = FleetWindows { most: 3, ..FleetWindows::new(&plan) };
+        let groups: Vec<_> = (0..3).map(|number| row(&format!("g{number}"), "a", number)).collect();
+        assert_eq!(add(&mut windows, &groups, i64::MIN), LeftOut::default());
+        windows.settle(&mut plan).unwrap();
+        let more = [row("g0", "b", 7), row("new", "a", 7), row("new", "b", 7)];
+        assert_eq!(add(&mut windows, &more, i64::MIN), LeftOut { dropped: 2, late: 0 });
+        let first = &ended(&mut windows, &mut plan, 0, 1)[0];
+        assert_eq!(first, &("g0".to_owned(), 1, 2, 2, "[{\"at\":0},{\"at\":7}]".to_owned()));
+        // room again when the last window that held them has ended
+        assert_eq!(ended(&mut windows, &mut plan, 1, 10).len(), 9 * 3);
+        assert_eq!(windows.open(), 0);
+        assert_eq!(
+            add(&mut windows, &[row("new", "a", 10 * SLIDE), row("new", "a", 0)], 10 * SLIDE),
+            LeftOut { dropped: 0, late: 1 }
+        );
+    }
 }

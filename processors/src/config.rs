@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::engine::OnMismatch;
 
 /// The jobs. `core` is all in one; `normalise` and `detect` do the same in two, with the clean topic between them, and
-/// each runs and scales for itself.
+/// each runs and scales for itself. `fleet` judges what either found of many machines together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum JobName {
@@ -22,6 +22,8 @@ pub enum JobName {
     Normalise,
     /// The clean log to features and alerts.
     Detect,
+    /// What `core` or `detect` found of many machines to alerts.
+    Fleet,
 }
 
 impl JobName {
@@ -31,6 +33,7 @@ impl JobName {
             Self::Core => "core",
             Self::Normalise => "normalise",
             Self::Detect => "detect",
+            Self::Fleet => "fleet",
         }
     }
 }
@@ -39,8 +42,10 @@ impl FromStr for JobName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let named = [Self::Core, Self::Normalise, Self::Detect].into_iter().find(|job| job.as_str() == text);
-        named.ok_or_else(|| format!("{text:?} is no job: core, normalise or detect"))
+        let named = [Self::Core, Self::Normalise, Self::Detect, Self::Fleet]
+            .into_iter()
+            .find(|job| job.as_str() == text);
+        named.ok_or_else(|| format!("{text:?} is no job: core, normalise, detect or fleet"))
     }
 }
 

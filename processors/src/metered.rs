@@ -39,7 +39,7 @@ const fn time(name: &'static str, labels: &'static str, help: &'static str) -> M
 }
 
 /// All of them, by what they are about.
-pub const METRICS: [Metric; 43] = [
+pub const METRICS: [Metric; 48] = [
     count("varta_processors_rows_total", "", "rows of the input that are processed and committed"),
     count("varta_processors_events_total", "family", "events that went on after dedup and normalisation"),
     count("varta_processors_duplicates_total", "", "events that were there already"),
@@ -106,6 +106,23 @@ pub const METRICS: [Metric; 43] = [
         "of",
         "what rules remembered and had to forget for lack of room",
     ),
+    count("varta_processors_fleet_rows_total", "", "rows sent to the job `fleet`"),
+    count(
+        "varta_processors_fleet_late_rows_total",
+        "",
+        "rows that came after the windows over the fleet had ended",
+    ),
+    count(
+        "varta_processors_fleet_dropped_rows_total",
+        "",
+        "rows left out of windows over the fleet because there were too many groups",
+    ),
+    count(
+        "varta_processors_fleet_orphans_total",
+        "",
+        "windows over the fleet of rules that were withdrawn or changed",
+    ),
+    level("varta_processors_fleet_open_rows", "partition", "partial rows of open windows over the fleet"),
     level("varta_processors_rules_refused", "", "1 while the folder of rules has problems"),
     level("varta_processors_partitions", "slot", "partitions that a worker has"),
     time("varta_processors_commit_seconds", "", "time that a commit took"),

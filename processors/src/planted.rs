@@ -10,6 +10,8 @@ pub(crate) enum Planted {
     LaneTimeOfTheLargest,
     /// Silence and open holes age as the bridges' clocks do, whoever was away.
     SilenceByWallClock,
+    /// Windows over the fleet end when the first partition is past them, without the others.
+    FirstSourceDecides,
 }
 
 thread_local! {

@@ -16,7 +16,7 @@ use thiserror::Error;
 use crate::config::{JobName, ProcessConfig};
 use crate::engine::{JobError, WorkerError, WorkerSettings};
 use crate::event_time::{Hold, Lateness};
-use crate::jobs::{CoreJob, CoreSetup, NormaliseJob};
+use crate::jobs::{CoreJob, CoreSetup, FleetJob, NormaliseJob};
 use crate::rules::watch::{Folder, watch};
 use crate::rules::{Offer, RuleProblem, RuleSet, listed};
 use crate::workers::Workers;
@@ -33,6 +33,9 @@ pub enum ProcessError {
     /// The job cannot be planned.
     #[error(transparent)]
     Job(#[from] JobError),
+    /// The topics cannot be looked at.
+    #[error(transparent)]
+    Log(eventlog::LogError),
     /// A worker stopped for good.
     #[error("worker {slot}: {source}")]
     Worker {
@@ -89,7 +92,9 @@ pub async fn run<L: Log>(
     let (name, count) = (config.job.as_str(), config.workers);
     let workers = match config.job {
         JobName::Core => {
-            let plan = move || CoreJob::new(setup.clone());
+            let found = partitions(&log, &topics.raw(), &topics, &shutdown).await?;
+            let Some((sources, partitions)) = found else { return Ok(()) };
+            let plan = move || Ok(CoreJob::new(setup.clone())?.with_fleet(sources, partitions));
             Workers::start(&log, name, count, of_slot, plan, &health, &shutdown).await?
         }
         JobName::Normalise => {
@@ -97,7 +102,13 @@ pub async fn run<L: Log>(
             Workers::start(&log, name, count, of_slot, plan, &health, &shutdown).await?
         }
         JobName::Detect => {
-            let plan = move || CoreJob::detect(setup.clone());
+            let found = partitions(&log, &topics.clean(), &topics, &shutdown).await?;
+            let Some((sources, partitions)) = found else { return Ok(()) };
+            let plan = move || Ok(CoreJob::detect(setup.clone())?.with_fleet(sources, partitions));
+            Workers::start(&log, name, count, of_slot, plan, &health, &shutdown).await?
+        }
+        JobName::Fleet => {
+            let plan = move || FleetJob::new(setup.clone());
             Workers::start(&log, name, count, of_slot, plan, &health, &shutdown).await?
         }
     };
@@ -108,6 +119,34 @@ pub async fn run<L: Log>(
         watching.await.map_err(thread_died(0))?;
     }
     workers.join().await
+}
+
+/// How many partitions the input has, and how many the topic of rows for rules over the fleet; `None`: asked to stop
+/// while the log did not answer.
+async fn partitions<L: Log>(
+    log: &L,
+    input: &Arc<str>,
+    topics: &Topics,
+    shutdown: &Shutdown,
+) -> Result<Option<(i32, i32)>, ProcessError> {
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+    loop {
+        let (of, input, fleet) = (log.clone(), Arc::clone(input), topics.fleet());
+        let asked = tokio::task::spawn_blocking(move || {
+            Ok::<_, eventlog::LogError>((of.partitions(&input)?, of.partitions(&fleet)?))
+        });
+        match asked.await.map_err(thread_died(0))? {
+            Ok(found) => return Ok(Some(found)),
+            Err(error) if error.fate() == Fate::Transient => {
+                tracing::warn!(%error, "waiting for the log");
+            }
+            Err(error) => return Err(ProcessError::Log(error)),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(backoff.next_delay()) => {}
+            () = shutdown.wait() => return Ok(None),
+        }
+    }
 }
 
 /// The rules of a folder, which can be watched, or those that ship.
@@ -142,6 +181,7 @@ pub(crate) fn settings(config: &ProcessConfig, topics: &Topics, slot: usize) -> 
         input: match config.job {
             JobName::Core | JobName::Normalise => topics.raw(),
             JobName::Detect => topics.clean(),
+            JobName::Fleet => topics.fleet(),
         },
         state: topics.state(config.job.as_str()),
         commit_interval: config.commit_interval,

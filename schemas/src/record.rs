@@ -27,11 +27,13 @@ pub enum RecordKind {
     UserFeature1h,
     /// What a person says about an alert.
     Feedback,
+    /// A row for a rule over the whole fleet, or how far a source of such rows has come.
+    FleetRow,
 }
 
 impl RecordKind {
     /// All kinds, families first.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Family(Family::HostMetrics),
         Self::Family(Family::ProcessSample),
         Self::Family(Family::ProcessEvent),
@@ -52,6 +54,7 @@ impl RecordKind {
         Self::UserFeature5m,
         Self::UserFeature1h,
         Self::Feedback,
+        Self::FleetRow,
     ];
 
     /// Rows of feature windows by machine, in the order of [`FEATURE_SIZES`](crate::topics::FEATURE_SIZES).
@@ -74,6 +77,7 @@ impl RecordKind {
             Self::UserFeature5m => "user_feature_5m",
             Self::UserFeature1h => "user_feature_1h",
             Self::Feedback => "feedback",
+            Self::FleetRow => "fleet_row",
         }
     }
 
@@ -100,6 +104,7 @@ impl RecordKind {
             Self::UserFeature5m => "varta.UserFeature5m",
             Self::UserFeature1h => "varta.UserFeature1h",
             Self::Feedback => "varta.Feedback",
+            Self::FleetRow => "varta.FleetRow",
         }
     }
 
@@ -117,6 +122,7 @@ impl RecordKind {
             Self::UserFeature5m => include_str!("../avro/user_feature_5m.avsc"),
             Self::UserFeature1h => include_str!("../avro/user_feature_1h.avsc"),
             Self::Feedback => include_str!("../avro/feedback.avsc"),
+            Self::FleetRow => include_str!("../avro/fleet_row.avsc"),
         }
     }
 

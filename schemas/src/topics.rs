@@ -19,7 +19,7 @@ const ALERT_MAX: u32 = 2 * MIB;
 /// Sizes of windows whose features have a topic.
 pub const FEATURE_SIZES: [&str; 3] = ["1m", "5m", "1h"];
 /// Jobs that have a state topic.
-pub const JOBS: [&str; 3] = ["core", "normalise", "detect"];
+pub const JOBS: [&str; 4] = ["core", "normalise", "detect", "fleet"];
 
 /// What Kafka does with old records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -164,6 +164,12 @@ impl Topics {
         self.named("clean")
     }
 
+    /// Rows for rules over the whole fleet, by rule and group; in every partition also how far each source has come:
+    /// between the jobs `core` or `detect` and the job `fleet`.
+    pub fn fleet(&self) -> Arc<str> {
+        self.named("fleet")
+    }
+
     /// What people said about alerts, each author's newest word about each alert.
     pub fn feedback(&self) -> Arc<str> {
         self.named("feedback")
@@ -196,6 +202,7 @@ impl Topics {
         specs.push(kept(self.dlq(), 30, DEAD_LETTER_MAX));
         specs.extend(JOBS.map(|job| compacted(self.state(job))));
         specs.push(kept(self.clean(), 7, ALERT_MAX));
+        specs.push(kept(self.fleet(), 7, MIB));
         specs.push(compacted(self.feedback()));
         specs.push(compacted(self.policies()));
         specs.push(kept(self.commands(), 30, MIB));
@@ -243,6 +250,8 @@ mod tests {
             "t.late",
             "t.state.core",
             "t.clean",
+            "t.fleet",
+            "t.state.fleet",
             "t.responses",
         ] {
             assert!(names.contains(name), "{name}");

@@ -26,6 +26,8 @@ pub(crate) enum Part {
     Bridge,
     /// Stream jobs.
     Process,
+    /// The job `fleet`, beside the one that is configured.
+    Fleet,
     /// One sink.
     Sink(SinkName),
 }
@@ -39,7 +41,7 @@ impl Part {
 
 /// Every part, in the order of the stream.
 pub(crate) fn all() -> Vec<Part> {
-    let mut parts = vec![Part::Bridge, Part::Process];
+    let mut parts = vec![Part::Bridge, Part::Process, Part::Fleet];
     parts.extend(sinks(&[]));
     parts
 }

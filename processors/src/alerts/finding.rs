@@ -153,7 +153,42 @@ pub(crate) struct Lasting<'a> {
     pub(crate) evidence: Vec<Map<String, Value>>,
 }
 
+/// A window over many agents that a rule holds for. Times are in µs.
+pub(crate) struct OfFleet<'a> {
+    /// What tells its group from others, of all rules.
+    pub(crate) key: &'a str,
+    /// Start, inclusive, and end, exclusive.
+    pub(crate) window: (i64, i64),
+    pub(crate) first_seen: i64,
+    pub(crate) last_seen: i64,
+    /// How many rows it has.
+    pub(crate) count: i64,
+    /// The first rows of the first agents.
+    pub(crate) evidence: Vec<Map<String, Value>>,
+    /// Values of the columns that the message may name.
+    pub(crate) value: Box<dyn Fn(&str) -> Option<String> + 'a>,
+}
+
+/// What findings about many agents have in place of an agent.
+const FLEET: &str = "fleet";
+
 impl Alert {
+    /// What a rule over the fleet found in one window.
+    pub(crate) fn of_fleet(rule: &Arc<Rule>, rule_set: &Arc<str>, of: OfFleet<'_>) -> Self {
+        let uid = finding_uid(&["fleet", &rule.id, of.key, &of.window.0.to_string()]);
+        let message = rule.message.fill(|_, column| (of.value)(column));
+        let identity = Identity::of_nobody(FLEET, None);
+        let times = (of.first_seen, of.last_seen);
+        Self {
+            subject: Subject::Fleet,
+            event_time: of.window.1,
+            created_at: of.window.1,
+            count: of.count,
+            window: Some(of.window),
+            ..Self::about(rule, rule_set, uid, identity, times, message, of.evidence)
+        }
+    }
+
     /// What a match rule found in one row.
     pub(crate) fn of_row(
         rule: &Arc<Rule>,
@@ -226,15 +261,7 @@ impl Alert {
     fn lasting(of: Lasting<'_>, activity: Activity, told: &Told, message: String) -> Self {
         let kind = if of.window.is_some() { "windows" } else { of.subject.name() };
         let uid = finding_uid(&[kind, &of.rule.id, of.agent_id, &of.first_seen.to_string()]);
-        let identity = Identity {
-            agent_id: of.agent_id.to_owned(),
-            session: FOREIGN_SESSION,
-            lane: Lane::Foreign.as_str().to_owned(),
-            seq: FOREIGN_SEQ,
-            event_id: None,
-            host: of.host,
-            user: None,
-        };
+        let identity = Identity::of_nobody(of.agent_id, of.host);
         let times = (of.first_seen, of.last_seen);
         let alert = Self {
             activity,
@@ -320,6 +347,19 @@ struct Identity {
 }
 
 impl Identity {
+    /// Of a finding that no single event completed.
+    fn of_nobody(agent_id: &str, host: Option<String>) -> Self {
+        Self {
+            agent_id: agent_id.to_owned(),
+            session: FOREIGN_SESSION,
+            lane: Lane::Foreign.as_str().to_owned(),
+            seq: FOREIGN_SEQ,
+            event_id: None,
+            host,
+            user: None,
+        }
+    }
+
     fn of(batch: &RecordBatch, row: usize) -> Result<Self, AlertError> {
         Ok(Self {
             agent_id: rows::texts(batch, "agent_id")?.value(row).to_owned(),

@@ -11,7 +11,7 @@ pub(crate) mod rows;
 
 pub use avro::to_batch;
 pub use finding::{Activity, Alert, Status};
-pub(crate) use finding::{Lasting, Told};
+pub(crate) use finding::{Lasting, OfFleet, Told};
 pub use ocsf::to_ocsf;
 
 /// `class_uid` of OCSF's Detection Finding.

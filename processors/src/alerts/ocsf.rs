@@ -106,6 +106,7 @@ fn resource(alert: &Alert) -> Value {
         Subject::Agent => "Host",
         Subject::Bridge => "Bridge",
         Subject::Broker => "MQTT broker",
+        Subject::Fleet => "Fleet",
     };
     json!({ "uid": alert.agent_id, "type": kind, "name": alert.host, "hostname": alert.host })
 }

@@ -86,6 +86,15 @@ const EVIDENCE: usize = 16 * 1024;
 /// One row as a JSON object without its nulls; times as RFC 3339. Whoever sends a megabyte in a field does not get it
 /// into every alert: long texts are cut, and of a row that is too long for all that, the longest texts are left out.
 pub(crate) fn evidence(batch: &RecordBatch, row: usize) -> Result<Map<String, Value>, AlertError> {
+    evidence_within(batch, row, EVIDENCE)
+}
+
+/// The same in at most so many bytes.
+pub(crate) fn evidence_within(
+    batch: &RecordBatch,
+    row: usize,
+    most: usize,
+) -> Result<Map<String, Value>, AlertError> {
     let mut evidence = Map::new();
     let mut size = 0;
     for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
@@ -96,8 +105,8 @@ pub(crate) fn evidence(batch: &RecordBatch, row: usize) -> Result<Map<String, Va
             evidence.insert(field.name().clone(), value);
         }
     }
-    if size > TEXT {
-        bound(&mut evidence);
+    if size > TEXT.min(most / 2) {
+        bound(&mut evidence, most);
     }
     Ok(evidence)
 }
@@ -127,7 +136,7 @@ fn json(column: &ArrayRef, row: usize) -> Result<Option<Value>, AlertError> {
     })
 }
 
-fn bound(row: &mut Map<String, Value>) {
+fn bound(row: &mut Map<String, Value>, most: usize) {
     let size = |value: &Value| value.to_string().len();
     for value in row.values_mut() {
         if let Value::String(text) = value {
@@ -135,7 +144,7 @@ fn bound(row: &mut Map<String, Value>) {
         }
     }
     let mut total: usize = row.iter().map(|(name, value)| name.len() + size(value)).sum();
-    while total > EVIDENCE {
+    while total > most {
         let Some(longest) = row.iter().max_by_key(|(_, value)| size(value)).map(|(name, _)| name.clone())
         else {
             return;
@@ -175,7 +184,7 @@ mod tests {
             row.insert(name.to_owned(), Value::String("\u{1}".repeat(100_000)));
         }
         row.insert("pid".to_owned(), Value::from(7));
-        bound(&mut row);
+        bound(&mut row, EVIDENCE);
         assert!(Value::Object(row.clone()).to_string().len() < EVIDENCE + 1024);
         assert_eq!(row["pid"], 7, "the short ones stay");
     }

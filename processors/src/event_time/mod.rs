@@ -3,6 +3,7 @@
 mod census;
 mod clock;
 mod deadlines;
+mod partition;
 mod passing;
 mod said;
 mod tracker;

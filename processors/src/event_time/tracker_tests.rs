@@ -784,3 +784,19 @@ fn neither_an_outage_of_ours_nor_a_long_interval_drops_an_agent() {
     assert!(log.expire().is_empty());
     assert_eq!(log.expire(), ["a"]);
 }
+
+#[test]
+fn a_partition_has_come_as_far_as_the_least_of_those_that_keep_up() {
+    let mut log = Log::new();
+    let partition = |log: &Log| (log.tracker.partition_watermark() - START) / SECOND;
+    assert_eq!(partition(&log), -30, "nobody is there");
+    log.clock(600);
+    log.row("a", 0, Lane::Normal, 0, 595);
+    assert_eq!(partition(&log), 570, "what is under way is waited for");
+    log.row("behind", 0, Lane::Normal, 0, 100);
+    assert_eq!(partition(&log), 570, "nobody waits for what is five minutes late");
+    log.row("b", 0, Lane::Normal, 0, 500);
+    assert_eq!((log.watermark("b"), partition(&log)), (Some(498), 498));
+    log.pass(100);
+    assert_eq!(partition(&log), 670, "all are silent");
+}

@@ -23,6 +23,7 @@
 //! | `gauge(value, is_over, event_time, seq)` | samples, sum, mean, min, max, standard deviation, last, share over a limit |
 //! | `shares(key, weight)` | distinct keys, entropy of their shares, the largest share |
 //! | `quantile(value, q)` | a percentile within one percent |
+//! | `earliest(key, event_time, text)` | the first row of each key, of the first ten keys, as a JSON array |
 
 mod aggregates;
 mod directories;

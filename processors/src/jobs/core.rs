@@ -5,6 +5,7 @@
 //!   └▶ dlq    └─ silence ─▶ rules                              ├─ rules on rows and sequences ─────┐
 //!                                                              └─ windows ─▶ features.<size>       ├─▶ alerts
 //!                                                                   └▶ late   └ thresholds on 1m ──┘
+//! rows that rules over the whole fleet hold for, and how far the partition has come ─▶ fleet (see `fleet`)
 //! ```
 //!
 //! The same job is `detect` when it reads what the job [`normalise`](super::normalise) has cleaned: it neither
@@ -17,6 +18,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use ahash::AHashMap;
+use arrow::array::RecordBatch;
 use bytes::Bytes;
 use eventlog::batches::{BatchDecoder, Group};
 use eventlog::registry::{SchemaIds, SchemaRegistry};
@@ -28,11 +30,12 @@ use schemas::topics::{FEATURE_SIZES, Topics};
 
 use super::clean;
 use super::features::{Emission, FeaturePlans, FeatureWindows, Heard};
+use super::fleet::FleetSource;
 use super::gauges::Gauges;
-use super::outputs::{Encoders, Events, dead_letters, fatal, registry_trouble};
+use super::outputs::{AlertsOut, Encoders, Events, dead_letters, fatal, registry_trouble};
 use super::scan::{Picked, Scan, micros, text};
 use super::stages::{Stages, Step};
-use crate::alerts::{Alert, to_batch, to_ocsf};
+use crate::alerts::Alert;
 use crate::engine::operator::Operator;
 use crate::engine::{Job, JobError, Output, PartitionState};
 use crate::event_time::{Hold, Lateness, Tracker};
@@ -68,6 +71,9 @@ pub struct CoreJob {
     encoders: Encoders,
     rules: Rulebook,
     features: FeaturePlans,
+    /// Where rows for rules over the fleet go; they go nowhere unless asked for.
+    fleet: Option<FleetSource>,
+    alerts: AlertsOut,
     names: Names,
     stages: Stages,
 }
@@ -84,8 +90,6 @@ struct Names {
     /// By size.
     features: [Arc<str>; FEATURE_SIZES.len()],
     user_features: [Arc<str>; FEATURE_SIZES.len()],
-    alerts: Arc<str>,
-    ocsf: Arc<str>,
     late: Arc<str>,
     dlq: Arc<str>,
 }
@@ -119,13 +123,19 @@ impl CoreJob {
         Self::over(Source::Clean, setup)
     }
 
+    /// Sends rows for rules over the whole fleet: the input has `sources` partitions, the topic of such rows
+    /// `partitions`. Without this, such rules find nothing.
+    #[must_use]
+    pub fn with_fleet(mut self, sources: i32, partitions: i32) -> Self {
+        self.fleet = Some(FleetSource::new(&self.setup.topics, partitions, sources));
+        self
+    }
+
     fn over(source: Source, setup: CoreSetup) -> Result<Self, JobError> {
         let topics = &setup.topics;
         let names = Names {
             features: FEATURE_SIZES.map(|size| topics.features(size)),
             user_features: FEATURE_SIZES.map(|size| topics.user_features(size)),
-            alerts: topics.alerts(),
-            ocsf: topics.alerts_ocsf(),
             late: topics.late(),
             dlq: topics.dlq(),
         };
@@ -134,6 +144,8 @@ impl CoreJob {
             encoders: Encoders::new(setup.ids.clone()),
             rules: Rulebook::new(setup.rules.clone()).map_err(fatal)?,
             features: FeaturePlans::new(&Functions::new()).map_err(fatal)?,
+            fleet: None,
+            alerts: AlertsOut::new(topics),
             names,
             source,
             setup,
@@ -166,6 +178,7 @@ impl CoreJob {
         };
         let began = self.stages.begin();
         self.rules.judge().rows(family, &normalised.batch, place).map_err(fatal)?;
+        self.fleet_rows(state, &normalised.batch, records, output)?;
         self.stages.end(Step::Rules, rows, began);
         let (times, heard) = of_kept(picked, &normalised.kept);
         let agent = |number| Arc::clone(&state.tracker.agent(number).id);
@@ -302,6 +315,27 @@ impl CoreJob {
         Ok(())
     }
 
+    /// Takes what rules over the fleet got of the last batch, and sends it.
+    fn fleet_rows(
+        &mut self,
+        state: &CoreState,
+        batch: &RecordBatch,
+        records: &[Record],
+        output: &mut Output<'_>,
+    ) -> Result<(), JobError> {
+        let judge = self.rules.judge();
+        match (&self.fleet, records.first()) {
+            (Some(fleet), Some(first)) => {
+                let of = (first.partition, &state.rules);
+                fleet.send(judge, batch, of, &mut self.encoders, output)
+            }
+            _ => {
+                judge.leave_fleet();
+                Ok(())
+            }
+        }
+    }
+
     /// Settles which rules hold for these records; answers what ends with rules that are gone.
     fn rules_in_force(
         &mut self,
@@ -342,19 +376,7 @@ impl CoreJob {
     }
 
     fn send_alerts(&mut self, alerts: &[Alert], output: &mut Output<'_>) -> Result<(), JobError> {
-        if alerts.is_empty() {
-            return Ok(());
-        }
-        let values = self.encoders.encode(RecordKind::Alert, &to_batch(alerts).map_err(fatal)?)?;
-        for (alert, value) in alerts.iter().zip(values) {
-            metrics::counter!("varta_processors_alerts_total", "rule" => alert.rule.id.clone()).increment(1);
-            let key = Bytes::copy_from_slice(alert.agent_id.as_bytes());
-            output.send(NewRecord::keyed(Arc::clone(&self.names.alerts), key.clone(), value))?;
-            let json = serde_json::to_vec(&to_ocsf(alert)).map_err(fatal)?;
-            output.send(NewRecord::keyed(Arc::clone(&self.names.ocsf), key, json))?;
-        }
-        output.hurry();
-        Ok(())
+        self.alerts.send(alerts, &mut self.encoders, output)
     }
 
     /// What dead letters name as their stage.
@@ -416,6 +438,10 @@ impl Job for CoreJob {
                 // What is swept and told at this record comes after what ended before it.
                 self.close(state, output)?;
                 self.peek(state, &seen.silent, output)?;
+                if let (Some(fleet), true) = (&self.fleet, seen.at_minute) {
+                    let of = (records[0].partition, &mut state.rules);
+                    fleet.announce(self.rules.judge(), &state.tracker, of, &mut self.encoders, output)?;
+                }
             }
             let judge = self.rules.judge();
             alerts.extend(judge.clock(&mut state.rules, &state.tracker, seen).map_err(fatal)?);

@@ -420,6 +420,8 @@ fn disturbances_change_nothing() {
     }
 }
 
+#[path = "core_fleet_tests.rs"]
+mod across;
 #[path = "backfill_tests.rs"]
 mod backfill;
 #[path = "cut_tests.rs"]

@@ -3,6 +3,7 @@
 mod clean;
 mod core;
 mod features;
+mod fleet;
 mod gauges;
 mod normalise;
 mod outputs;
@@ -12,5 +13,6 @@ mod status;
 mod trial;
 
 pub use self::core::{CoreJob, CoreSetup, CoreState};
+pub use self::fleet::{FleetJob, FleetState};
 pub use self::normalise::{NormaliseJob, NormaliseState};
 pub(crate) use self::trial::Trial;

@@ -16,6 +16,7 @@ use schemas::topics::Topics;
 
 use super::scan::Picked;
 use super::stages::{Stages, Step};
+use crate::alerts::{Alert, to_batch, to_ocsf};
 use crate::engine::{JobError, Output};
 use crate::functions::Functions;
 use crate::normalise::{Normalised, Normaliser};
@@ -47,6 +48,40 @@ impl Encoders {
         let id = self.ids.id(kind);
         let encoder = self.of.entry(kind).or_insert_with(|| BatchEncoder::new(kind, id));
         encoder.encode(rows).map_err(fatal)
+    }
+}
+
+/// Where alerts go.
+pub(super) struct AlertsOut {
+    alerts: Arc<str>,
+    ocsf: Arc<str>,
+}
+
+impl AlertsOut {
+    pub(super) fn new(topics: &Topics) -> Self {
+        Self { alerts: topics.alerts(), ocsf: topics.alerts_ocsf() }
+    }
+
+    /// Sends alerts in both forms, and asks for an early commit.
+    pub(super) fn send(
+        &self,
+        alerts: &[Alert],
+        encoders: &mut Encoders,
+        output: &mut Output<'_>,
+    ) -> Result<(), JobError> {
+        if alerts.is_empty() {
+            return Ok(());
+        }
+        let values = encoders.encode(RecordKind::Alert, &to_batch(alerts).map_err(fatal)?)?;
+        for (alert, value) in alerts.iter().zip(values) {
+            metrics::counter!("varta_processors_alerts_total", "rule" => alert.rule.id.clone()).increment(1);
+            let key = Bytes::copy_from_slice(alert.agent_id.as_bytes());
+            output.send(NewRecord::keyed(Arc::clone(&self.alerts), key.clone(), value))?;
+            let json = serde_json::to_vec(&to_ocsf(alert)).map_err(fatal)?;
+            output.send(NewRecord::keyed(Arc::clone(&self.ocsf), key, json))?;
+        }
+        output.hurry();
+        Ok(())
     }
 }
 

@@ -4,7 +4,7 @@ use super::*;
 use crate::jobs::NormaliseJob;
 
 /// One planned job for all workers of a test.
-struct Kept<J>(Arc<Mutex<J>>);
+pub(super) struct Kept<J>(pub(super) Arc<Mutex<J>>);
 
 impl<J> Clone for Kept<J> {
     fn clone(&self) -> Self {
@@ -51,7 +51,7 @@ impl Pair {
     }
 }
 
-fn of_job(name: &'static str, input: Arc<str>, run: &Run) -> Box<dyn Fn(usize) -> WorkerSettings> {
+pub(super) fn of_job(name: &'static str, input: Arc<str>, run: &Run) -> Box<dyn Fn(usize) -> WorkerSettings> {
     let (batch, commit_ms) = (run.batch, run.commit_ms);
     Box::new(move |slot| WorkerSettings {
         group: name.to_owned(),
@@ -63,7 +63,7 @@ fn of_job(name: &'static str, input: Arc<str>, run: &Run) -> Box<dyn Fn(usize) -
 }
 
 /// Whether a group has committed all that a read_committed reader sees of a topic.
-fn has_read(log: &MemoryLog, group: &str, topic: &Arc<str>) -> bool {
+pub(super) fn has_read(log: &MemoryLog, group: &str, topic: &Arc<str>) -> bool {
     let mut ends = BTreeMap::new();
     for record in log.records(topic) {
         ends.insert(record.partition, record.offset + 1);

@@ -5,12 +5,14 @@ use eventlog::Record;
 use eventlog::batches::Group;
 use schemas::record::RecordKind;
 
+use super::fleet::{FleetPlan, FleetWindows};
 use super::scan::Scan;
 use crate::alerts::Alert;
 use crate::engine::JobError;
 use crate::event_time::{Hold, Lateness, Tracker};
 use crate::functions::Functions;
 use crate::normalise::Normaliser;
+use crate::rules::fleet::Origin;
 use crate::rules::{Judge, Place, RuleSet, RuleState};
 use crate::windows::Timed;
 
@@ -23,8 +25,13 @@ pub(crate) struct Trial {
     normaliser: Normaliser,
     tracker: Tracker,
     state: RuleState,
+    plan: FleetPlan,
+    fleet: FleetWindows,
     offset: i64,
 }
+
+/// The only partition that there is.
+const PARTITION: i32 = 0;
 
 fn fatal(error: impl std::fmt::Display) -> JobError {
     JobError::Fatal(error.to_string())
@@ -33,11 +40,14 @@ fn fatal(error: impl std::fmt::Display) -> JobError {
 impl Trial {
     /// Plans the rules.
     pub(crate) fn new(set: &RuleSet) -> Result<Self, JobError> {
+        let plan = FleetPlan::new(&Functions::new()).map_err(fatal)?;
         Ok(Self {
+            fleet: FleetWindows::new(&plan),
+            plan,
             judge: Judge::new(set).map_err(fatal)?,
             normaliser: Normaliser::new(&Functions::new()).map_err(fatal)?,
             tracker: Tracker::new(Lateness(LATENESS), Hold(i64::MAX)).eager(),
-            state: RuleState::new(0),
+            state: RuleState::new(PARTITION),
             offset: 0,
         })
     }
@@ -45,7 +55,8 @@ impl Trial {
     /// Forgets everything that was seen.
     pub(crate) fn begin(&mut self) {
         self.tracker = Tracker::new(Lateness(LATENESS), Hold(i64::MAX)).eager();
-        self.state = RuleState::new(0);
+        self.state = RuleState::new(PARTITION);
+        self.fleet = FleetWindows::new(&self.plan);
     }
 
     /// One record, given as a batch of one row, that was appended at `appended` µs. Alerts in their order.
@@ -78,10 +89,28 @@ impl Trial {
                 Place { at: 0, time, watermark }
             };
             self.judge.rows(family, &normalised.batch, place).map_err(fatal)?;
+            let watermark = self.state.source_watermark(PARTITION);
+            let origin = Origin { source: PARTITION, sources: 1, watermark };
+            let taken = self.judge.take_fleet(&normalised.batch, origin).map_err(fatal)?;
+            self.fleet.add(&taken.rows, i64::MIN).map_err(fatal)?;
         }
         self.tracker.take_advanced();
         let mut alerts = self.judge.settle(&mut self.state, &self.tracker, &segment.seen).map_err(fatal)?;
         alerts.extend(self.judge.clock(&mut self.state, &self.tracker, &segment.seen).map_err(fatal)?);
+        if segment.seen.at_minute && self.judge.watches_fleet() {
+            alerts.extend(self.fleet_alerts()?);
+        }
+        Ok(alerts)
+    }
+
+    /// What rules over the fleet tell of windows that have ended by now: as the job `fleet` would.
+    fn fleet_alerts(&mut self) -> Result<Vec<Alert>, JobError> {
+        let before = self.state.fleet_watermark().unwrap_or(i64::MIN);
+        let watermark = self.state.advance_source(PARTITION, 1, self.tracker.partition_watermark());
+        let mut alerts = Vec::new();
+        for ended in self.fleet.close(&mut self.plan, before, watermark).map_err(fatal)? {
+            alerts.extend(self.judge.windows_of_fleet(&ended, &mut self.state).map_err(fatal)?.0);
+        }
         Ok(alerts)
     }
 

@@ -240,7 +240,7 @@ impl Absences {
         let Some(bridge) = self.bridges.get(id, &self.key) else { return };
         for limit in limits {
             let since = match limit.of {
-                Subject::Agent => continue,
+                Subject::Agent | Subject::Fleet => continue,
                 Subject::Bridge => bridge.heard,
                 Subject::Broker => match bridge.away {
                     Some(away) => away,

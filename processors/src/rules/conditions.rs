@@ -6,13 +6,15 @@ use serde_yaml_ng::Value;
 
 use super::document::Document;
 use super::format::{duration, inner, inner_text, known_column};
-use super::reads::Reads;
+use super::reads::{FLEET_WINDOWS, Reads};
 use super::rule::{Condition, Step, Subject, Suppress};
 
 /// What windows are kept by.
 const GROUP_BY: &str = "agent_id";
 /// An agent counts as silent after three of its reporting intervals, and never before this.
 const LEAST_SILENCE: Duration = Duration::from_mins(1);
+/// The scope of windows over all agents together.
+const FLEET: &str = "fleet";
 const LEAST_UPDATE: Duration = Duration::from_mins(1);
 const MOST_STEPS: usize = 8;
 /// What waits for its next step is state; a week of it is the most that a rule may ask for.
@@ -25,6 +27,7 @@ pub(super) fn condition(document: &mut Document<'_>) -> Option<Condition> {
             let predicate = document.required("where");
             Some(Condition::Match { reads: reads?, predicate: trimmed(&predicate?) })
         }
+        "threshold" if is_of_fleet(document) => fleet(document),
         "threshold" => {
             let reads = window(document);
             let group_by = group_by(document);
@@ -60,6 +63,20 @@ pub(super) fn condition(document: &mut Document<'_>) -> Option<Condition> {
             None
         }
     }
+}
+
+/// What a rule over the fleet holds back: windows that share rows with one that was told, and more if it says so.
+pub(super) fn suppress_fleet(document: &mut Document<'_>, window: Duration) -> Option<Suppress> {
+    let Some(mapping) = document.mapping("suppress", &["for"]) else {
+        return Some(Suppress { by: Vec::new(), period: window });
+    };
+    let text = inner_text(document, "suppress", &mapping, "for")?;
+    let period = duration(document, "suppress", &text)?;
+    if period < window || period > LONGEST {
+        document.problem("suppress", "`for` of `suppress` must be between the window and 7days");
+        return None;
+    }
+    Some(Suppress { by: Vec::new(), period })
 }
 
 pub(super) fn suppress(document: &mut Document<'_>, reads: Option<Reads>) -> Option<Suppress> {
@@ -108,6 +125,49 @@ fn window(document: &mut Document<'_>) -> Option<Reads> {
     reads
 }
 
+/// Whether windows are kept over all agents together.
+fn is_of_fleet(document: &mut Document<'_>) -> bool {
+    let Some(scope) = document.value("scope").and_then(|value| document.as_text("scope", &value)) else {
+        return false;
+    };
+    if !["agent", FLEET].contains(&scope.as_str()) {
+        document.problem("scope", format!("`{scope}` is no scope; there are agent, {FLEET}"));
+    }
+    scope == FLEET
+}
+
+fn fleet(document: &mut Document<'_>) -> Option<Condition> {
+    let reads = reads(document);
+    let reads = match reads {
+        Some(Reads::Family(_)) | None => reads,
+        Some(_) => {
+            document.problem("family", "windows over the fleet are made of events");
+            None
+        }
+    };
+    let predicate = document.required("where");
+    let group_by = document.texts("group_by");
+    for column in &group_by {
+        known_column(document, "group_by", column, reads);
+        if column == GROUP_BY {
+            document.problem("group_by", format!("windows over the fleet are not kept by {GROUP_BY}"));
+        }
+    }
+    let window = document.required("window").and_then(|text| {
+        let window = duration(document, "window", &text)?;
+        if !FLEET_WINDOWS.contains(&window) {
+            let lengths = FLEET_WINDOWS.map(|length| humantime::format_duration(length).to_string());
+            let what = format!("the fleet has no windows of `{text}`; it has {}", lengths.join(", "));
+            document.problem("window", what);
+            return None;
+        }
+        Some(window)
+    });
+    let having = document.required("having");
+    let (predicate, having) = (trimmed(&predicate?), trimmed(&having?));
+    Some(Condition::Fleet { reads: reads?, predicate, group_by, window: window?, having })
+}
+
 fn group_by(document: &mut Document<'_>) -> Vec<String> {
     let columns = document.texts("group_by");
     if !columns.is_empty() && columns != [GROUP_BY] {
@@ -129,9 +189,9 @@ fn consecutive(document: &mut Document<'_>) -> Option<u32> {
 
 fn subject(document: &mut Document<'_>) -> Option<Subject> {
     let name = document.required("of")?;
-    let subject = Subject::ALL.into_iter().find(|subject| subject.name() == name);
+    let subject = Subject::SILENT.into_iter().find(|subject| subject.name() == name);
     if subject.is_none() {
-        let names = Subject::ALL.map(Subject::name).join(", ");
+        let names = Subject::SILENT.map(Subject::name).join(", ");
         document.problem("of", format!("`{name}` cannot be silent; there are {names}"));
     }
     subject

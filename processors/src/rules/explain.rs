@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::predicates::Predicates;
 use super::reads::Reads;
-use super::rule::Rule;
+use super::rule::{Condition, Rule};
 use super::{RuleError, RuleSet, compile};
 
 /// A rule with what it was compiled to.
@@ -63,11 +63,13 @@ impl fmt::Display for Explanation {
         writeln!(f, "  kind        {}, reads {}", rule.condition.kind(), reads.join(", then "))?;
         if let Some(suppress) = &rule.suppress {
             let (by, period) = (suppress.by.join(", "), humantime::format_duration(suppress.period));
-            writeln!(
-                f,
-                "  told        once in {period} for each agent{}{by}",
-                if by.is_empty() { "" } else { ", " }
-            )?;
+            let each = match &rule.condition {
+                Condition::Fleet { group_by, .. } if group_by.is_empty() => "the fleet".to_owned(),
+                Condition::Fleet { group_by, .. } => format!("each {}", group_by.join(", ")),
+                _ if by.is_empty() => "each agent".to_owned(),
+                _ => format!("each agent, {by}"),
+            };
+            writeln!(f, "  told        once in {period} for {each}")?;
         }
         if let Some(attack) = &rule.attack {
             writeln!(f, "  ATT&CK      {} (version {})", attack.techniques.join(", "), attack.version)?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_yaml_ng::{Mapping, Value};
 
 use super::compile;
-use super::conditions::{condition, suppress};
+use super::conditions::{condition, suppress, suppress_fleet};
 use super::document::Document;
 use super::reads::Reads;
 use super::rule::{Attack, Condition, Exception, Origin, Rule, Severity, Test};
@@ -55,7 +55,10 @@ fn read(document: &mut Document<'_>, file: &str, around: &Surroundings<'_>) -> O
     let condition = condition(document);
     let reads = condition.as_ref().map(Condition::reads);
     let unless = exceptions(document, reads, around.lists);
-    let suppress = suppress(document, reads);
+    let suppress = match &condition {
+        Some(Condition::Fleet { window, .. }) => suppress_fleet(document, *window),
+        _ => suppress(document, reads),
+    };
     let message = message(document, condition.as_ref());
     let labels = labels(document);
     let origin = Origin { file: file.to_owned(), line: document.begins() };
@@ -158,6 +161,13 @@ fn message(document: &mut Document<'_>, condition: Option<&Condition>) -> Option
         }
         Ok(template) => {
             for (step, column) in template.columns() {
+                if let (None, Some(Condition::Fleet { group_by, .. })) = (step, condition) {
+                    // the window, or what its rows agree on
+                    if !group_by.iter().any(|known| known == column) {
+                        known_column(document, "message", column, Some(Reads::Fleet));
+                    }
+                    continue;
+                }
                 let reads = condition.and_then(|condition| match step {
                     None => Some(condition.reads()),
                     Some(step) => step_of(document, condition, step),
@@ -244,6 +254,10 @@ fn check_predicate(document: &mut Document<'_>, rule: &Rule, functions: &Functio
                 document.problem("where", format!("`where`: {what}"));
             }
             Condition::Threshold { .. } => document.problem("having", format!("`having`: {what}")),
+            Condition::Fleet { .. } => {
+                let key = if step == 0 { "where" } else { "having" };
+                document.problem(key, format!("`{key}`: {what}"));
+            }
             Condition::Sequence { .. } => document.problem("steps", format!("step {}: {what}", step + 1)),
         }
     }

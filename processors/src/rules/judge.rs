@@ -17,6 +17,7 @@ use schemas::family::Family;
 use schemas::record::RecordKind;
 
 use super::absence::{Limit, Tick};
+use super::fleet::{self, Planned};
 use super::keyed::{Key, joined};
 use super::nodes::Fact;
 use super::predicates::{Predicate, Predicates};
@@ -101,6 +102,7 @@ pub struct Judge {
     facts: Option<Predicates>,
     pub(super) silence: Option<Predicates>,
     pub(super) limits: Vec<Limit>,
+    pub(super) fleet: Vec<Planned>,
     /// For each rule that is a sequence, whether its steps wait.
     waits: Vec<Vec<bool>>,
     round: Round,
@@ -137,6 +139,7 @@ impl Judge {
             facts: Predicates::new(&rules, Reads::Facts, &functions)?,
             silence: Predicates::new(&rules, Reads::Silence, &functions)?,
             limits: limits.collect(),
+            fleet: fleet::planned(&rules, &functions)?,
             waits: waits.collect(),
             rules,
             round: Round::default(),
@@ -177,6 +180,18 @@ impl Judge {
             return Ok(());
         };
         gather(predicates, batch, place, &self.waits, &mut self.round)
+    }
+
+    /// Takes out the rows that rules over the fleet hold for, of those given since the last settling: rule, row and
+    /// event time (µs), in the order of the rows.
+    pub(super) fn hits_of_fleet(&mut self) -> Vec<(usize, usize, i64)> {
+        if !self.watches_fleet() || self.round.hits.is_empty() {
+            return Vec::new();
+        }
+        let is_of_fleet = |hit: &mut Hit| matches!(self.rules[hit.rule].condition, Condition::Fleet { .. });
+        let mut hits: Vec<Hit> = self.round.hits.extract_if(.., is_of_fleet).collect();
+        hits.sort_unstable();
+        hits.into_iter().map(|hit| (hit.rule, hit.row, hit.time)).collect()
     }
 
     /// Judges everything that was taken since the last call, in the order of the log.

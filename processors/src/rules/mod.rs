@@ -33,6 +33,15 @@
 //! for: 3                               # windows, 1 if not given
 //! update: 15m                          # told again while it lasts; not at all if not given
 //! ---
+//! kind: threshold
+//! scope: fleet                         # windows over all agents together
+//! family: process_event
+//! where: event_type = 'process_started'
+//! group_by: [name]                     # what rows of a window agree on; all of them if not given
+//! window: 10m                          # 5m, 10m, 30m or 1h; one ends at every minute
+//! having: agents >= 5                  # over the columns of [`fleet_columns`]
+//! message: "{name} on {agents} machines"    # the same columns, and those of `group_by`
+//! ---
 //! kind: absence                        # somebody is silent, on the log's clock
 //! of: agent                            # agent, bridge or broker
 //! where: in_list(host, 'critical')     # over `subject`, `agent_id`, `host`, `stopped`, `since`; all if not given
@@ -58,7 +67,7 @@
 //! |---|---|
 //! | `document`, `format`, `conditions`, `rule`, `set` | from YAML to rules, with every problem and its line |
 //! | `reads`, `compile`, `predicates` | what predicates are about, and their plans |
-//! | `judge`, `silence` | rows in, alerts out |
+//! | `judge`, `silence`, `fleet` | rows in, alerts out |
 //! | `sequence`, `threshold`, `absence`, `nodes`, `suppress` | what is remembered, as operators (`keyed`) |
 //! | `book`, `in_force`, `watch` | which rules hold from which offset on |
 
@@ -68,6 +77,7 @@ mod compile;
 mod conditions;
 mod document;
 mod explain;
+pub(crate) mod fleet;
 mod format;
 mod in_force;
 mod judge;
@@ -93,7 +103,8 @@ pub use explain::{Explanation, explain};
 pub use in_force::Held;
 pub(crate) use judge::Seen;
 pub use judge::{Judge, Place};
-pub use reads::{Reads, fact_columns, silence_columns};
+pub(crate) use reads::FLEET_WINDOWS;
+pub use reads::{Reads, fact_columns, fleet_columns, silence_columns};
 pub use rule::{Attack, Condition, Exception, Origin, Rule, Severity, Step, Subject, Suppress, Test};
 pub(crate) use sequence::Waiting;
 pub(crate) use set::listed;

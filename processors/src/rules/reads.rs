@@ -19,6 +19,8 @@ pub enum Reads {
     Facts,
     /// Agents, bridges and brokers that are silent.
     Silence,
+    /// Windows over many agents: see [`fleet_columns`].
+    Fleet,
 }
 
 /// Name of [`Reads::Facts`] in rule files.
@@ -52,6 +54,7 @@ impl Reads {
             Self::Features(kind) => kind.name(),
             Self::Facts => FACTS,
             Self::Silence => "silence",
+            Self::Fleet => "fleet_window",
         }
     }
 
@@ -62,11 +65,34 @@ impl Reads {
             Self::Features(kind) => arrow_schema(kind),
             Self::Facts => fact_columns(),
             Self::Silence => silence_columns(),
+            Self::Fleet => fleet_columns(),
         }
     }
 }
 
 const WINDOWS: [(Duration, RecordKind); 1] = [(Duration::from_mins(1), RecordKind::Feature1m)];
+
+/// Lengths of windows over the fleet.
+pub(crate) const FLEET_WINDOWS: [Duration; 4] =
+    [Duration::from_mins(5), Duration::from_mins(10), Duration::from_mins(30), Duration::from_hours(1)];
+
+/// Columns of a window over many agents, beside those that its rows agree on: `agents` and `users` are how many
+/// different ones it has (exact up to 511, then estimated), `rows` how many events, `first_seen` and `last_seen` when
+/// the first and the last of them happened.
+pub fn fleet_columns() -> SchemaRef {
+    static COLUMNS: LazyLock<SchemaRef> = LazyLock::new(|| {
+        Arc::new(Schema::new(vec![
+            time("window_start"),
+            time("window_end"),
+            long("agents", false),
+            long("users", false),
+            long("rows", false),
+            time("first_seen"),
+            time("last_seen"),
+        ]))
+    });
+    Arc::clone(&COLUMNS)
+}
 
 /// Columns of what the engine noticed about an agent.
 ///

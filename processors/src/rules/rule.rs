@@ -102,6 +102,20 @@ pub enum Condition {
         /// Least event time between two updates of a finding that lasts; none without it.
         update: Option<Duration>,
     },
+    /// Rows of many agents in one window that a predicate over the window holds for.
+    Fleet {
+        /// What it reads.
+        #[serde(serialize_with = "reads_name")]
+        reads: Reads,
+        /// SQL predicate over the columns of what it reads: which rows count.
+        predicate: String,
+        /// Columns that rows of a window agree on; null agrees with nothing.
+        group_by: Vec<String>,
+        /// Length of the windows, of which one ends at every minute.
+        window: Duration,
+        /// SQL predicate over [`fleet_columns`](super::fleet_columns).
+        having: String,
+    },
     /// Somebody who is silent.
     Absence {
         /// Who.
@@ -124,7 +138,7 @@ pub enum Condition {
     },
 }
 
-/// Who may be silent.
+/// Who a finding may be about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Subject {
@@ -134,11 +148,13 @@ pub enum Subject {
     Bridge,
     /// The MQTT broker, as a bridge sees it that says that it is not connected.
     Broker,
+    /// Many agents together; they are not silent together, but a finding can be about them.
+    Fleet,
 }
 
 impl Subject {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Agent, Self::Bridge, Self::Broker];
+    /// Those that may be silent.
+    pub const SILENT: [Self; 3] = [Self::Agent, Self::Bridge, Self::Broker];
 
     /// The name in rule files: `agent`.
     pub const fn name(self) -> &'static str {
@@ -146,6 +162,7 @@ impl Subject {
             Self::Agent => "agent",
             Self::Bridge => "bridge",
             Self::Broker => "broker",
+            Self::Fleet => "fleet",
         }
     }
 }
@@ -168,16 +185,17 @@ impl Condition {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Match { .. } => "match",
-            Self::Threshold { .. } => "threshold",
+            Self::Threshold { .. } | Self::Fleet { .. } => "threshold",
             Self::Absence { .. } => "absence",
             Self::Sequence { .. } => "sequence",
         }
     }
 
-    /// The rows that exceptions, message and `suppress` are about: of a sequence, those of its last step.
+    /// The rows that exceptions, message and `suppress` are about: of a sequence, those of its last step. The message of
+    /// a rule over the fleet has other columns.
     pub fn reads(&self) -> Reads {
         match self {
-            Self::Match { reads, .. } | Self::Threshold { reads, .. } => *reads,
+            Self::Match { reads, .. } | Self::Threshold { reads, .. } | Self::Fleet { reads, .. } => *reads,
             Self::Absence { .. } => Reads::Silence,
             Self::Sequence { steps, .. } => steps.last().map_or(Reads::Facts, |step| step.reads),
         }
@@ -188,6 +206,7 @@ impl Condition {
         match self {
             Self::Match { reads, predicate } => vec![(*reads, predicate)],
             Self::Threshold { reads, having, .. } => vec![(*reads, having)],
+            Self::Fleet { reads, predicate, having, .. } => vec![(*reads, predicate), (Reads::Fleet, having)],
             Self::Absence { predicate, .. } => vec![(Reads::Silence, predicate)],
             Self::Sequence { steps, .. } => {
                 steps.iter().map(|step| (step.reads, step.predicate.as_str())).collect()
@@ -278,14 +297,15 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// Its predicates as SQL, with what each reads; the exceptions belong to the last.
+    /// Its predicates as SQL, with what each reads; the exceptions belong to the last that reads what they are about.
     ///
     /// Null counts as *does not apply* in an exception and as *does not hold* in the predicate.
     pub(crate) fn sql(&self) -> Vec<(Reads, String)> {
         // the line breaks end a `--` comment in a rule's text
         let predicates = self.condition.predicates().into_iter();
         let mut sql: Vec<_> = predicates.map(|(reads, text)| (reads, format!("({text}\n)"))).collect();
-        if let Some((_, last)) = sql.last_mut() {
+        let about = self.condition.reads();
+        if let Some((_, last)) = sql.iter_mut().rfind(|(reads, _)| *reads == about) {
             for Exception { column, test, list } in &self.unless {
                 let call = match test {
                     Test::In => format!("in_list(\"{column}\", '{list}')"),

@@ -182,10 +182,16 @@ impl Judge {
             let Condition::Sequence { within, .. } = &self.rules[number].condition else { return None };
             Some(Shape { waits: self.waits(number), within: within.as_micros() as i64 })
         });
-        state.suppressions.sweep(tracker, |id| {
-            let suppress = self.rules[self.number_of(id)?].suppress.as_ref()?;
-            Some(suppress.period.as_micros() as i64)
-        });
+        // bridges have no watermark: their log is the clock itself
+        let watermark =
+            |agent: &str| tracker.find(agent).map_or_else(|| tracker.now(), |agent| agent.watermark);
+        state.suppressions.sweep(watermark, |id| self.suppression_of(id));
+    }
+
+    /// How long a rule of the set holds back repetitions, µs.
+    pub(super) fn suppression_of(&self, id: &str) -> Option<i64> {
+        let suppress = self.rules[self.number_of(id)?].suppress.as_ref()?;
+        Some(suppress.period.as_micros() as i64)
     }
 
     /// A rule of the set, with the hash of the set.
@@ -202,7 +208,7 @@ impl Judge {
         }
     }
 
-    fn number_of(&self, id: &str) -> Option<usize> {
+    pub(super) fn number_of(&self, id: &str) -> Option<usize> {
         self.rules.binary_search_by(|rule| rule.id.as_str().cmp(id)).ok()
     }
 }

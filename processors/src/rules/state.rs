@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::absence::Absences;
+use super::fleet::Sources;
 use super::in_force::InForce;
 use super::judge::Judge;
 use super::nodes::Nodes;
@@ -23,6 +24,7 @@ pub struct RuleState {
     pub(super) runs: Runs,
     pub(super) absences: Absences,
     pub(super) suppressions: Suppressions,
+    pub(super) sources: Sources,
     /// Whether this partition speaks of bridges and brokers.
     pub(super) is_lead: bool,
 }
@@ -37,6 +39,7 @@ impl RuleState {
             runs: Runs::default(),
             absences: Absences::default(),
             suppressions: Suppressions::default(),
+            sources: Sources::default(),
             is_lead: partition == 0,
         }
     }
@@ -52,6 +55,7 @@ impl RuleState {
             open,
             bridges,
             self.suppressions.operator(),
+            self.sources.operator(),
         ]
     }
 

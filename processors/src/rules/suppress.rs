@@ -13,7 +13,6 @@ use serde::{Deserialize, Serialize};
 use super::keyed::{Key, Keyed};
 use super::rule::Rule;
 use crate::engine::operator::Operator;
-use crate::event_time::Tracker;
 
 /// More periods of one key are not kept: the earliest goes.
 const MOST_PERIODS: usize = 4;
@@ -122,12 +121,14 @@ impl Suppressions {
         Some(carried)
     }
 
-    /// Forgets what is over, and agents that are gone; called at fixed places of the log.
-    pub(super) fn sweep(&mut self, tracker: &Tracker, length_of: impl Fn(&str) -> Option<i64>) {
+    /// Forgets what is over by the watermark of each agent, µs; called at fixed places of the log.
+    pub(super) fn sweep(
+        &mut self,
+        watermark_of: impl Fn(&str) -> i64,
+        length_of: impl Fn(&str) -> Option<i64>,
+    ) {
         for (agent, key) in self.rows.keys() {
-            let watermark = tracker.find(&agent).map(|agent| agent.watermark);
-            // bridges have no watermark: their log is the clock itself
-            let watermark = watermark.unwrap_or_else(|| tracker.now());
+            let watermark = watermark_of(&agent);
             let is_over = match (length_of(&key.rule), self.rows.get(&agent, &key)) {
                 (Some(length), Some(periods)) => {
                     periods.iter().all(|period| is_over(period, length, watermark))

@@ -23,7 +23,8 @@
 //! `{ rule: x, activity: close, count: 3, message: "…" }` to say more.
 //!
 //! `family: clock` is a clock record of the bridge `bridge` (`bridge-1` if not given), with `connected` and `goodbye`.
-//! With `clock:` every bridge that ever wrote goes on so by itself, until it says goodbye or `vanishes: true`.
+//! With `clock:` every bridge that ever wrote goes on so by itself, until it says goodbye or `vanishes: true`. Windows over
+//! the fleet end at its minutes; their agents are told apart by `agent_id`.
 
 use std::collections::BTreeMap;
 use std::fmt;

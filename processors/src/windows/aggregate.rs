@@ -19,8 +19,10 @@ use crate::plan::{CachedPlan, PlanError, Slot};
 /// Column that the engine adds to the rows: start of the window that each belongs to (µs, UTC).
 pub const WINDOW_START: &str = "window_start";
 
-/// Keys that every query groups by first.
-const KEYS: [&str; 2] = ["agent_id", WINDOW_START];
+/// What windows are kept by unless it is said otherwise.
+const KEY: &str = "agent_id";
+/// How many keys every query groups by first: whose window it is, and where it starts.
+const KEYS: usize = 2;
 
 /// Aggregates whose result depends on the order in which rows or partial rows come.
 const UNSTEADY: [&str; 8] = [
@@ -54,6 +56,17 @@ impl Aggregate {
     /// Refused is what depends on the order of rows, such as `approx_percentile_cont` and `last_value`: how the log is
     /// cut decides which rows are merged first. `quantile` and `gauge` take their places.
     pub fn new(sql: &str, table: &str, rows: &Schema, functions: &Functions) -> Result<Self, PlanError> {
+        Self::keyed_by(KEY, sql, table, rows, functions)
+    }
+
+    /// The same for windows that are kept by the text column `key` in place of `agent_id`.
+    pub fn keyed_by(
+        key: &str,
+        sql: &str,
+        table: &str,
+        rows: &Schema,
+        functions: &Functions,
+    ) -> Result<Self, PlanError> {
         let input = with_window_start(rows);
         let whole = CachedPlan::new(sql, table, Arc::clone(&input), functions)?;
         let found =
@@ -62,8 +75,8 @@ impl Aggregate {
             return Err(refused("the query has no aggregate in one step"));
         };
         let keys: Vec<String> = aggregate.group_expr().expr().iter().map(|(_, name)| name.clone()).collect();
-        if keys.iter().take(2).ne(&KEYS) {
-            return Err(refused("the query must group by agent_id, window_start"));
+        if keys.iter().take(KEYS).ne([key, WINDOW_START]) {
+            return Err(refused(&format!("the query must group by {key}, {WINDOW_START}")));
         }
         if let Some(key) = keys.iter().find(|key| whole.schema().index_of(key).is_err()) {
             return Err(refused(&format!("the key {key} is not among the results")));
@@ -162,10 +175,10 @@ impl Aggregate {
     /// The same with a total beside: for each agent and window a result over all values of the further keys, which
     /// are null in it. What had null in them counts in the total only.
     pub fn results_and_totals(&mut self, partial: &RecordBatch) -> Result<RecordBatch, PlanError> {
-        if self.keys.len() <= KEYS.len() {
+        if self.keys.len() <= KEYS {
             return self.results(partial.clone());
         }
-        let further = KEYS.len()..self.keys.len();
+        let further = KEYS..self.keys.len();
         let mut columns = partial.columns().to_vec();
         for column in &mut columns[further.clone()] {
             *column = new_null_array(column.data_type(), partial.num_rows());
@@ -229,7 +242,7 @@ fn with_window_start(rows: &Schema) -> SchemaRef {
 /// A deleted key has no values, and a total no further keys.
 fn nullable(schema: &Schema) -> SchemaRef {
     let fields = schema.fields().iter().enumerate().map(|(at, field)| {
-        Field::new(field.name(), field.data_type().clone(), at >= KEYS.len() || field.is_nullable())
+        Field::new(field.name(), field.data_type().clone(), at >= KEYS || field.is_nullable())
     });
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }

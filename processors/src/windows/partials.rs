@@ -77,6 +77,16 @@ impl Partials {
         }
     }
 
+    /// Whose rows there are.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.agents.keys()
+    }
+
+    /// Whether there are rows of this key.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.agents.contains_key(key)
+    }
+
     /// Rows that count.
     pub(super) fn live(&self) -> usize {
         self.live

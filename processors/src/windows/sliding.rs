@@ -13,6 +13,8 @@
 //! A row is late when its pane has closed, that is when the first of its windows has: then no window lacks a row that
 //! another of its windows has.
 
+use std::sync::Arc;
+
 use arrow::array::RecordBatch;
 
 use super::aggregate::{Aggregate, with_starts};
@@ -36,6 +38,16 @@ impl Sliding {
         debug_assert!(slide > 0 && size >= slide && size % slide == 0);
         let store = Store::new(name, "sliding 1", &[slide, size], 1, aggregate, &[]);
         Self { slide, size, store }
+    }
+
+    /// Whose windows are open.
+    pub fn keys(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.store.keys()
+    }
+
+    /// Whether any window of this key is open.
+    pub fn has(&self, key: &str) -> bool {
+        self.store.has(key)
     }
 
     /// How many partial rows are kept.

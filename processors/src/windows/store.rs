@@ -73,6 +73,16 @@ impl Store {
         &mut self.levels[level]
     }
 
+    /// Whose partial rows there are on the first level.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.levels[0].keys()
+    }
+
+    /// Whether there are partial rows of this key on the first level.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.levels[0].has(key)
+    }
+
     /// Rows that count, of all levels.
     pub(super) fn live(&self) -> usize {
         self.levels.iter().map(Partials::live).sum()

@@ -104,6 +104,7 @@ fn measured(kind: RecordKind) -> Option<(&'static str, &'static str, &'static [&
         | RecordKind::Clock
         | RecordKind::Rejected
         | RecordKind::Feedback
+        | RecordKind::FleetRow
         | RecordKind::Alert => None,
     }
 }

@@ -11,6 +11,7 @@ mod configuration;
 mod crash;
 mod dashboards;
 mod faults;
+mod fleet;
 mod https;
 mod identities;
 mod lake;

@@ -19,7 +19,8 @@ use crate::exit::Exit;
 /// What `varta process` can be told.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Which job, instead of the one configured: core, or the same in two, normalise and detect.
+    /// Which job, instead of the one configured: core, or the same in two, normalise and detect; or fleet, which judges
+    /// what they found of many machines.
     #[arg(long, value_name = "JOB", conflicts_with = "out_prefix")]
     pub(crate) job: Option<JobName>,
     /// Run over old records instead of new ones, from here: `earliest`, a time such as 2026-01-02T03:04:05Z (at which

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use eventlog::kafka::KafkaLog;
 use eventlog::registry::{HttpRegistry, SchemaRegistry};
+use processors::{JobName, ProcessConfig};
 use runtime::health::Health;
 use runtime::shutdown::{Shutdown, on_signals};
 use runtime::supervisor::Supervisor;
@@ -59,6 +60,20 @@ pub(crate) async fn run(config: Config, parts: &[Part]) -> anyhow::Result<Exit> 
                 "process",
                 processors::run(
                     config.process.clone(),
+                    log.clone(),
+                    registry.clone(),
+                    topics.clone(),
+                    health.clone(),
+                    shutdown.clone(),
+                    runtime::clock::now_us,
+                ),
+            ),
+            Part::Fleet if config.process.job == JobName::Fleet => {}
+            Part::Fleet => supervisor.spawn(
+                "fleet",
+                processors::run(
+                    // One worker is enough for what rules over the fleet leave over.
+                    ProcessConfig { job: JobName::Fleet, workers: 1, ..config.process.clone() },
                     log.clone(),
                     registry.clone(),
                     topics.clone(),

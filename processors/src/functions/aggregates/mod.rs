@@ -5,6 +5,7 @@
 //! bounded sets chosen by hash. A summary is also small however many rows it saw, for a row of state has to fit into a
 //! record of the changelog whatever an agent sends.
 
+mod earliest;
 mod gauge;
 mod quantile;
 mod shares;
@@ -50,11 +51,12 @@ trait Summary: Default + Send + 'static {
 }
 
 /// All aggregates of this module.
-pub(super) fn all() -> [AggregateUDF; 3] {
+pub(super) fn all() -> [AggregateUDF; 4] {
     [
         AggregateUDF::from(Summarise::<gauge::Gauge>::new()),
         AggregateUDF::from(Summarise::<shares::Shares>::new()),
         AggregateUDF::from(Summarise::<quantile::Quantile>::new()),
+        AggregateUDF::from(Summarise::<earliest::Earliest>::new()),
     ]
 }
 

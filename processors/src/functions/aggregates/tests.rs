@@ -27,6 +27,17 @@ fn share_rows(rows: &[(u16, f64)]) -> Vec<ArrayRef> {
     ]
 }
 
+/// Three rows a key, in times that many rows share.
+fn earliest_rows(values: &[f64]) -> Vec<ArrayRef> {
+    let keys = values.iter().map(|value| (*value as i64 % 17).to_string());
+    let times = TimestampMicrosecondArray::from_iter_values(values.iter().map(|value| *value as i64 % 5));
+    vec![
+        Arc::new(StringArray::from_iter_values(keys)),
+        Arc::new(times.with_timezone("+00:00")),
+        Arc::new(StringArray::from_iter_values(values.iter().map(|value| format!("{value:?}")))),
+    ]
+}
+
 fn groups<S: Summary>(literals: S::Literals) -> Groups<S> {
     Groups { groups: Vec::new(), literals }
 }
@@ -94,6 +105,11 @@ proptest! {
         prop_assert_eq!(&state::<gauge::Gauge>(&rows, &()), &state_in_parts::<gauge::Gauge>(&rows, &order, part, &()));
         let rows = share_rows(&values.iter().map(|value| (*value as u16 % 9, *value)).collect::<Vec<_>>());
         prop_assert_eq!(&state::<shares::Shares>(&rows, &()), &state_in_parts::<shares::Shares>(&rows, &order, part, &()));
+        let rows = earliest_rows(&values);
+        prop_assert_eq!(
+            &state::<earliest::Earliest>(&rows, &()),
+            &state_in_parts::<earliest::Earliest>(&rows, &order, part, &())
+        );
         let rows: Vec<ArrayRef> = vec![Arc::new(Float64Array::from(values))];
         prop_assert_eq!(
             &state::<quantile::Quantile>(&rows, &0.5),
@@ -140,6 +156,7 @@ proptest! {
         for merged in [
             groups::<gauge::Gauge>(()).merge_batch(&[Arc::new(BinaryArray::from_vec(vec![&bytes]))], &[0], 1),
             groups::<shares::Shares>(()).merge_batch(&[Arc::new(BinaryArray::from_vec(vec![&bytes]))], &[0], 1),
+            groups::<earliest::Earliest>(()).merge_batch(&[Arc::new(BinaryArray::from_vec(vec![&bytes]))], &[0], 1),
             groups::<quantile::Quantile>(0.5).merge_batch(&[Arc::new(BinaryArray::from_vec(vec![&bytes]))], &[0], 1),
         ] {
             drop(merged);
@@ -195,4 +212,15 @@ fn state_stays_small_whatever_comes_and_many_keys_are_estimated() {
     let values: Vec<f64> = (-300..300).map(|power| 10_f64.powi(power)).collect();
     let rows: Vec<ArrayRef> = vec![Arc::new(Float64Array::from(values))];
     assert!(state::<quantile::Quantile>(&rows, &0.5).as_binary::<i32>().value(0).len() < 4 * 1024);
+}
+
+#[test]
+fn the_first_row_of_each_of_the_first_keys() {
+    let rows: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from_iter_values((0..40).map(|at| format!("k{:02}", at % 20)))),
+        Arc::new(TimestampMicrosecondArray::from_iter_values((0..40).rev()).with_timezone("+00:00")),
+        Arc::new(StringArray::from_iter_values((0..40).map(|at| at.to_string()))),
+    ];
+    let found = result::<earliest::Earliest>(&rows, &());
+    assert_eq!(found.as_string::<i32>().value(0), "[39,38,37,36,35,34,33,32,31,30]");
 }

@@ -12,6 +12,7 @@ mod dashboards;
 mod https;
 mod identities;
 mod lake;
+mod metrics;
 mod notifications;
 mod outages;
 mod replay;

@@ -101,17 +101,25 @@ pub(crate) fn restore(meters: &Meters, agents: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a lane takes in memory of which every twentieth number is missing, evenly.
+/// What a lane takes in memory of whose numbers every twentieth is missing: for good, or until eight more have come.
 pub(crate) fn dedup(agents: usize) -> anyhow::Result<()> {
-    let mut bytes = 0;
-    for agent in 0..agents as i64 {
-        let mut lane = Sequence::new(0);
-        for seq in (0..1_000).filter(|seq| (seq + agent) % 20 != 5) {
-            lane.see(seq, START + seq * SECOND, seq * SECOND);
+    const NUMBERS: i64 = 1_000;
+    for (what, comes_late) in [("never come", false), ("come eight numbers late", true)] {
+        let mut bytes = 0;
+        for agent in 0..agents as i64 {
+            let is_hole = |seq: i64| seq >= 0 && (seq + agent) % 20 == 5;
+            let mut lane = Sequence::new(0);
+            for at in 0..NUMBERS {
+                let late = (comes_late && is_hole(at - 8)).then_some(at - 8);
+                for seq in (!is_hole(at)).then_some(at).into_iter().chain(late) {
+                    lane.see(seq, START + seq * SECOND, at * SECOND);
+                }
+            }
+            bytes += size_of::<Sequence>() + lane.heap_bytes();
         }
-        bytes += size_of::<Sequence>() + lane.heap_bytes();
+        let what = format!("dedup, a lane of {NUMBERS} numbers of which 5 % {what}");
+        show(&what, bytes as f64 / agents as f64, "bytes");
     }
-    show("dedup, a lane of 1,000 numbers with 50 holes", bytes as f64 / agents as f64, "bytes");
     Ok(())
 }
 

@@ -248,7 +248,10 @@ fn fill(log: &KafkaLog, raw: &Topics, mut input: Input, events: usize) -> anyhow
             let partitions = if is_clock { (0..PARTITIONS).map(Some).collect() } else { vec![None] };
             for partition in partitions {
                 let (key, value) = (record.key.clone(), record.value.clone());
-                append(&appender, NewRecord { topic: raw.raw(), partition, key, value, headers: Vec::new() })?;
+                append(
+                    &appender,
+                    NewRecord { topic: raw.raw(), partition, key, value, headers: Vec::new() },
+                )?;
                 written += 1;
             }
         }

@@ -1,5 +1,6 @@
 //! The job on records in memory, as a worker would call it.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use eventlog::NewRecord;
@@ -20,6 +21,8 @@ const STEPS: [&str; 7] = ["decode", "scan", "normalise", "encode", "rules", "win
 struct Played {
     events: usize,
     cpu: Duration,
+    /// What of it went into the rows of each operator's changelog.
+    changes: BTreeMap<&'static str, Duration>,
     /// Largest part of the memory that was resident after a commit, bytes; the records just played are not in it.
     resident: usize,
 }
@@ -29,7 +32,7 @@ fn play(setup: CoreSetup, agents: usize, per_second: f64, events: usize) -> anyh
     let mut input = Input::new(setup.ids.clone(), agents as i64, per_second);
     let mut job = CoreJob::new(setup)?;
     let mut state = job.open(0)?;
-    let mut played = Played { events: 0, cpu: Duration::ZERO, resident: 0 };
+    let mut played = Played { events: 0, cpu: Duration::ZERO, changes: BTreeMap::new(), resident: 0 };
     while played.events < events {
         let records = input.records(COMMIT)?;
         let began = thread_time();
@@ -39,7 +42,9 @@ fn play(setup: CoreSetup, agents: usize, per_second: f64, events: usize) -> anyh
         }
         job.settle(&mut state, &mut Output::new(&mut sink))?;
         for operator in state.operators() {
+            let before = thread_time();
             operator.drain_changes()?;
+            *played.changes.entry(operator.name()).or_default() += thread_time().saturating_sub(before);
         }
         played.cpu += thread_time().saturating_sub(began);
         played.events += COMMIT;
@@ -57,6 +62,9 @@ pub(crate) fn steps(meters: &Meters, agents: usize, events: usize) -> anyhow::Re
     let events = played.events as f64;
     for step in STEPS {
         show(&format!("{step}, {agents} agents, shipped rules"), events / spent(step), "events/CPU-s");
+    }
+    for (operator, time) in &played.changes {
+        show(&format!("changelog rows of {operator}, {agents} agents"), rate(events, *time), "events/CPU-s");
     }
     let windows = spent("windows") + spent("close");
     show(&format!("windows and close together, {agents} agents"), events / windows, "events/CPU-s");

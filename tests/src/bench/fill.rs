@@ -158,7 +158,10 @@ impl Raw {
             return send(&self.producer, record.key(key));
         }
         for partition in 0..self.partitions {
-            send(&self.producer, BaseRecord::<str, [u8]>::to(&self.topic).payload(value).partition(partition))?;
+            send(
+                &self.producer,
+                BaseRecord::<str, [u8]>::to(&self.topic).payload(value).partition(partition),
+            )?;
         }
         Ok(())
     }

@@ -279,7 +279,8 @@ impl Bed {
         let read = reader.join().map_err(|_| anyhow::anyhow!("the reader of alerts panicked"))??;
         let mut schemas = SchemaCache::new(&self.servers.registry);
         let from = base + i64::try_from(WARM_UP.as_micros())?;
-        let judged = latency::judge(&read, &mut schemas, latency::RULE, from).await?.context("no alert arrived")?;
+        let judged =
+            latency::judge(&read, &mut schemas, latency::RULE, from).await?.context("no alert arrived")?;
         job.stop(Duration::from_secs(30))?;
         Ok(format!(
             "latency, event in Kafka to readable alert, job alone, {rate} events/s of {} agents ({} of {} were written \

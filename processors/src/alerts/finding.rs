@@ -215,7 +215,7 @@ impl Alert {
         rule: &Arc<Rule>,
         rule_set: &Arc<str>,
         by: &str,
-        chain: Vec<Waiting>,
+        chain: &[Waiting],
         completing: (&RecordBatch, usize),
         carried: Carried,
     ) -> Result<Self, AlertError> {
@@ -224,11 +224,11 @@ impl Alert {
         parts.extend(chain.iter().map(|row| row.id.as_str()));
         let uid = finding_uid(&parts);
         let times = (chain.first().map_or(0, |row| row.time), chain.last().map_or(0, |row| row.time));
+        let evidence = chain.iter().map(|row| row.row.fields()).collect::<Result<Vec<_>, _>>()?;
         let message = rule.message.fill(|step, column| {
-            let at = step.map_or(chain.len(), |step| step).checked_sub(1)?;
-            rows::display_value(chain.get(at)?.row.get(column)?)
+            let at = step.map_or(evidence.len(), |step| step).checked_sub(1)?;
+            rows::display_value(evidence.get(at)?.get(column)?)
         });
-        let evidence: Vec<_> = chain.into_iter().map(|row| row.row).collect();
         let count = evidence.len() as i64;
         let mut alert = Self::about(rule, rule_set, uid, identity, times, message, evidence);
         alert.count = count;

@@ -5,11 +5,13 @@
 //! nothing else.
 
 mod avro;
+mod evidence;
 mod finding;
 mod ocsf;
 pub(crate) mod rows;
 
 pub use avro::to_batch;
+pub(crate) use evidence::Evidence;
 pub use finding::{Activity, Alert, Status};
 pub(crate) use finding::{Lasting, OfFleet, Told};
 pub use ocsf::to_ocsf;

@@ -5,6 +5,7 @@ use crate::backfill::{Backfill, PlanError, Prepared, bounded, prepare};
 use crate::config::ProcessConfig;
 use crate::engine::Span;
 use eventlog::TopicPartition;
+use eventlog::memory::{Call, Fault};
 
 const AGAIN: &str = "again";
 
@@ -56,6 +57,17 @@ fn written(log: &MemoryLog) -> Outputs {
 /// Runs two workers to the end of the span; with `chaos` they are disturbed, and all of them are killed three times and
 /// the backfill is started anew.
 fn run_again(log: &MemoryLog, from: &str, to: &str, chaos: Option<u64>) -> Outputs {
+    run_with(log, from, to, chaos, None).0
+}
+
+/// The same; the n-th call of the first worker fails so. Answers the calls that it made, too.
+fn run_with(
+    log: &MemoryLog,
+    from: &str,
+    to: &str,
+    chaos: Option<u64>,
+    fault: Option<(u64, Fault)>,
+) -> (Outputs, Vec<Call>) {
     let begun = prepared(log, from, to).unwrap();
     assert!(!begun.is_resumed());
     let span: Arc<Mutex<Arc<Span>>> = Arc::new(Mutex::new(Arc::clone(begun.span())));
@@ -69,6 +81,10 @@ fn run_again(log: &MemoryLog, from: &str, to: &str, chaos: Option<u64>) -> Outpu
         ..bounded(&config(), &wanted, &given.lock(), slot)
     });
     let mut fleet = Fleet::new(log.clone(), 2, Box::new(job_again), settings, None);
+    let first = fleet.handle(0).clone();
+    if let Some((n, fault)) = fault {
+        first.fail_at(n, fault);
+    }
     let mut chance = Chance::new(chaos.unwrap_or(0));
     let mut kills = if chaos.is_some() { 3 } else { 0 };
     let total = span.lock().total();
@@ -98,7 +114,7 @@ fn run_again(log: &MemoryLog, from: &str, to: &str, chaos: Option<u64>) -> Outpu
         // Longer than anybody sleeps: an open transaction would hide what is behind it.
         if calm > 60 {
             assert_eq!(span.lock().done(), total);
-            return written(log);
+            return (written(log), first.calls());
         }
     }
     panic!("the backfill did not finish: {:?}", span.lock());
@@ -131,6 +147,38 @@ fn a_backfill_gives_what_the_live_job_gave() {
     for seed in 0..3 {
         let (log, expected) = live(&script(seed, registry().1));
         compare(&run_again(&log, "earliest", "latest", Some(seed)), &expected, &format!("seed {seed}"));
+    }
+}
+
+#[test]
+fn a_backfill_that_fails_at_any_call_goes_on() {
+    let rows = &script(4, registry().1)[..200];
+    // Only what is raw, for no live job is needed.
+    let raw = || {
+        let log = MemoryLog::new();
+        log.create("varta.raw", PARTITIONS);
+        let writer = log.handle().appender(Box::new(|_, _| {})).unwrap();
+        for (at, partition, key, value) in rows {
+            log.set_time(at / 1_000);
+            let record = NewRecord::keyed("varta.raw", key.clone(), value.clone());
+            let record = partition.map_or(record.clone(), |partition| record.to_partition(partition));
+            writer.append(record, 0).unwrap();
+        }
+        log
+    };
+    let (expected, calls) = run_with(&raw(), "earliest", "latest", None, None);
+    assert!(count(&expected, &Topics::default().events(Family::HostMetrics)) > 20);
+    let committed = calls.iter().position(|call| *call == Call::Commit).unwrap();
+    // All that leads to the first commit but its many sends, and what comes right after it.
+    let told = |(at, call): &(usize, &Call)| **call != Call::Send || at.is_multiple_of(100);
+    let places: Vec<u64> =
+        calls.iter().enumerate().take(committed + 8).filter(told).map(|(at, _)| at as u64 + 1).collect();
+    assert!((8..80).contains(&places.len()), "{places:?}");
+    for fault in [Fault::Aborted, Fault::Kill] {
+        for n in &places {
+            let (found, _) = run_with(&raw(), "earliest", "latest", None, Some((*n, fault)));
+            compare(&found, &expected, &format!("call {n} {fault:?}"));
+        }
     }
 }
 

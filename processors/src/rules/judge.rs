@@ -28,7 +28,7 @@ use super::state::RuleState;
 use super::suppress::Asks;
 use super::threshold::{Judged, suppress_key};
 use super::{RuleError, RuleSet};
-use crate::alerts::{Alert, AlertError, rows};
+use crate::alerts::{Alert, AlertError, Evidence, rows};
 use crate::event_time::{Noticed, Tracker};
 
 /// Where in the log a row stands, and when it happened.
@@ -322,7 +322,7 @@ impl Judge {
             step: hit.step.0,
             time: hit.time,
             id: identity(batch, hit.row)?,
-            row: rows::evidence(batch, hit.row)?,
+            row: Evidence::new(&rows::evidence(batch, hit.row)?)?,
         };
         let key = Key::new(&rule.id, &by);
         let Some(chain) = state.sequences.see(agent, &key, shape, row, hit.watermark) else {
@@ -331,12 +331,13 @@ impl Judge {
         let Some(last) = chain.last() else {
             return Ok(None);
         };
-        let same = suppress_key(rule, |column| rows::display_value(last.row.get(column)?));
+        let told = last.row.fields()?;
+        let same = suppress_key(rule, |column| rows::display_value(told.get(column)?));
         let asks = Asks { agent, by: &same, time: last.time, watermark: hit.watermark, counts: true };
         let Some(carried) = state.suppressions.admit(rule, asks) else {
             return Ok(None);
         };
-        Alert::of_chain(rule, &self.rule_set, &by, chain, (batch, hit.row), carried).map(Some)
+        Alert::of_chain(rule, &self.rule_set, &by, &chain, (batch, hit.row), carried).map(Some)
     }
 }
 

@@ -11,9 +11,9 @@
 //! swept meanwhile. A chain is told once: the rows up to its end that waited for it are gone with it.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
 use super::keyed::{Key, Keyed};
+use crate::alerts::Evidence;
 use crate::engine::operator::Operator;
 use crate::event_time::Tracker;
 
@@ -34,7 +34,7 @@ pub(crate) struct Waiting {
     /// Its identity: a row is no successor of itself.
     pub(crate) id: String,
     /// The row, for evidence.
-    pub(crate) row: Map<String, Value>,
+    pub(crate) row: Evidence,
 }
 
 /// What a sequence asks of its rows.

@@ -1,5 +1,6 @@
 //! From the event time at the agent to the alert being readable by a read_committed consumer.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,6 +15,9 @@ use crate::audit::SchemaCache;
 /// How many of the slowest are told one by one.
 const SLOWEST: usize = 12;
 
+/// The rule that the load sets off, once for each path.
+pub const RULE: &str = "suspicious-path";
+
 /// Percentiles of a set of latencies.
 #[derive(Debug)]
 pub struct Latency {
@@ -25,7 +29,7 @@ pub struct Latency {
     pub p99: Duration,
     /// The slowest.
     pub max: Duration,
-    /// The slowest few, and how long after the first alert each was read.
+    /// The slowest few, and how long after the warming up each was read.
     pub slowest: Vec<(Duration, Duration)>,
 }
 
@@ -50,20 +54,23 @@ pub fn read_alerts(kafka: &str, topic: &str, stop: &Arc<AtomicBool>) -> anyhow::
     Ok(read)
 }
 
-/// Compares with the event time in each alert; the first `warm_up` alerts are left out.
+/// Compares with the event time in each alert of one rule that judges rows; windows and silences are told when they end,
+/// which is no delay. What was read before `from` (µs since 1970) is warming up.
 pub async fn judge(
     read: &[(Vec<u8>, i64)],
     schemas: &mut SchemaCache,
-    warm_up: usize,
+    rule: &str,
+    from: i64,
 ) -> anyhow::Result<Option<Latency>> {
     let mut delays = Vec::new();
-    let began = read.get(warm_up).map_or(0, |(_, at)| *at);
-    for (value, at) in read.iter().skip(warm_up) {
+    for (value, at) in read.iter().filter(|(_, at)| *at >= from) {
         let (_, fields) = schemas.decode(value).await?;
-        if let Some((_, Value::TimestampMicros(event_time))) =
-            fields.iter().find(|(name, _)| name == "event_time")
-        {
-            delays.push(((at - event_time).max(0), at - began));
+        let field = |wanted: &str| fields.iter().find(|(name, _)| name == wanted).map(|(_, value)| value);
+        if !matches!(field("rule_id"), Some(Value::String(id)) if id == rule) {
+            continue;
+        }
+        if let Some(Value::TimestampMicros(event_time)) = field("event_time") {
+            delays.push(((at - event_time).max(0), at - from));
         }
     }
     delays.sort_unstable();
@@ -80,4 +87,22 @@ pub async fn judge(
         max: micros(max.0),
         slowest: slowest.collect(),
     }))
+}
+
+impl fmt::Display for Latency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        write!(
+            f,
+            "{} alerts: p50 {:.0} ms, p99 {:.0} ms, max {:.0} ms\n  the slowest:",
+            self.alerts,
+            ms(self.p50),
+            ms(self.p99),
+            ms(self.max)
+        )?;
+        for (delay, at) in &self.slowest {
+            write!(f, " {:.0} ms at {:.1} s", ms(*delay), at.as_secs_f64())?;
+        }
+        Ok(())
+    }
 }

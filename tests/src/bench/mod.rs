@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod fill;
 pub mod latency;
+pub mod live;
 pub mod part;
 pub mod publish;
 pub mod watermark;

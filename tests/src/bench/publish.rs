@@ -59,11 +59,11 @@ pub async fn publish(fill: Fill, together: usize, progress: Arc<Progress>) -> an
         }
     }
     for (at, rest) in open.iter_mut().enumerate().filter(|(_, rest)| !rest.is_empty()) {
-        messages[at].push((mqtt::batch_topic(&agent_id(at as u64)), array(rest)));
+        messages[at].push((mqtt::batch_topic(&agent_id(fill.first_agent + at as u64)), array(rest)));
     }
     let mut senders = tokio::task::JoinSet::new();
     for (at, messages) in messages.into_iter().enumerate() {
-        senders.spawn(connection(agent_id(at as u64), messages, Arc::clone(&progress)));
+        senders.spawn(connection(agent_id(fill.first_agent + at as u64), messages, Arc::clone(&progress)));
     }
     while let Some(done) = senders.join_next().await {
         done??;

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
-use eventlog::registry::{HttpRegistry, RegistryConfig, register_all};
+use eventlog::registry::{HttpRegistry, RegistryConfig, SchemaIds, register_all};
 use schemas::record::RecordKind;
 use schemas::topics::Topics;
 use tests::audit::SchemaCache;
-use tests::bench::fill::Fill;
+use tests::bench::fill::{Fill, Raw};
+use tests::bench::live::Ready;
 use tests::bench::part::Part;
 use tests::bench::watermark::{Watermarks, wait_until};
 use tests::bench::{Cost, agent, latency, publish};
@@ -22,6 +23,8 @@ use tests::load::Mix;
 use tests::servers::{Servers, variable};
 
 const GIVE_UP: Duration = Duration::from_mins(10);
+/// Alerts of the first seconds are not counted: new agents, new windows.
+const WARM_UP: Duration = Duration::from_secs(5);
 
 /// Benchmarks of the parts.
 #[derive(Parser)]
@@ -35,6 +38,15 @@ struct Args {
     /// Events for job and lake.
     #[arg(long, default_value_t = 2_000_000)]
     events: u64,
+    /// Agents for job, lake and alerts, an event of each a second; no multiple of 2 or 5, so that each has all families.
+    #[arg(long, default_value_t = 9_999)]
+    agents: u64,
+    /// Events a second under which alerts are timed; without it half of what the job has just done.
+    #[arg(long)]
+    alert_rate: Option<u64>,
+    /// How long alerts are timed.
+    #[arg(long, default_value_t = 30)]
+    alert_seconds: u64,
     /// Events for the bridge, each way.
     #[arg(long, default_value_t = 300_000)]
     bridge_events: u64,
@@ -50,6 +62,8 @@ struct Args {
 enum Bench {
     Bridge,
     Job,
+    /// The job's alerts at half of its measured maximum.
+    Alerts,
     Lake,
     Latency,
     Agent,
@@ -83,8 +97,16 @@ async fn main() -> anyhow::Result<()> {
     if wanted(Bench::Job) || wanted(Bench::Lake) {
         println!("{}", bed.fill().await?);
     }
+    let mut most = None;
     if wanted(Bench::Job) {
-        println!("{}", bed.job()?);
+        let cost = bed.job()?;
+        most = Some(cost.events as f64 / cost.wall.as_secs_f64());
+        println!("{cost}");
+    }
+    if wanted(Bench::Alerts) {
+        let half = most.map(|most| most as u64 / 2);
+        let rate = bed.args.alert_rate.or(half).context("--only alerts needs --only job or --alert-rate")?;
+        println!("{}", bed.alerts(rate).await?);
     }
     if wanted(Bench::Lake) {
         println!("{}", bed.lake()?);
@@ -126,7 +148,24 @@ impl Bed {
 
     fn load(events: u64, first: i64) -> Fill {
         let mix = Mix { base: 1_760_000_000_000_000 + first, step: 1000, suspicious_every: 1000 };
-        Fill { mix, agents: 100, events }
+        Fill { mix, agents: 100, first_agent: 0, events }
+    }
+
+    /// An event of each agent a second, which ends about now.
+    fn fleet(&self) -> Fill {
+        let step = (1_000_000 / self.args.agents).max(1) as i64;
+        let base = runtime::clock::now_us() - step * self.args.events as i64;
+        let mix = Mix { base, step, suspicious_every: 1000 };
+        Fill { mix, agents: self.args.agents, first_agent: 0, events: self.args.events }
+    }
+
+    async fn ids(&self) -> anyhow::Result<SchemaIds> {
+        let url = self.servers.registry.clone();
+        let register = move || {
+            let registry = HttpRegistry::new(&RegistryConfig { url, ..RegistryConfig::default() })?;
+            Ok(register_all(&registry)?)
+        };
+        tokio::task::spawn_blocking(register).await?
     }
 
     /// Events a CPU-second of the bridge, `together` events in a message.
@@ -169,16 +208,18 @@ impl Bed {
     }
 
     async fn fill(&self) -> anyhow::Result<String> {
-        let fill = Self::load(self.args.events, 0);
+        let (fill, ids) = (self.fleet(), self.ids().await?);
         let (kafka, topic) = (self.servers.kafka.clone(), self.topics.raw());
-        let url = self.servers.registry.clone();
         let took = tokio::task::spawn_blocking(move || {
-            let registry = HttpRegistry::new(&RegistryConfig { url, ..RegistryConfig::default() })?;
-            let ids = register_all(&registry)?;
             fill.raw(&kafka, &topic, &|kind: RecordKind| Ok(ids.id(kind)))
         })
         .await??;
-        Ok(format!("filled varta.raw with {} events in {:.1} s", self.args.events, took.as_secs_f64()))
+        Ok(format!(
+            "filled varta.raw with {} events of {} agents in {:.1} s",
+            self.args.events,
+            self.args.agents,
+            took.as_secs_f64()
+        ))
     }
 
     /// Events a CPU-second of the job, Kafka to Kafka, its start included.
@@ -200,6 +241,52 @@ impl Bed {
         };
         job.stop(Duration::from_secs(30))?;
         Ok(cost)
+    }
+
+    /// Event time to readable alert, with the job alone at so many events a second, each written to Kafka when it
+    /// happens.
+    async fn alerts(&self, rate: u64) -> anyhow::Result<String> {
+        let raw = self.topics.raw();
+        let mut job = self.part("process", &["process"])?;
+        let watermarks = Watermarks::connect(&self.servers.kafka, "varta-core")?;
+        let end = watermarks.end(&raw)?;
+        wait_until("the job at the end of varta.raw", &mut job, GIVE_UP, || {
+            Ok(watermarks.committed(&raw)? >= end)
+        })?;
+        let (ids, warm_up) = (self.ids().await?, WARM_UP.as_secs());
+        let step = (1_000_000 / rate).max(1) as i64;
+        let events = rate * (warm_up + self.args.alert_seconds);
+        // the records are made meanwhile, with some room
+        let base = runtime::clock::now_us() + (events as i64 * 20).max(5_000_000);
+        // twenty alerts a second, from agents that nobody knows yet
+        let mix = Mix { base, step, suspicious_every: (rate * 15 / 100 / 20).max(1) };
+        let fill = Fill { mix, agents: self.args.agents, first_agent: 100_000, events };
+        let stop = Arc::new(AtomicBool::new(false));
+        let reader = {
+            let (kafka, topic, stop) = (self.servers.kafka.clone(), self.topics.alerts(), Arc::clone(&stop));
+            std::thread::spawn(move || latency::read_alerts(&kafka, &topic, &stop))
+        };
+        let kafka = self.servers.kafka.clone();
+        let feeding = tokio::task::spawn_blocking(move || {
+            let ready = Ready::make(&fill, &|kind: RecordKind| Ok(ids.id(kind)))?;
+            let spare = fill.mix.base - runtime::clock::now_us();
+            anyhow::ensure!(spare > 0, "making the load took {} ms too long", -spare / 1000);
+            ready.feed(&Raw::connect(&kafka, &raw, "1")?)
+        });
+        let fed = feeding.await??;
+        std::thread::sleep(Duration::from_secs(2));
+        stop.store(true, Ordering::Relaxed);
+        let read = reader.join().map_err(|_| anyhow::anyhow!("the reader of alerts panicked"))??;
+        let mut schemas = SchemaCache::new(&self.servers.registry);
+        let from = base + i64::try_from(WARM_UP.as_micros())?;
+        let judged =
+            latency::judge(&read, &mut schemas, latency::RULE, from).await?.context("no alert arrived")?;
+        job.stop(Duration::from_secs(30))?;
+        Ok(format!(
+            "latency, event in Kafka to readable alert, job alone, {rate} events/s of {} agents ({} of {} were written \
+             late), {judged}",
+            self.args.agents, fed.late, fed.events
+        ))
     }
 
     /// Rows a CPU-second of the lake sink over raw and all families, its start included.
@@ -253,6 +340,7 @@ impl Bed {
         let arguments =
             ["--config", &path, "--events", &events, "--rate", "1000", "--live", "--suspicious-every", "15"];
         let (cpu, began) = (up.cpu()?, Instant::now());
+        let from = runtime::clock::now_us() + 2_000_000;
         let mut load = Part::start("load", &program, &arguments, &[], &self.folder)?;
         let ended = Instant::now() + Duration::from_secs(self.args.latency_seconds + 60);
         while !load.has_ended()? && Instant::now() < ended {
@@ -264,26 +352,13 @@ impl Bed {
         stop.store(true, Ordering::Relaxed);
         let read = reader.join().map_err(|_| anyhow::anyhow!("the reader of alerts panicked"))??;
         let mut schemas = SchemaCache::new(&self.servers.registry);
-        let judged = latency::judge(&read, &mut schemas, 20).await?.context("no alert arrived")?;
+        let judged =
+            latency::judge(&read, &mut schemas, latency::RULE, from).await?.context("no alert arrived")?;
         up.stop(Duration::from_mins(1))?;
         Ok(format!(
-            "latency, event at the agent to readable alert, 1,000 events/s, {} alerts: p50 {:.0} ms, p99 {:.0} ms, max {:.0} ms; \
-             bridge, job and sinks in one process used {:.0} % of a core\n  the slowest: {}",
-            judged.alerts,
-            judged.p50.as_secs_f64() * 1e3,
-            judged.p99.as_secs_f64() * 1e3,
-            judged.max.as_secs_f64() * 1e3,
+            "latency, event at the agent to readable alert, 1,000 events/s; bridge, job and sinks in one process used \
+             {:.0} % of a core; {judged}",
             100.0 * busy,
-            judged
-                .slowest
-                .iter()
-                .map(|(delay, at)| format!(
-                    "{:.0} ms at {:.1} s",
-                    delay.as_secs_f64() * 1e3,
-                    at.as_secs_f64()
-                ))
-                .collect::<Vec<_>>()
-                .join(", "),
         ))
     }
 

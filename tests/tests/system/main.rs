@@ -15,6 +15,7 @@ mod fleet;
 mod https;
 mod identities;
 mod lake;
+mod metrics;
 mod notifications;
 mod outages;
 mod replay;

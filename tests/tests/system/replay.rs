@@ -96,7 +96,11 @@ async fn every_line_of_a_recording_is_accounted_for() -> anyhow::Result<()> {
     ensure!(first.cells.get("replayed") == Some(&tests::audit::Cell::Boolean(true)), "{first:?}");
     alerts_name(
         &stage,
-        &[("suspicious-path", "invoice.exe"), ("masquerading-windows", r"Public\\svchost.exe")],
+        &[
+            ("suspicious-path", "invoice.exe"),
+            ("suspicious-path-connects", "203.0.113.9"),
+            ("masquerading-windows", r"Public\\svchost.exe"),
+        ],
     )
     .await?;
     ensure!(tapped(&stage, "name = 'invoice.exe' AND event_type = 'process_started'")? == 1);

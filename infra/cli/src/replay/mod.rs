@@ -4,3 +4,7 @@ pub(crate) mod agent;
 pub(crate) mod recording;
 pub(crate) mod sender;
 pub(crate) mod windows;
+
+#[cfg(test)]
+#[path = "attacks_tests.rs"]
+mod attacks;

@@ -89,7 +89,7 @@ fn sysmon_connection(record: &Map<String, Value>) -> Result<Payload, String> {
         local_address: text(record, &format!("{local}Ip")),
         local_port: port(record, &format!("{local}Port"))?,
         protocol: text(record, "Protocol"),
-        direction: Some(if initiated { "outbound" } else { "inbound" }.into()),
+        direction: Some(if initiated { "out" } else { "in" }.into()),
         process_name: path.as_deref().map(base_name),
         path,
         pid: number(record, "ProcessId"),
@@ -249,7 +249,7 @@ mod tests {
         let Payload::NetworkEvent(connection) = event.payload else { panic!("not a connection") };
         assert_eq!(connection.remote_address.as_deref(), Some("10.0.0.9"));
         assert_eq!(connection.local_port, Some(49246));
-        assert_eq!(connection.direction.as_deref(), Some("inbound"));
+        assert_eq!(connection.direction.as_deref(), Some("in"));
     }
 
     #[test]

@@ -73,11 +73,14 @@ impl Content {
     }
 }
 
-/// Columns of files and those that rows are sorted by: text, time, number.
+/// Columns of files and those that rows are sorted by: text, kind of event where there is one, time, number.
 #[derive(Debug, Clone)]
 pub(super) struct Layout {
     pub(super) schema: SchemaRef,
     pub(super) agent: usize,
+    /// What a monitor says again and again stands together: its times then grow by its interval, and columns that
+    /// it does not measure are one long null.
+    pub(super) kind: Option<usize>,
     pub(super) time: usize,
     pub(super) tie: usize,
 }
@@ -88,8 +91,9 @@ pub(super) struct Shape {
     pub(super) content: Content,
     /// Columns of a batch, without [`BY_ARRIVAL`] and [`PARTITION`].
     pub(super) schema: SchemaRef,
-    /// Rows are sorted by these: text, time, number.
+    /// Rows are sorted by these: text, kind of event, time, number.
     pub(super) agent: usize,
+    pub(super) kind: Option<usize>,
     pub(super) time: usize,
     pub(super) tie: usize,
     /// When the row arrived; without it the record's time in the log counts.
@@ -116,9 +120,9 @@ impl Shape {
             }
         };
         let schema = Schema::new(fields);
-        let Layout { agent, time, tie, .. } = layout(&Arc::new(schema.clone()))?;
+        let Layout { agent, kind, time, tie, .. } = layout(&Arc::new(schema.clone()))?;
         let arrival = schema.index_of("received_at").ok();
-        Ok(Self { content, schema: Arc::new(schema), agent, time, tie, arrival })
+        Ok(Self { content, schema: Arc::new(schema), agent, kind, time, tie, arrival })
     }
 
     /// Columns of a Parquet file.
@@ -129,7 +133,8 @@ impl Shape {
     }
 
     pub(super) fn layout(&self) -> Layout {
-        Layout { schema: self.file_schema(), agent: self.agent, time: self.time, tie: self.tie }
+        let Self { agent, kind, time, tie, .. } = *self;
+        Layout { schema: self.file_schema(), agent, kind, time, tie }
     }
 
     /// Columns that rows bring and this table does not know yet: a newer version of the record has come.
@@ -266,8 +271,12 @@ pub(super) fn layout(schema: &SchemaRef) -> Result<Layout, SinkError> {
     let time = named(&["timestamp", "event_time", "window_start"])
         .or_else(|| first(|kind| matches!(kind, DataType::Timestamp(..))));
     let tie = named(&["seq", "revision", "offset"]).or(time);
+    let kind =
+        schema.index_of("event_type").ok().filter(|kind| *schema.field(*kind).data_type() == DataType::Utf8);
     match (agent, time, tie) {
-        (Some(agent), Some(time), Some(tie)) => Ok(Layout { schema: Arc::clone(schema), agent, time, tie }),
+        (Some(agent), Some(time), Some(tie)) => {
+            Ok(Layout { schema: Arc::clone(schema), agent, kind, time, tie })
+        }
         _ => Err(SinkError::Fatal("a table without text or time cannot be sorted".to_owned())),
     }
 }

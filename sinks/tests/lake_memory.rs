@@ -33,7 +33,7 @@ const FROM: i64 = 1_761_955_200_000_000;
 /// sink commit. Prints what it took.
 async fn fill() {
     let folder = tempfile::tempdir().unwrap();
-    let plan = Plan { machines: 60, from: FROM, days: DAYS, looks: 22, is_backlog: true };
+    let plan = Plan { machines: 60, from: FROM, days: DAYS, looks: 36, is_backlog: true };
     let registry = Arc::new(MemoryRegistry::new());
     let ids = register_all(&*registry).unwrap();
     let topics = Topics::default();

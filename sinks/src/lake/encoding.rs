@@ -47,8 +47,8 @@ pub(super) struct Writing {
 pub(super) fn order(layout: &Layout) -> Vec<SortingColumn> {
     let ascending =
         |column: usize| SortingColumn { column_idx: column as i32, descending: false, nulls_first: true };
-    let columns = [Some(layout.agent), layout.kind, Some(layout.time), Some(layout.tie)];
-    columns.into_iter().flatten().map(ascending).collect()
+    let columns = [layout.agent].into_iter().chain(layout.series.iter().copied());
+    columns.chain([layout.time, layout.tie]).map(ascending).collect()
 }
 
 /// The properties of a file with these columns. `is_sorted`: its rows are in [`order`].

@@ -130,7 +130,7 @@ fn union(schemas: &[SchemaRef], columns: &[String]) -> Result<SchemaRef, SinkErr
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Head {
     agent: String,
-    kind: String,
+    series: Vec<String>,
     time: i64,
     tie: i64,
     input: usize,
@@ -146,7 +146,7 @@ struct Input {
 struct Cursor {
     batch: RecordBatch,
     agents: StringArray,
-    kinds: Option<StringArray>,
+    series: Vec<StringArray>,
     times: Int64Array,
     ties: Int64Array,
     row: usize,
@@ -177,14 +177,22 @@ impl Input {
     }
 
     fn head(&self, input: usize) -> Head {
-        let key = self.cursor.as_ref().map_or(("", "", i64::MAX, i64::MAX), Cursor::key);
-        let (agent, kind, time, tie) = key;
-        Head { agent: agent.to_owned(), kind: kind.to_owned(), time, tie, input }
+        let Some(cursor) = &self.cursor else {
+            return Head { agent: String::new(), series: Vec::new(), time: i64::MAX, tie: i64::MAX, input };
+        };
+        let (agent, time, tie) = cursor.key();
+        let series = cursor.series().map(str::to_owned).collect();
+        Head { agent: agent.to_owned(), series, time, tie, input }
     }
 
     fn is_behind(&self, head: &Head) -> bool {
-        let key = (head.agent.as_str(), head.kind.as_str(), head.time, head.tie);
-        self.cursor.as_ref().is_some_and(|cursor| cursor.key() > key)
+        let Some(cursor) = &self.cursor else { return false };
+        let (agent, time, tie) = cursor.key();
+        let order = agent
+            .cmp(head.agent.as_str())
+            .then_with(|| cursor.series().cmp(head.series.iter().map(String::as_str)))
+            .then_with(|| (time, tie).cmp(&(head.time, head.tie)));
+        order.is_gt()
     }
 }
 
@@ -202,20 +210,24 @@ impl Cursor {
         };
         let agents = batch.column(layout.agent).as_string_opt::<i32>();
         let agents = agents.ok_or_else(|| broken("a file cannot be sorted by its agent"))?.clone();
-        let kinds = layout.kind.and_then(|kind| batch.column(kind).as_string_opt::<i32>()).cloned();
+        let texts = |column: &usize| batch.column(*column).as_string_opt::<i32>().cloned();
+        let series = layout.series.iter().filter_map(texts).collect();
         let (times, ties) = (whole(layout.time)?, whole(layout.tie)?);
-        Ok(Self { batch, agents, kinds, times, ties, row: 0, slot: None })
+        Ok(Self { batch, agents, series, times, ties, row: 0, slot: None })
     }
 
-    fn key(&self) -> (&str, &str, i64, i64) {
-        fn text(texts: &StringArray, row: usize) -> &str {
-            if texts.is_null(row) { "" } else { texts.value(row) }
-        }
-        let agent = text(&self.agents, self.row);
-        let kind = self.kinds.as_ref().map_or("", |kinds| text(kinds, self.row));
+    fn key(&self) -> (&str, i64, i64) {
         let number = |numbers: &Int64Array| column::number(numbers, self.row).unwrap_or(i64::MIN);
-        (agent, kind, number(&self.times), number(&self.ties))
+        (text(&self.agents, self.row), number(&self.times), number(&self.ties))
     }
+
+    fn series(&self) -> impl Iterator<Item = &str> {
+        self.series.iter().map(|texts| text(texts, self.row))
+    }
+}
+
+fn text(texts: &StringArray, row: usize) -> &str {
+    if texts.is_null(row) { "" } else { texts.value(row) }
 }
 
 /// Rows that are written together.

@@ -486,7 +486,8 @@ async fn what_a_monitor_says_again_and_again_stands_together() {
     for round in 0..2_i64 {
         for seq in round * 40..(round + 1) * 40 {
             let (kind, payload) = match seq % 2 {
-                0 => ("mem_usage", r#"{"mem_used_bytes":4096}"#),
+                0 if seq % 4 == 0 => ("disk_usage", r#"{"disk":"/","disk_used_bytes":4096}"#),
+                0 => ("disk_usage", r#"{"disk":"/home","disk_used_bytes":8192}"#),
                 _ => ("cpu_usage", r#"{"cpu_percent":1.5}"#),
             };
             let (agent, time) = (seq % 3, NOW + seq * 1000);
@@ -503,14 +504,14 @@ async fn what_a_monitor_says_again_and_again_stands_together() {
     running.await.unwrap().unwrap();
     let are_sorted = || {
         for file in lake.files("host_metrics") {
-            assert_eq!(order_of(&lake, &file), ["agent_id", "event_type", "event_time", "seq"]);
+            assert_eq!(order_of(&lake, &file), SORTED);
         }
         for batch in lake.rows("host_metrics") {
             let text = |name: &str| batch.column_by_name(name).unwrap().as_string::<i32>().clone();
-            let (agents, kinds) = (text("agent_id"), text("event_type"));
+            let (agents, kinds, disks) = (text("agent_id"), text("event_type"), text("disk"));
             let times = batch.column_by_name("event_time").unwrap();
             let times = times.as_primitive::<TimestampMicrosecondType>().clone();
-            let key = |row: usize| (agents.value(row), kinds.value(row), times.value(row));
+            let key = |row: usize| (agents.value(row), kinds.value(row), disks.value(row), times.value(row));
             assert!((1..batch.num_rows()).all(|row| key(row - 1) < key(row)), "{batch:?}");
         }
     };
@@ -521,6 +522,8 @@ async fn what_a_monitor_says_again_and_again_stands_together() {
     assert_eq!(lake.rows("host_metrics").iter().map(RecordBatch::num_rows).sum::<usize>(), 80);
     are_sorted();
 }
+
+const SORTED: [&str; 7] = ["agent_id", "event_type", "disk", "net_interface", "sensor", "event_time", "seq"];
 
 /// Columns by which a file says that it is sorted.
 fn order_of(lake: &Lake, file: &str) -> Vec<String> {

@@ -1,5 +1,5 @@
 //! The memory of a whole process that fills the lake, as the system counts it.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "tests")]
 
 mod fleet;
 
@@ -91,6 +91,7 @@ fn a_process_with_thirty_open_partitions_stays_below_its_limit() {
         let word = line.split_whitespace().find_map(|word| word.strip_prefix(name)).unwrap();
         word.trim_start_matches('=').parse().unwrap()
     };
+    eprintln!("{line}");
     assert_eq!(number("days"), DAYS as u64, "{line}");
     assert!(number("stored_before_drain") > 0, "the limit was never reached: {line}");
     assert!(number("peak") <= LIMIT, "the process took more than {LIMIT} MiB: {line}");

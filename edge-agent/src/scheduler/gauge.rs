@@ -138,7 +138,8 @@ impl Gauges {
         }
         let is_mean = rule.aggregate == Aggregate::Mean && crossed.is_none() && !beyond;
         let told = if is_mean { state.sum / f64::from(state.samples) } else { value };
-        let interval_s = state.sent.map(|(_, at)| (now - at) as f64 / 1e6);
+        // Whole milliseconds: the rest is chance, and would cost more in the lake than the value itself.
+        let interval_s = state.sent.map(|(_, at)| ((now - at) as f64 / 1e3).round() / 1e3);
         let reading = Reading { value: told, samples: state.samples, interval_s };
         state.sent = Some((told, now));
         state.samples = 0;

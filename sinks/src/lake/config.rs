@@ -75,7 +75,7 @@ impl Default for LakeConfig {
             commit_bytes: ByteSize::mib(128),
             commit_age: Duration::from_mins(1),
             late_age: Duration::from_mins(15),
-            memory: ByteSize::mib(256),
+            memory: ByteSize::mib(192),
             poll_rows: 4096,
             poll_bytes: ByteSize::mib(4),
             row_group_rows: 128 * 1024,

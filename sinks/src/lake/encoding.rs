@@ -32,6 +32,9 @@ const WITHOUT_BOUNDS: [&str; 6] = ["body", "extra", "evidence", "value", "header
 /// all fractions, which monitors round, are smallest with one.
 const GROWING: [&str; 4] = ["seq", "offset", "mem_used_bytes", "disk_used_bytes"];
 
+/// A column of tables in which many rows have the same instant.
+const SNAPSHOT: &str = "snapshot_id";
+
 /// How files are written.
 #[derive(Debug, Clone)]
 pub(super) struct Writing {
@@ -40,12 +43,21 @@ pub(super) struct Writing {
     pub(super) believable: Believable,
 }
 
-/// The properties of a file with these columns.
-pub(super) fn properties(layout: &Layout, how: &Writing) -> Result<WriterProperties, SinkError> {
-    let level = ZstdLevel::try_new(how.zstd_level).map_err(broken)?;
+/// The columns that the rows of a file are sorted by.
+pub(super) fn order(layout: &Layout) -> Vec<SortingColumn> {
     let ascending =
         |column: usize| SortingColumn { column_idx: column as i32, descending: false, nulls_first: true };
-    let order = vec![ascending(layout.agent), ascending(layout.time), ascending(layout.tie)];
+    let columns = [layout.agent].into_iter().chain(layout.series.iter().copied());
+    columns.chain([layout.time, layout.tie]).map(ascending).collect()
+}
+
+/// The properties of a file with these columns. `is_sorted`: its rows are in [`order`].
+pub(super) fn properties(
+    layout: &Layout,
+    how: &Writing,
+    is_sorted: bool,
+) -> Result<WriterProperties, SinkError> {
+    let level = ZstdLevel::try_new(how.zstd_level).map_err(broken)?;
     let mut properties = WriterProperties::builder()
         .set_writer_version(WriterVersion::PARQUET_1_0)
         .set_compression(Compression::ZSTD(level))
@@ -53,11 +65,11 @@ pub(super) fn properties(layout: &Layout, how: &Writing) -> Result<WriterPropert
         .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
         .set_dictionary_enabled(true)
         .set_statistics_enabled(EnabledStatistics::Chunk)
-        .set_sorting_columns(Some(order))
+        .set_sorting_columns(is_sorted.then(|| order(layout)))
         .set_created_by("varta".to_owned());
     for (index, field) in layout.schema.fields().iter().enumerate() {
         let path = ColumnPath::from(field.name().as_str());
-        if let Some(encoding) = encoding(field) {
+        if let Some(encoding) = encoding(layout, field) {
             properties = properties
                 .set_column_dictionary_enabled(path.clone(), false)
                 .set_column_encoding(path.clone(), encoding);
@@ -82,9 +94,11 @@ pub(super) fn properties(layout: &Layout, how: &Writing) -> Result<WriterPropert
 }
 
 /// `None`: a dictionary, and plain values once it has grown too large.
-fn encoding(field: &Field) -> Option<Encoding> {
+fn encoding(layout: &Layout, field: &Field) -> Option<Encoding> {
     match field.data_type() {
-        // Sorted by agent and time, most whole numbers grow slowly or stay.
+        // Rows of one snapshot have the same times: a run of one entry is smaller than steps that are mostly none.
+        DataType::Timestamp(..) if layout.schema.index_of(SNAPSHOT).is_ok() => None,
+        // Those of one monitor grow by its interval.
         DataType::Timestamp(..) => Some(Encoding::DELTA_BINARY_PACKED),
         DataType::Int64 if GROWING.contains(&field.name().as_str()) => Some(Encoding::DELTA_BINARY_PACKED),
         _ => None,

@@ -1,6 +1,10 @@
 //! Finished Parquet files: sorted rows in, one file with its hash and statistics out. Only CPU, no I/O.
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    io::{self, Write},
+    ops::Range,
+    sync::Arc,
+};
 
 use arrow::{
     array::{AsArray as _, BooleanArray, RecordBatch},
@@ -8,6 +12,7 @@ use arrow::{
 };
 use bytes::Bytes;
 use chrono::DateTime;
+use object_store::PutPayload;
 use parquet::arrow::ArrowWriter;
 use sha2::{Digest, Sha256};
 
@@ -34,7 +39,7 @@ pub(super) struct DataFile {
     /// `YYYY-MM-DD`.
     pub(super) day: String,
     pub(super) rows: usize,
-    pub(super) content: Bytes,
+    pub(super) content: PutPayload,
     /// Lowercase hexadecimal.
     pub(super) sha256: String,
     /// Statistics as the Delta log keeps them.
@@ -55,7 +60,7 @@ pub(super) fn write_day(
     let layout = shape.layout();
     let keys = &ordered.keys[day];
     let batches: Vec<&RecordBatch> = ordered.batches.iter().collect();
-    let mut writer = FileWriter::new(layout.clone(), how)?;
+    let mut writer = FileWriter::new(layout.clone(), how, true)?;
     let bytes: usize = batches.iter().map(|batch| batch.get_array_memory_size()).sum();
     let rows_at_once = (CHUNK_BYTES / (bytes / ordered.keys.len().max(1)).max(1)).clamp(64, CHUNK);
     let mut indices = Vec::with_capacity(rows_at_once);
@@ -74,20 +79,21 @@ pub(super) fn write_day(
 
 /// A file that is being written, in memory.
 pub(super) struct FileWriter {
-    writer: ArrowWriter<Vec<u8>>,
+    writer: ArrowWriter<Pieces>,
     layout: Layout,
     rows: usize,
     bounds: Bounds,
 }
 
 impl FileWriter {
-    pub(super) fn new(layout: Layout, how: &Writing) -> Result<Self, SinkError> {
-        let properties = encoding::properties(&layout, how)?;
-        let writer = ArrowWriter::try_new(Vec::new(), Arc::clone(&layout.schema), Some(properties));
+    /// `is_sorted`: what will be written is in the table's order.
+    pub(super) fn new(layout: Layout, how: &Writing, is_sorted: bool) -> Result<Self, SinkError> {
+        let properties = encoding::properties(&layout, how, is_sorted)?;
+        let writer = ArrowWriter::try_new(Pieces::default(), Arc::clone(&layout.schema), Some(properties));
         Ok(Self { writer: writer.map_err(broken)?, layout, rows: 0, bounds: Bounds::default() })
     }
 
-    /// Appends rows, which must follow those written in order.
+    /// Appends rows.
     pub(super) fn write(&mut self, batch: &RecordBatch) -> Result<(), SinkError> {
         self.bounds.extend(&self.layout, batch);
         self.rows += batch.num_rows();
@@ -96,17 +102,55 @@ impl FileWriter {
 
     /// Ends the file. `day` as `YYYY-MM-DD`.
     pub(super) fn finish(self, day: String) -> Result<DataFile, SinkError> {
-        let mut content = self.writer.into_inner().map_err(broken)?;
-        content.shrink_to_fit();
-        let content = Bytes::from(content);
+        let pieces = self.writer.into_inner().map_err(broken)?.finish();
+        let mut hash = Sha256::new();
+        for piece in &pieces {
+            hash.update(piece);
+        }
         Ok(DataFile {
             path: format!("{PARTITION}={day}/part-00000-{}-c000.zstd.parquet", uuid::Uuid::now_v7()),
             rows: self.rows,
-            sha256: hex(&Sha256::digest(&content)),
+            sha256: hex(&hash.finalize()),
             statistics: self.bounds.statistics(&self.layout, self.rows),
-            content,
+            content: pieces.into_iter().collect(),
             day,
         })
+    }
+}
+
+/// Bytes of a piece of a file in memory.
+const PIECE: usize = 1 << 20;
+
+/// A file's bytes in pieces: one that grew as a whole would be there twice each time that it moves.
+#[derive(Default)]
+struct Pieces {
+    full: Vec<Bytes>,
+    last: Vec<u8>,
+}
+
+impl Pieces {
+    fn finish(mut self) -> Vec<Bytes> {
+        self.last.shrink_to_fit();
+        self.full.push(self.last.into());
+        self.full
+    }
+}
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.last.len() == PIECE {
+            self.full.push(std::mem::take(&mut self.last).into());
+        }
+        if self.last.capacity() == 0 {
+            self.last.reserve_exact(PIECE);
+        }
+        let many = bytes.len().min(PIECE - self.last.len());
+        self.last.extend_from_slice(&bytes[..many]);
+        Ok(many)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

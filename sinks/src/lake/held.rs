@@ -1,8 +1,8 @@
 //! What one table holds in memory until it is committed, and how it is cut by what the table has already.
 
-use std::{collections::BTreeMap, ops::Range, time::Instant};
+use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Instant};
 
-use arrow::error::ArrowError;
+use arrow::{compute::concat_batches, error::ArrowError};
 use bytes::Bytes;
 use eventlog::dead_letter::DeadLetter;
 
@@ -11,6 +11,11 @@ use crate::batch::{Place, Rows, Span};
 
 /// What a record that is not kept as a row costs here.
 const APART: usize = size_of::<(i32, i64, &'static str)>();
+
+/// Small batches become one when they have so many rows …
+const WHOLE: usize = 8192;
+/// … or so many bytes. What a batch costs beside its rows is not counted, and blocks of few sizes leave no holes.
+const WHOLE_BYTES: usize = 4 << 20;
 
 /// Rows of one topic with the half-open offset ranges that they cover.
 #[derive(Debug, Default)]
@@ -78,6 +83,7 @@ impl Held {
                 self.count += rows.places.len();
                 self.bytes += cost(&rows);
                 self.rows.push(rows);
+                self.gather()?;
             }
         }
         arrival.letters.retain(|(partition, offset, _)| fresh(*partition, *offset));
@@ -90,6 +96,31 @@ impl Held {
         self.apart.append(&mut arrival.apart);
         self.spans.retain(|_, range| !range.is_empty());
         self.edited();
+        Ok(())
+    }
+
+    /// Makes one batch of the newest small ones when they are enough.
+    fn gather(&mut self) -> Result<(), ArrowError> {
+        let Some(newest) = self.rows.last() else { return Ok(()) };
+        let is_small = |rows: &&Rows| {
+            rows.places.len() < WHOLE
+                && rows.memory() < WHOLE_BYTES
+                && rows.kind == newest.kind
+                && Arc::ptr_eq(rows.batch.schema_ref(), newest.batch.schema_ref())
+        };
+        let (mut many, mut count, mut bytes) = (0, 0, 0);
+        for rows in self.rows.iter().rev().take_while(is_small) {
+            (many, count, bytes) = (many + 1, count + rows.places.len(), bytes + rows.memory());
+        }
+        if many < 2 || (count < WHOLE && bytes < WHOLE_BYTES) {
+            return Ok(());
+        }
+        let small = self.rows.split_off(self.rows.len() - many);
+        let batch = concat_batches(small[0].batch.schema_ref(), small.iter().map(|rows| &rows.batch))?;
+        let places = small.iter().flat_map(|rows| rows.places.iter().copied()).collect();
+        let rows = Rows { kind: small[0].kind, batch, places }.compact()?;
+        self.bytes = self.bytes - small.iter().map(cost).sum::<usize>() + cost(&rows);
+        self.rows.push(rows);
         Ok(())
     }
 
@@ -277,11 +308,9 @@ fn weight(letter: &DeadLetter) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use arrow::{
-        array::{Int64Array, RecordBatch},
-        datatypes::{DataType, Field, Schema},
+        array::{AsArray as _, Int64Array, RecordBatch},
+        datatypes::{DataType, Field, Int64Type, Schema},
     };
     use proptest::prelude::*;
 
@@ -367,6 +396,29 @@ mod tests {
         assert_eq!(kept.original, poll.slice(10..20));
         drop(poll.try_into_mut().unwrap());
         assert!(held.bytes() < 1000);
+    }
+
+    /// Polls of a quiet topic bring few rows each, and a batch costs some hundred bytes a column beside its rows.
+    #[test]
+    fn small_batches_become_large_ones() {
+        let mut held = Held::default();
+        let schema = arrival(0, 0, 1).rows[0].batch.schema();
+        for from in (0..100_000).step_by(100) {
+            let mut few = arrival(0, from, from + 100);
+            few.rows[0].batch =
+                RecordBatch::try_new(Arc::clone(&schema), few.rows[0].batch.columns().to_vec()).unwrap();
+            held.push(few, |_| None).unwrap();
+        }
+        assert!(held.rows().len() < 100, "{} batches", held.rows().len());
+        assert_eq!(offsets(&held, 0), (0..100_000).collect::<Vec<_>>());
+        let numbers = held
+            .rows()
+            .iter()
+            .flat_map(|rows| rows.batch.column(0).as_primitive::<Int64Type>().values().to_vec());
+        assert!(numbers.eq(0..100_000));
+        let counted = held.bytes();
+        held.count_again();
+        assert_eq!((held.bytes(), held.count()), (counted, 100_000));
     }
 
     proptest! {

@@ -18,10 +18,13 @@ use arrow::{
     datatypes::{Field, Schema, SchemaRef},
 };
 use bytes::Bytes;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::{
+    arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder},
+    file::metadata::SortingColumn,
+};
 
 use super::{
-    encoding::Writing,
+    encoding::{self, Writing},
     files::{CHUNK, CHUNK_BYTES, DataFile, FileWriter, broken},
     shape::{Layout, layout},
 };
@@ -47,6 +50,8 @@ pub(super) fn merge(
     }
     let schemas: Vec<SchemaRef> = opened.iter().map(|(builder, _)| Arc::clone(builder.schema())).collect();
     let layout = layout(&union(&schemas, columns)?)?;
+    // Files of a program that sorted otherwise are merged as well as they can be, and the result claims nothing.
+    let is_sorted = opened.iter().all(|(builder, _)| is_sorted(builder, &layout));
     let mut inputs = Vec::with_capacity(opened.len());
     let mut heap = BinaryHeap::with_capacity(opened.len());
     for (number, (builder, path)) in opened.into_iter().enumerate() {
@@ -58,7 +63,7 @@ pub(super) fn merge(
         }
         inputs.push(input);
     }
-    let mut writer = FileWriter::new(layout.clone(), how)?;
+    let mut writer = FileWriter::new(layout.clone(), how, is_sorted)?;
     let mut chunk = Chunk::default();
     while let Some(Reverse(head)) = heap.pop() {
         let input = &mut inputs[head.input];
@@ -93,6 +98,21 @@ fn unreadable(path: &str, error: &dyn std::fmt::Display) -> SinkError {
     SinkError::Fatal(format!("lake file {path} cannot be read: {error}"))
 }
 
+/// Whether the file says that its rows are in the order of `layout`. It may have fewer columns, and names them by number.
+fn is_sorted(file: &ParquetRecordBatchReaderBuilder<Bytes>, layout: &Layout) -> bool {
+    let named = |columns: &[SortingColumn], schema: &Schema| -> Vec<Option<String>> {
+        let name = |column: &SortingColumn| {
+            schema.fields().get(column.column_idx as usize).map(|field| field.name().clone())
+        };
+        columns.iter().map(name).collect()
+    };
+    let wanted = named(&encoding::order(layout), &layout.schema);
+    file.metadata()
+        .row_groups()
+        .iter()
+        .all(|group| group.sorting_columns().is_some_and(|columns| named(columns, file.schema()) == wanted))
+}
+
 /// Columns of any of the files, in the table's order.
 fn union(schemas: &[SchemaRef], columns: &[String]) -> Result<SchemaRef, SinkError> {
     let mut fields: Vec<Field> = Vec::new();
@@ -124,6 +144,7 @@ fn union(schemas: &[SchemaRef], columns: &[String]) -> Result<SchemaRef, SinkErr
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Head {
     agent: String,
+    series: Vec<String>,
     time: i64,
     tie: i64,
     input: usize,
@@ -139,6 +160,7 @@ struct Input {
 struct Cursor {
     batch: RecordBatch,
     agents: StringArray,
+    series: Vec<StringArray>,
     times: Int64Array,
     ties: Int64Array,
     row: usize,
@@ -169,12 +191,22 @@ impl Input {
     }
 
     fn head(&self, input: usize) -> Head {
-        let (agent, time, tie) = self.cursor.as_ref().map_or(("", i64::MAX, i64::MAX), Cursor::key);
-        Head { agent: agent.to_owned(), time, tie, input }
+        let Some(cursor) = &self.cursor else {
+            return Head { agent: String::new(), series: Vec::new(), time: i64::MAX, tie: i64::MAX, input };
+        };
+        let (agent, time, tie) = cursor.key();
+        let series = cursor.series().map(str::to_owned).collect();
+        Head { agent: agent.to_owned(), series, time, tie, input }
     }
 
     fn is_behind(&self, head: &Head) -> bool {
-        self.cursor.as_ref().is_some_and(|cursor| cursor.key() > (head.agent.as_str(), head.time, head.tie))
+        let Some(cursor) = &self.cursor else { return false };
+        let (agent, time, tie) = cursor.key();
+        let order = agent
+            .cmp(head.agent.as_str())
+            .then_with(|| cursor.series().cmp(head.series.iter().map(String::as_str)))
+            .then_with(|| (time, tie).cmp(&(head.time, head.tie)));
+        order.is_gt()
     }
 }
 
@@ -192,15 +224,24 @@ impl Cursor {
         };
         let agents = batch.column(layout.agent).as_string_opt::<i32>();
         let agents = agents.ok_or_else(|| broken("a file cannot be sorted by its agent"))?.clone();
+        let texts = |column: &usize| batch.column(*column).as_string_opt::<i32>().cloned();
+        let series = layout.series.iter().filter_map(texts).collect();
         let (times, ties) = (whole(layout.time)?, whole(layout.tie)?);
-        Ok(Self { batch, agents, times, ties, row: 0, slot: None })
+        Ok(Self { batch, agents, series, times, ties, row: 0, slot: None })
     }
 
     fn key(&self) -> (&str, i64, i64) {
-        let agent = if self.agents.is_null(self.row) { "" } else { self.agents.value(self.row) };
         let number = |numbers: &Int64Array| column::number(numbers, self.row).unwrap_or(i64::MIN);
-        (agent, number(&self.times), number(&self.ties))
+        (text(&self.agents, self.row), number(&self.times), number(&self.ties))
     }
+
+    fn series(&self) -> impl Iterator<Item = &str> {
+        self.series.iter().map(|texts| text(texts, self.row))
+    }
+}
+
+fn text(texts: &StringArray, row: usize) -> &str {
+    if texts.is_null(row) { "" } else { texts.value(row) }
 }
 
 /// Rows that are written together.
@@ -259,5 +300,47 @@ impl Chunk {
         self.indices.clear();
         self.number += 1;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use schemas::{family::Family, record::RecordKind};
+
+    use super::{
+        super::{
+            dates::Believable,
+            shape::{Content, Shape},
+        },
+        *,
+    };
+
+    /// Files of an earlier version are sorted otherwise: no reader may be told that their rows are in order.
+    #[test]
+    fn a_merge_claims_an_order_only_if_all_of_its_files_have_it() {
+        let how = Writing {
+            row_group_rows: 100,
+            zstd_level: 1,
+            believable: Believable::new(Duration::from_hours(1), Duration::from_hours(1)),
+        };
+        let layout = Shape::new(Content::Kind(RecordKind::Family(Family::HostMetrics))).unwrap().layout();
+        let columns =
+            layout.schema.fields().iter().map(|field| new_null_array(field.data_type(), 3)).collect();
+        let rows = RecordBatch::try_new(Arc::clone(&layout.schema), columns).unwrap();
+        let names: Vec<String> = layout.schema.fields().iter().map(|field| field.name().clone()).collect();
+        let file = |is_sorted: bool| {
+            let mut writer = FileWriter::new(layout.clone(), &how, is_sorted).unwrap();
+            writer.write(&rows).unwrap();
+            let content = writer.finish("2025-11-21".to_owned()).unwrap().content;
+            ("f".to_owned(), Bytes::from(content))
+        };
+        for (second, claims) in [(true, true), (false, false)] {
+            let merged = merge(vec![file(true), file(second)], &names, "2025-11-21", &how).unwrap();
+            assert_eq!(merged.rows, 6);
+            let read = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(merged.content)).unwrap();
+            assert_eq!(read.metadata().row_group(0).sorting_columns().is_some(), claims);
+        }
     }
 }

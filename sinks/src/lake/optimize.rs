@@ -207,8 +207,10 @@ impl Compaction {
         }
         upload(&*self.objects, &self.name, &file).await?;
         failpoint::hit("lake.optimize.before_commit");
-        let merged =
-            Small { piece: Piece { path: file.path.clone(), bytes: file.content.len() as u64 }, rows };
+        let merged = Small {
+            piece: Piece { path: file.path.clone(), bytes: file.content.content_length() as u64 },
+            rows,
+        };
         if !self.commit(day, group, file).await? {
             self.found.given_up += 1;
             // The next vacuum takes it otherwise.
@@ -383,6 +385,8 @@ fn is_ours(path: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn small(bytes: u64) -> Small {
@@ -399,6 +403,24 @@ mod tests {
         let mut many: Vec<Small> = (0..200).map(|_| small(1)).collect();
         assert_eq!(choose(&mut many, 60).unwrap().len(), 60);
         assert_eq!(choose(&mut many, 1000).unwrap().len(), TOGETHER);
+    }
+
+    proptest! {
+        /// Merged again and again, at most one file of a day is less than half as large as it should be.
+        #[test]
+        fn one_small_file_is_left(sizes in prop::collection::vec(1..40u64, 0..300), target in 40..200u64) {
+            let is_small = |file: &Small| file.piece.bytes < target / 2;
+            let (mut files, mut large): (Vec<Small>, Vec<Small>) = sizes.iter().map(|s| small(*s)).partition(is_small);
+            while let Some(group) = choose(&mut files, target) {
+                prop_assert!(group.len() > 1);
+                let merged = small(group.iter().map(|file| file.piece.bytes).sum());
+                prop_assert!(merged.piece.bytes <= target);
+                if is_small(&merged) { files.push(merged) } else { large.push(merged) }
+            }
+            prop_assert!(files.len() <= 1);
+            let bytes = files.iter().chain(&large).map(|file| file.piece.bytes).sum::<u64>();
+            prop_assert_eq!(bytes, sizes.iter().sum::<u64>());
+        }
     }
 
     #[test]

@@ -31,6 +31,8 @@ use crate::{
 pub(super) const BY_ARRIVAL: &str = "dt_by_arrival";
 /// The partition column.
 pub(super) const PARTITION: &str = "dt";
+/// Columns that name what is measured, where a table has them.
+const SERIES: [&str; 4] = ["event_type", "disk", "net_interface", "sensor"];
 /// Last column of the envelope that all families share.
 const ENVELOPE_END: &str = "extra";
 
@@ -73,11 +75,14 @@ impl Content {
     }
 }
 
-/// Columns of files and those that rows are sorted by: text, time, number.
+/// Columns of files and those that rows are sorted by: text, series where there are any, time, number.
 #[derive(Debug, Clone)]
 pub(super) struct Layout {
     pub(super) schema: SchemaRef,
     pub(super) agent: usize,
+    /// These name what is measured. What is said of it again and again stands together: its times then grow by an
+    /// interval, and columns that it does not have are one long null.
+    pub(super) series: Vec<usize>,
     pub(super) time: usize,
     pub(super) tie: usize,
 }
@@ -88,8 +93,9 @@ pub(super) struct Shape {
     pub(super) content: Content,
     /// Columns of a batch, without [`BY_ARRIVAL`] and [`PARTITION`].
     pub(super) schema: SchemaRef,
-    /// Rows are sorted by these: text, time, number.
+    /// Rows are sorted by these: text, series, time, number.
     pub(super) agent: usize,
+    pub(super) series: Vec<usize>,
     pub(super) time: usize,
     pub(super) tie: usize,
     /// When the row arrived; without it the record's time in the log counts.
@@ -116,9 +122,9 @@ impl Shape {
             }
         };
         let schema = Schema::new(fields);
-        let Layout { agent, time, tie, .. } = layout(&Arc::new(schema.clone()))?;
+        let Layout { agent, series, time, tie, .. } = layout(&Arc::new(schema.clone()))?;
         let arrival = schema.index_of("received_at").ok();
-        Ok(Self { content, schema: Arc::new(schema), agent, time, tie, arrival })
+        Ok(Self { content, schema: Arc::new(schema), agent, series, time, tie, arrival })
     }
 
     /// Columns of a Parquet file.
@@ -129,7 +135,8 @@ impl Shape {
     }
 
     pub(super) fn layout(&self) -> Layout {
-        Layout { schema: self.file_schema(), agent: self.agent, time: self.time, tie: self.tie }
+        let Self { agent, time, tie, .. } = *self;
+        Layout { schema: self.file_schema(), agent, series: self.series.clone(), time, tie }
     }
 
     /// Columns that rows bring and this table does not know yet: a newer version of the record has come.
@@ -266,8 +273,12 @@ pub(super) fn layout(schema: &SchemaRef) -> Result<Layout, SinkError> {
     let time = named(&["timestamp", "event_time", "window_start"])
         .or_else(|| first(|kind| matches!(kind, DataType::Timestamp(..))));
     let tie = named(&["seq", "revision", "offset"]).or(time);
+    let is_text = |column: &usize| *schema.field(*column).data_type() == DataType::Utf8;
+    let series = SERIES.iter().filter_map(|name| schema.index_of(name).ok()).filter(is_text).collect();
     match (agent, time, tie) {
-        (Some(agent), Some(time), Some(tie)) => Ok(Layout { schema: Arc::clone(schema), agent, time, tie }),
+        (Some(agent), Some(time), Some(tie)) => {
+            Ok(Layout { schema: Arc::clone(schema), agent, series, time, tie })
+        }
         _ => Err(SinkError::Fatal("a table without text or time cannot be sorted".to_owned())),
     }
 }

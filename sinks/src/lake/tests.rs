@@ -466,6 +466,8 @@ async fn small_files_become_one_sorted_file_and_nothing_is_lost() {
     assert!((sum(&before) - sum(&lake.rows("host_metrics"))).abs() < 1e-6);
     let verified = lake.verified(&world, "host_metrics").await;
     assert_eq!((verified.problems, verified.rows, verified.files), (vec![], 210, 2));
+    let table = info(&lake.config, &world.topics).await.unwrap().remove(0);
+    assert!(table.days.values().all(|day| day.small == 1 && day.files == 1), "{:?}", table.days);
     // a writer goes on beside it, and a second run finds nothing to do
     writer.accept_times(&world, 210, &[NOW]).await;
     writer.commit().await.unwrap();
@@ -499,6 +501,63 @@ async fn a_broken_table_does_not_keep_the_others_from_being_optimised() {
         assert_eq!(table.failed.is_none(), table.table == "host_metrics", "{table:?}");
     }
     assert_eq!(lake.files("host_metrics").len(), 1);
+}
+
+/// Two monitors take turns; in files, merged or not, what each says stands together.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_monitor_says_again_and_again_stands_together() {
+    let (world, lake) = (World::new(1), Lake::new());
+    let topic = world.topics.events(Family::HostMetrics);
+    let (running, stop) = lake.start(&world, world.log.handle());
+    for round in 0..2_i64 {
+        for seq in round * 40..(round + 1) * 40 {
+            let (kind, payload) = match seq % 2 {
+                0 if seq % 4 == 0 => ("disk_usage", r#"{"disk":"/","disk_used_bytes":4096}"#),
+                0 => ("disk_usage", r#"{"disk":"/home","disk_used_bytes":8192}"#),
+                _ => ("cpu_usage", r#"{"cpu_percent":1.5}"#),
+            };
+            let (agent, time) = (seq % 3, NOW + seq * 1000);
+            let event = format!(
+                r#"{{"agent_id":"a{agent}","session":7,"lane":"normal","seq":{seq},"event_time":{time},
+                    "event_type":"{kind}","source":"s","payload":{payload}}}"#
+            );
+            world.send(&topic, 0, world.event(&event));
+        }
+        let rows = (round as usize + 1) * 40;
+        until("the round", || lake.identities("host_metrics").len() == rows).await;
+    }
+    stop.request();
+    running.await.unwrap().unwrap();
+    let are_sorted = || {
+        for file in lake.files("host_metrics") {
+            assert_eq!(order_of(&lake, &file), SORTED);
+        }
+        for batch in lake.rows("host_metrics") {
+            let text = |name: &str| batch.column_by_name(name).unwrap().as_string::<i32>().clone();
+            let (agents, kinds, disks) = (text("agent_id"), text("event_type"), text("disk"));
+            let times = batch.column_by_name("event_time").unwrap();
+            let times = times.as_primitive::<TimestampMicrosecondType>().clone();
+            let key = |row: usize| (agents.value(row), kinds.value(row), disks.value(row), times.value(row));
+            assert!((1..batch.num_rows()).all(|row| key(row - 1) < key(row)), "{batch:?}");
+        }
+    };
+    are_sorted();
+    assert!(lake.files("host_metrics").len() > 1);
+    optimize_anyhow(&lake.config, &world.topics, &compacting()).await.unwrap();
+    assert_eq!(lake.files("host_metrics").len(), 1);
+    assert_eq!(lake.rows("host_metrics").iter().map(RecordBatch::num_rows).sum::<usize>(), 80);
+    are_sorted();
+}
+
+const SORTED: [&str; 7] = ["agent_id", "event_type", "disk", "net_interface", "sensor", "event_time", "seq"];
+
+/// Columns by which a file says that it is sorted.
+fn order_of(lake: &Lake, file: &str) -> Vec<String> {
+    let file = fs_err::File::open(lake.folder.path().join("host_metrics").join(file)).unwrap();
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file.into_parts().0).unwrap();
+    let columns = reader.metadata().row_group(0).sorting_columns().cloned().unwrap_or_default();
+    let name = |column: i32| reader.schema().field(column as usize).name().clone();
+    columns.iter().map(|column| name(column.column_idx)).collect()
 }
 
 /// Files that a reader of an older version or a writer before its commit needs stay.

@@ -380,12 +380,12 @@ pub(super) async fn upload(
 ) -> Result<(), SinkError> {
     let away = |error: &dyn std::fmt::Display| SinkError::unavailable(format!("lake table {table}"), error);
     let path = Path::parse(&file.path).map_err(|error| SinkError::Fatal(error.to_string()))?;
-    tokio::time::timeout(UPLOAD, objects.put(&path, file.content.clone().into()))
+    tokio::time::timeout(UPLOAD, objects.put(&path, file.content.clone()))
         .await
         .map_err(|_| away(&"the upload took too long"))?
         .map_err(|error| away(&error))?;
     metrics::counter!("varta_sinks_lake_files_total").increment(1);
-    metrics::counter!("varta_sinks_lake_bytes_total").increment(file.content.len() as u64);
+    metrics::counter!("varta_sinks_lake_bytes_total").increment(file.content.content_length() as u64);
     Ok(())
 }
 
@@ -438,7 +438,7 @@ pub(super) fn add(file: DataFile, data_change: bool) -> Add {
     Add {
         path: file.path,
         partition_values: HashMap::from([(PARTITION.to_owned(), Some(file.day))]),
-        size: file.content.len() as i64,
+        size: file.content.content_length() as i64,
         modification_time: chrono::Utc::now().timestamp_millis(),
         data_change,
         stats: Some(file.statistics),

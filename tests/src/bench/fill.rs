@@ -16,6 +16,9 @@ use schemas::wire;
 use super::watermark::Watermarks;
 use crate::load::Mix;
 
+/// Takes a record: its key, its framed value and its event time, µs.
+pub type Each<'a> = dyn FnMut(Option<&str>, &[u8], i64) -> anyhow::Result<()> + 'a;
+
 /// Which agents send, and how many events in all.
 #[derive(Clone, Copy, Debug)]
 pub struct Fill {
@@ -68,7 +71,7 @@ impl Fill {
     pub fn records(
         &self,
         ids: &dyn Fn(RecordKind) -> anyhow::Result<u32>,
-        each: &mut dyn FnMut(Option<&str>, &[u8], i64) -> anyhow::Result<()>,
+        each: &mut Each<'_>,
     ) -> anyhow::Result<()> {
         let translator = Translator::new();
         let mut seqs = vec![[0_i64; 3]; usize::try_from(self.agents)?];

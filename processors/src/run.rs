@@ -108,7 +108,7 @@ pub async fn run<L: Log>(
             Workers::start(&log, name, count, of_slot, plan, &health, &shutdown).await?
         }
         JobName::Fleet => {
-            let plan = move || FleetJob::new(setup.clone());
+            let plan = move || FleetJob::new(&setup);
             Workers::start(&log, name, count, of_slot, plan, &health, &shutdown).await?
         }
     };

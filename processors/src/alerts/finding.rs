@@ -153,6 +153,9 @@ pub(crate) struct Lasting<'a> {
     pub(crate) evidence: Vec<Map<String, Value>>,
 }
 
+/// What a column says, for people.
+type ValueOf<'a> = Box<dyn Fn(&str) -> Option<String> + 'a>;
+
 /// A window over many agents that a rule holds for. Times are in µs.
 pub(crate) struct OfFleet<'a> {
     /// What tells its group from others, of all rules.
@@ -166,7 +169,7 @@ pub(crate) struct OfFleet<'a> {
     /// The first rows of the first agents.
     pub(crate) evidence: Vec<Map<String, Value>>,
     /// Values of the columns that the message may name.
-    pub(crate) value: Box<dyn Fn(&str) -> Option<String> + 'a>,
+    pub(crate) value: ValueOf<'a>,
 }
 
 /// What findings about many agents have in place of an agent.

@@ -324,16 +324,12 @@ impl CoreJob {
         output: &mut Output<'_>,
     ) -> Result<(), JobError> {
         let judge = self.rules.judge();
-        match (&self.fleet, records.first()) {
-            (Some(fleet), Some(first)) => {
-                let of = (first.partition, &state.rules);
-                fleet.send(judge, batch, of, &mut self.encoders, output)
-            }
-            _ => {
-                judge.leave_fleet();
-                Ok(())
-            }
+        if let (Some(fleet), Some(first)) = (&self.fleet, records.first()) {
+            let of = (first.partition, &state.rules);
+            return fleet.send(judge, batch, of, &mut self.encoders, output);
         }
+        judge.leave_fleet();
+        Ok(())
     }
 
     /// Settles which rules hold for these records; answers what ends with rules that are gone.

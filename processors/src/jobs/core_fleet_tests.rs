@@ -24,6 +24,9 @@ const RULE: &str = "id: everywhere\ntitle: Everywhere\nseverity: high\ndescripti
 /// A program that started: when, where, which.
 type Start = (i64, String, String);
 
+/// What arrives at raw, as a script has it.
+type Arrivals = Vec<(i64, Option<i32>, String, Bytes)>;
+
 /// Both jobs with this rule.
 #[derive(Clone)]
 struct Jobs {
@@ -39,7 +42,7 @@ fn jobs() -> Jobs {
         let (lateness, hold) = (Lateness(2 * SECOND), Hold(30 * 24 * 3_600 * SECOND));
         let setup = CoreSetup { registry, ids, topics: Topics::default(), rules, lateness, hold };
         let core = CoreJob::new(setup.clone()).unwrap().with_fleet(PARTITIONS, PARTITIONS);
-        let fleet = FleetJob::new(setup).unwrap();
+        let fleet = FleetJob::new(&setup).unwrap();
         Jobs { core: Kept(Arc::new(Mutex::new(core))), fleet: Kept(Arc::new(Mutex::new(fleet))) }
     };
     JOBS.get_or_init(made).clone()
@@ -131,7 +134,7 @@ impl Town {
         self.script.event(arrives, &message)
     }
 
-    fn rows(mut self, until: i64) -> (Vec<(i64, Option<i32>, String, Bytes)>, Vec<Start>) {
+    fn rows(mut self, until: i64) -> (Arrivals, Vec<Start>) {
         for at in (0..until).step_by(5) {
             self.script.clock("b", START + at * SECOND);
         }
@@ -140,7 +143,7 @@ impl Town {
 }
 
 /// Forty minutes of a dozen machines: programs that spread and programs that do not, late by up to 20 s, repeated.
-fn town(seed: u64) -> (Vec<(i64, Option<i32>, String, Bytes)>, Vec<Start>) {
+fn town(seed: u64) -> (Arrivals, Vec<Start>) {
     let (mut town, mut chance) = (Town::new(), Chance::new(seed));
     let mut events: Vec<(i64, String, String)> = Vec::new();
     for number in 0..150 {

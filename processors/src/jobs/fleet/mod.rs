@@ -73,7 +73,7 @@ impl Drop for FleetState {
 
 impl FleetJob {
     /// Plans everything once. Lateness and hold of the setup are not used: they were, where the rows come from.
-    pub fn new(setup: CoreSetup) -> Result<Self, JobError> {
+    pub fn new(setup: &CoreSetup) -> Result<Self, JobError> {
         Ok(Self {
             decoder: BatchDecoder::new(Arc::clone(&setup.registry)),
             encoders: Encoders::new(setup.ids.clone()),

@@ -114,7 +114,7 @@ struct Ordeal {
 impl Ordeal {
     /// The sink dies at each step, falls asleep at each step, and at last somebody catches up.
     async fn new(stage: &Stage, (sink, steps): (&'static str, &[&'static str])) -> anyhow::Result<Self> {
-        let progress = Progress::watch(stage, sink)?;
+        let progress = Progress::watch(stage, sink);
         for step in steps {
             let mut doomed = life(stage, sink, "doomed", &format!("{step}=2"))?;
             let before = doomed.deaths_at(step)?;

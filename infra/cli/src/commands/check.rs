@@ -25,7 +25,9 @@ pub(crate) struct Args {
 /// Reports on the configuration and, if asked, on the servers.
 pub(crate) async fn check(config: &Config, args: &Args) -> anyhow::Result<Exit> {
     if let Some(problems) = rules::problems(config.process.rules.clone()).await? {
-        problems.iter().for_each(|problem| eprintln!("{problem}"));
+        for problem in problems {
+            eprintln!("{problem}");
+        }
         return Ok(Exit::WrongConfiguration);
     }
     println!("configuration: in order");

@@ -22,7 +22,9 @@ pub(crate) async fn run(config: Config, parts: &[Part]) -> anyhow::Result<Exit> 
     if parts.contains(&Part::Process)
         && let Some(problems) = rules::problems(config.process.rules.clone()).await?
     {
-        problems.iter().for_each(|problem| eprintln!("{problem}"));
+        for problem in problems {
+            eprintln!("{problem}");
+        }
         return Ok(Exit::WrongConfiguration);
     }
     let _log = runtime::logging::init(&config.log).context("cannot open the log")?;

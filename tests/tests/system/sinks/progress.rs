@@ -34,14 +34,14 @@ struct Seen {
 }
 
 impl Progress {
-    pub(super) fn watch(stage: &Stage, sink: &'static str) -> anyhow::Result<Self> {
+    pub(super) fn watch(stage: &Stage, sink: &'static str) -> Self {
         // PostgreSQL takes only some of the families.
         let families: &[Family] = match sink {
             "postgres" => &[Family::ProcessEvent],
             _ => &[Family::HostMetrics, Family::ProcessEvent],
         };
         let topics = families.iter().map(|family| stage.topics().events(*family).to_string()).collect();
-        Ok(Self { sink, topics, seen: Mutex::default() })
+        Self { sink, topics, seen: Mutex::default() }
     }
 
     /// Looks where the store stands; fails from then on when an offset is smaller than before.
@@ -91,7 +91,7 @@ impl Progress {
 
     async fn offsets(&self, stage: &Stage) -> anyhow::Result<Offsets> {
         match self.sink {
-            "lake" => blocking(|| self.in_lake(stage)),
+            "lake" => blocking(|| Self::in_lake(stage)),
             "postgres" => self.in_postgres(stage).await,
             _ => blocking(|| self.in_group(stage)),
         }
@@ -135,7 +135,7 @@ impl Progress {
     }
 
     /// The last of each application id in the logs of the tables.
-    fn in_lake(&self, stage: &Stage) -> anyhow::Result<Offsets> {
+    fn in_lake(stage: &Stage) -> anyhow::Result<Offsets> {
         let mut offsets = Offsets::new();
         if !stage.lake().exists() {
             return Ok(offsets);

@@ -88,9 +88,11 @@ pub(super) fn merge(
 
 /// As many rows as are about [`DECODED`] bytes by what the file says of its uncompressed pages.
 fn rows_at_once(file: &ParquetRecordBatchReaderBuilder<Bytes>) -> usize {
-    let groups = file.metadata().row_groups();
-    let bytes: i64 = groups.iter().map(|group| group.total_byte_size()).sum();
-    let rows: i64 = groups.iter().map(|group| group.num_rows()).sum();
+    let (mut bytes, mut rows) = (0, 0);
+    for group in file.metadata().row_groups() {
+        bytes += group.total_byte_size();
+        rows += group.num_rows();
+    }
     (DECODED / (bytes / rows.max(1)).max(1)).clamp(1, ROWS as i64) as usize
 }
 

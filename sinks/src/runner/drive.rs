@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     Feed,
-    reader::{Command, Event, Reader},
+    reader::{Command, Ends, Event, Reader},
 };
 use crate::{Flush, Sink, SinkError, batch::Batch};
 
@@ -109,10 +109,8 @@ impl<S: Sink> Drive<S> {
             name,
             self.feed.clone(),
             self.sink.takes_new_fields(),
-            events,
-            orders,
+            Ends { events, commands: orders, revoking },
             Arc::clone(&stop.0),
-            revoking,
             health.component(format!("sink.{name}.log")),
         );
         let thread = std::thread::Builder::new()

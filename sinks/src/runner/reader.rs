@@ -47,6 +47,14 @@ pub(super) enum Command {
     Store { number: u64, at: Vec<Position>, answer: oneshot::Sender<Result<(), LogError>> },
 }
 
+/// The thread's ends of what joins it with the sink.
+pub(super) struct Ends {
+    pub(super) events: mpsc::Sender<Event>,
+    pub(super) commands: Receiver<Command>,
+    /// How many times partitions were asked back; the sink learns it here before their event arrives.
+    pub(super) revoking: watch::Sender<u64>,
+}
+
 /// How long a full queue is waited for before the partitions are paused, which throws away what the
 /// client has fetched ahead.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -61,9 +69,8 @@ pub(super) struct Reader {
     takes_new_fields: bool,
     events: mpsc::Sender<Event>,
     commands: Receiver<Command>,
-    stop: Arc<AtomicBool>,
-    /// How many times partitions were asked back; the sink learns it here before their event arrives.
     revoking: watch::Sender<u64>,
+    stop: Arc<AtomicBool>,
     component: Component,
     /// Number of the present assignment.
     assignment: u64,
@@ -87,20 +94,18 @@ impl Reader {
         name: &'static str,
         feed: Feed,
         takes_new_fields: bool,
-        events: mpsc::Sender<Event>,
-        commands: Receiver<Command>,
+        ends: Ends,
         stop: Arc<AtomicBool>,
-        revoking: watch::Sender<u64>,
         component: Component,
     ) -> Self {
         Self {
             name,
             feed,
             takes_new_fields,
-            events,
-            commands,
+            events: ends.events,
+            commands: ends.commands,
+            revoking: ends.revoking,
             stop,
-            revoking,
             component,
             assignment: 0,
             passed_at: Instant::now(),

@@ -65,6 +65,9 @@ impl Consumer for Reader {
     fn start(&mut self, at: &[Position]) -> Result<(), LogError> {
         self.inner.start(at)
     }
+    fn positions(&mut self) -> Vec<Position> {
+        self.inner.positions()
+    }
     fn pause(&mut self, of: &[TopicPartition]) {
         self.inner.pause(of);
     }

@@ -155,6 +155,8 @@ pub(crate) struct FleetConsumer {
     is_assigned: bool,
     has_started: bool,
     is_paused: bool,
+    /// Where reading stands, by topic and partition.
+    next: HashMap<(Arc<str>, i32), i64>,
 }
 
 impl Consumer for FleetConsumer {
@@ -173,6 +175,9 @@ impl Consumer for FleetConsumer {
         while self.fleet.ready.len() < max_records && self.fleet.step() {}
         let many = self.fleet.ready.len().min(max_records);
         let records: Vec<Record> = self.fleet.ready.drain(..many).collect();
+        for record in &records {
+            self.next.insert((Arc::clone(&record.topic), record.partition), record.offset + 1);
+        }
         let bytes = records.iter().filter_map(|record| record.value.as_ref()).map(|value| value.len() as u64);
         let progress = &self.log.progress;
         progress.bytes.fetch_add(bytes.sum(), Ordering::Relaxed);
@@ -191,7 +196,15 @@ impl Consumer for FleetConsumer {
             return Err(LogError::fatal("this log is read once and from its beginning"));
         }
         self.has_started = true;
+        self.next.extend(at.iter().map(|at| ((Arc::clone(&at.topic), at.partition), at.offset)));
         Ok(())
+    }
+
+    fn positions(&mut self) -> Vec<Position> {
+        let of = |((topic, partition), offset): (&(Arc<str>, i32), &i64)| {
+            TopicPartition::new(Arc::clone(topic), *partition).at(*offset)
+        };
+        self.next.iter().map(of).collect()
     }
 
     fn pause(&mut self, _: &[TopicPartition]) {
@@ -238,6 +251,7 @@ impl Log for FleetLog {
             is_assigned: false,
             has_started: false,
             is_paused: false,
+            next: HashMap::new(),
         })
     }
 

@@ -63,7 +63,7 @@ fn unfit(location: &str, why: &str) -> SinkError {
 
 #[cfg(test)]
 mod tests {
-    use std::fmt;
+    use std::{collections::BTreeMap, fmt};
 
     use async_trait::async_trait;
     use futures::stream::BoxStream;
@@ -137,7 +137,7 @@ mod tests {
         assert_eq!(objects(&store).await, 0);
         let folder = tempfile::tempdir().unwrap();
         let location = folder.path().join("lake").to_str().unwrap().to_owned();
-        try_out(&Root { location: location.clone(), options: Default::default() }).await.unwrap();
+        try_out(&Root { location: location.clone(), options: BTreeMap::new() }).await.unwrap();
         assert_eq!(fs_err::read_dir(location).unwrap().count(), 0);
     }
 

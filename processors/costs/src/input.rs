@@ -77,7 +77,7 @@ impl Input {
             goodbye: false,
         };
         let datum = self.translator.clock(&clock);
-        self.record(RecordKind::Clock, &datum, String::new(), self.clock)
+        Ok(self.record(RecordKind::Clock, &datum, String::new(), self.clock))
     }
 
     fn event(&mut self, now: i64) -> anyhow::Result<Record> {
@@ -112,10 +112,10 @@ impl Input {
         };
         let mut rows = self.translator.message(&Bytes::from(message.to_string()), context);
         let row = rows.remove(0).map_err(|refused| anyhow!("{}", refused.reason))?;
-        self.record(RecordKind::Family(row.family), &row.datum, agent.clone(), now)
+        Ok(self.record(RecordKind::Family(row.family), &row.datum, agent.clone(), now))
     }
 
-    fn record(&mut self, kind: RecordKind, datum: &[u8], key: String, now: i64) -> anyhow::Result<Record> {
+    fn record(&mut self, kind: RecordKind, datum: &[u8], key: String, now: i64) -> Record {
         let mut value = Vec::new();
         schemas::wire::frame(self.ids.id(kind), datum, &mut value);
         let record = Record {
@@ -128,6 +128,6 @@ impl Input {
             headers: Vec::new(),
         };
         self.offset += 1;
-        Ok(record)
+        record
     }
 }

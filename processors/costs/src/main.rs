@@ -104,7 +104,10 @@ fn one(what: What, number: usize, scale: f64) -> anyhow::Result<()> {
         What::Rules => play::rules(&meters, number, scaled(10_000), scaled(600_000)),
         What::Agents => play::agents(scaled(number), scaled(300_000).max(30 * scaled(number))),
         What::Restore => state::restore(&meters, scaled(number)),
-        What::Dedup => state::dedup(scaled(number)),
+        What::Dedup => {
+            state::dedup(scaled(number));
+            Ok(())
+        }
         What::Changelog => state::changelog(&meters, number, scale.min(1.0)),
         What::Delivery => delivery::compare(&meters, scaled(number), scaled(600_000)),
     }

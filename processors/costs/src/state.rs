@@ -102,7 +102,7 @@ pub(crate) fn restore(meters: &Meters, agents: usize) -> anyhow::Result<()> {
 }
 
 /// What a lane takes in memory of whose numbers every twentieth is missing: for good, or until eight more have come.
-pub(crate) fn dedup(agents: usize) -> anyhow::Result<()> {
+pub(crate) fn dedup(agents: usize) {
     const NUMBERS: i64 = 1_000;
     for (what, comes_late) in [("never come", false), ("come eight numbers late", true)] {
         let mut bytes = 0;
@@ -120,7 +120,6 @@ pub(crate) fn dedup(agents: usize) -> anyhow::Result<()> {
         let what = format!("dedup, a lane of {NUMBERS} numbers of which 5 % {what}");
         show(&what, bytes as f64 / agents as f64, "bytes");
     }
-    Ok(())
 }
 
 /// So many hours of event time, committed about as often as in life: few rows a commit.

@@ -37,6 +37,14 @@ pub(super) fn payload(row: &str, longest: usize) -> Option<Vec<u8>> {
     serde_json::to_vec(&alert).ok().filter(|bytes| bytes.len() <= longest)
 }
 
+/// The same payload without its evidence; `None`: it has none.
+pub(super) fn without_evidence(payload: &[u8]) -> Option<Vec<u8>> {
+    let mut alert: Map<String, Value> = serde_json::from_slice(payload).ok()?;
+    alert.remove("evidence")?;
+    alert.insert("evidence_omitted".to_owned(), Value::Bool(true));
+    serde_json::to_vec(&alert).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

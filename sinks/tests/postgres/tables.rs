@@ -151,3 +151,27 @@ async fn two_processes_that_start_at_once_store_each_row_once() {
     until(&database, "select count(*) || ' ' || max(cpu_mean) from features_1h", "200 3").await;
     other.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_word_in_the_log_holds_whatever_the_clocks_say() {
+    let (world, database) = (World::new(), Database::create().await);
+    let running = world.start(&database);
+    let topic = world.topics.feedback();
+    let word = |verdict: &str, given_at: i64| json!({ "alert_id": "f", "author": "ann", "verdict": verdict, "verdict_id": 1, "given_at": given_at });
+    let said = "select verdict from alert_feedback";
+    world.send(&topic, RecordKind::Feedback, &[word("tp", NINE)]);
+    until(&database, said, "tp").await;
+    // The clock was wrong by an hour, and is put right.
+    world.send(&topic, RecordKind::Feedback, &[word("benign", NINE + HOUR)]);
+    until(&database, said, "benign").await;
+    world.send(&topic, RecordKind::Feedback, &[word("fp", NINE + 60_000_000)]);
+    until(&database, said, "fp").await;
+    // In one batch as well.
+    world.send(
+        &topic,
+        RecordKind::Feedback,
+        &[word("fp", NINE + HOUR), word("tp", NINE), word("benign", NINE)],
+    );
+    until(&database, said, "benign").await;
+    running.stop().await;
+}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use eventlog::dead_letter::DeadLetter;
-use rumqttc::{ConnectionError, PubAckReason, StateError};
+use rumqttc::{ConnectionError, PubAckReason, StateError, mqttbytes::Error};
 
 use crate::{SinkError, dead_letters::origin, row_json};
 
@@ -37,9 +37,10 @@ impl Failed {
     /// Why a connection ended.
     pub(super) fn ended(error: &ConnectionError) -> Self {
         match error {
-            ConnectionError::MqttState(StateError::OutgoingPacketTooLarge { max, .. }) => {
-                Self::TooLarge { max: *max as usize }
-            }
+            ConnectionError::MqttState(
+                StateError::OutgoingPacketTooLarge { max, .. }
+                | StateError::Deserialization(Error::OutgoingPacketTooLarge { max, .. }),
+            ) => Self::TooLarge { max: *max as usize },
             error => Self::Away(error.to_string()),
         }
     }

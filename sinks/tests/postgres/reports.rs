@@ -393,7 +393,7 @@ async fn what_came_after_a_report_makes_it_due_again_and_nothing_else_does() {
     let until: DateTime<Utc> = "2026-01-12T00:00:00Z".parse().unwrap();
     // the rows came long ago
     let past = "update features_1h set changed_at = '2026-01-07Z'; update user_features_1h set changed_at = '2026-01-07Z';
-                update alerts set stored_at = '2026-01-07Z'";
+                update alerts set stored_at = '2026-01-07Z'; update alert_feedback set stored_at = '2026-01-07Z'";
     connection.execute(past).await.unwrap();
     let weekly = config(Cadence::Week);
     for due in due(&mut connection, &weekly, until).await.unwrap() {

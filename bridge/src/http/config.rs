@@ -92,7 +92,7 @@ pub struct LimitsConfig {
     /// How long a TLS handshake, and then the head of a request, may take; also how long a connection may idle.
     #[serde(with = "humantime_serde")]
     pub head_timeout: Duration,
-    /// How long the body of a request may take.
+    /// How long the body of a request may take; also how long an answer may wait without a byte of it being read.
     #[serde(with = "humantime_serde")]
     pub body_timeout: Duration,
     /// How long Kafka may take to confirm a request before its sender hears 503.

@@ -5,8 +5,8 @@
 //! and the sender keeps what it has; it may send again, for events carry their identity, or are given one by the
 //! request's `Idempotency-Key`.
 //!
-//! Everything is bounded before it is read: connections, the time for a head and for a body, bytes as sent and
-//! inflated, requests and bytes that Kafka has not confirmed, requests a second of each key.
+//! Everything is bounded before it is read: connections, the time for a head, for a body and for an answer to be read,
+//! bytes as sent and inflated, requests and bytes that Kafka has not confirmed, requests a second of each key.
 //!
 //! Limits: HTTP/1.1 only. Requests are translated on the thread that serves their connection, 2 MiB in some 10 ms.
 
@@ -15,6 +15,7 @@ pub(crate) mod config;
 mod courier;
 mod gate;
 mod limits;
+mod patience;
 mod refusal;
 mod routes;
 mod server;

@@ -10,6 +10,9 @@ use serde::Serialize;
 use super::body::BodyRefused;
 use crate::keys::Denied;
 
+/// Most bad events that an answer names; of the rest it says how many. What waits to be read by its sender lies outside of
+/// what is counted for requests, and must be little.
+pub(super) const MAX_NAMED: usize = 100;
 /// Longest reason told of one event, in bytes.
 const MAX_REASON: usize = 300;
 /// When to come again after an answer for which no better time is known.

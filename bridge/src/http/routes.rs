@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::for_events;
 use super::gate::{Gate, Loaded, form};
-use super::refusal::{BadEvent, Refusal};
+use super::refusal::{BadEvent, MAX_NAMED, Refusal};
 use crate::intake::{Arrival, Parcel, Turned, Voice, cut};
 use crate::keys::Key;
 
@@ -39,9 +39,12 @@ struct Asked {
 struct Taken {
     /// How many events are in Kafka.
     accepted: usize,
-    /// Those that are not, and became dead letters.
+    /// Those that are not, and became dead letters; the first of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     refused: Vec<BadEvent>,
+    /// How many these are in all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused_total: Option<usize>,
 }
 
 /// A key, and the agent that the request names.
@@ -152,20 +155,23 @@ async fn take_events(
         let speaker = Speaker { key: &key, agent: asked.agent.as_deref() };
         let judged =
             gate.intake.judge(&arrival, &cut, &speaker).map_err(|turned| turned_away(turned, &key))?;
-        let bad: Vec<BadEvent> = judged
-            .iter()
-            .enumerate()
-            .filter_map(|(index, event)| Some(BadEvent::new(index, event.refused()?)))
-            .collect();
-        if !bad.is_empty() && !asked.partial {
-            let error = format!("{} of {} events are bad; none was taken", bad.len(), judged.len());
+        let refused = judged.iter().enumerate().filter_map(|(index, event)| Some((index, event.refused()?)));
+        let total = refused.clone().count();
+        let named: Vec<BadEvent> =
+            refused.take(MAX_NAMED).map(|(index, reason)| BadEvent::new(index, reason)).collect();
+        if total > 0 && !asked.partial {
+            let error = format!("{total} of {} events are bad; none was taken", judged.len());
             return Err(Refusal {
-                events: bad,
+                events: named,
                 ..Refusal::new(StatusCode::BAD_REQUEST, "bad_events", error)
             });
         }
-        let accepted = judged.len() - bad.len();
-        (gate.intake.gather(&arrival, judged), Taken { accepted, refused: bad })
+        let taken = Taken {
+            accepted: judged.len() - total,
+            refused: named,
+            refused_total: Some(total).filter(|total| *total > 0),
+        };
+        (gate.intake.gather(&arrival, judged), taken)
     };
     let (Parcel { records, tally, .. }, taken) = parcel;
     drop((cut, arrival));
@@ -221,5 +227,6 @@ async fn take_feedback(
     let feedback = Feedback::from_json(&bytes, &key.name, now_us())
         .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, "bad_feedback", error.to_string()))?;
     gate.deliver(vec![gate.intake.feedback_record(&feedback)], share).await?;
-    Ok((StatusCode::ACCEPTED, Json(Taken { accepted: 1, refused: Vec::new() })).into_response())
+    Ok((StatusCode::ACCEPTED, Json(Taken { accepted: 1, refused: Vec::new(), refused_total: None }))
+        .into_response())
 }

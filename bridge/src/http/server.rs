@@ -19,6 +19,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::config::LimitsConfig;
 use super::gate::Gate;
+use super::patience::Patient;
 use super::routes;
 
 /// Largest head of a request, and the most that is read of a body before somebody asks for it.
@@ -133,7 +134,10 @@ async fn serve_http(
         .header_read_timeout(limits.head_timeout)
         .max_buf_size(BUFFER)
         .max_headers(HEADERS)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(
+            TokioIo::new(Patient::new(stream, limits.body_timeout)),
+            TowerToHyperService::new(router),
+        );
     tokio::pin!(connection);
     let outcome = tokio::select! {
         outcome = connection.as_mut() => outcome,
@@ -147,15 +151,43 @@ async fn serve_http(
     };
     match outcome {
         Ok(()) => Ok(()),
+        Err(error) if is_stalled(&error) => ended("unread_answer", &error),
         Err(error) if error.is_timeout() => ended("slow_head", &error),
         Err(error) if error.is_parse() => ended("not_http", &error),
         Err(error) => ended("broken", &error),
     }
 }
 
+/// Whether the client did not read its answer.
+fn is_stalled(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::TimedOut)
+}
+
 async fn old_or_stopping(age: Duration, shutdown: &Shutdown) {
     tokio::select! {
         () = tokio::time::sleep(age) => {}
         () = shutdown.wait() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_nobody_reads_is_given_up() {
+        let (mut client, stream) = tokio::io::duplex(1024);
+        let router = Router::new().fallback(async || vec![b'x'; 1 << 20]);
+        let limits = LimitsConfig::default();
+        let began = tokio::time::Instant::now();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let Err(Ended { how, .. }) = serve_http(stream, router, &limits, &Shutdown::new()).await else {
+            panic!("it ended in order");
+        };
+        assert_eq!(how, "unread_answer");
+        assert!(began.elapsed() < limits.body_timeout * 2, "after {:?}", began.elapsed());
     }
 }

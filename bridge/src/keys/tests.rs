@@ -113,6 +113,27 @@ fn a_change_that_fails_changes_nothing_and_one_that_was_interrupted_is_no_hindra
     assert_eq!(read(&path).unwrap().keys.len(), 2);
 }
 
+#[cfg(unix)]
+#[test]
+fn a_change_leaves_the_file_whose_it_was_and_as_readable() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+    let (_folder, path) = folder();
+    change(&path, |file| file.issue(wanted(&["a"]), now())).unwrap();
+    fs_err::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+    // Only root may give a file to somebody else.
+    let is_root = fs_err::metadata(&path).unwrap().uid() == 0;
+    if is_root {
+        chown(&path, Some(4711), Some(4712)).unwrap();
+    }
+    let before = fs_err::metadata(&path).unwrap();
+    change(&path, |file| file.issue(wanted(&["b"]), now())).unwrap();
+    let after = fs_err::metadata(&path).unwrap();
+    assert_ne!(before.ino(), after.ino());
+    assert_eq!((after.mode(), after.uid(), after.gid()), (before.mode(), before.uid(), before.gid()));
+    let lock = fs_err::metadata(path.with_extension("toml.lock")).unwrap();
+    assert_eq!(lock.uid(), after.uid(), "its owner can lock it");
+}
+
 #[test]
 fn changes_at_the_same_time_are_all_there() {
     let (_folder, path) = folder();

@@ -16,12 +16,15 @@ const LOOK: Duration = Duration::from_secs(1);
 /// The keys as they are now; `None` until they could be read.
 pub(crate) type Keys = watch::Receiver<Option<Arc<KeySet>>>;
 
-/// What tells one state of the file from another: a rename gives another inode. Without a file it is the default.
+/// What tells one state of the file from another: a rename gives another inode, another owner or mode another time of
+/// change. Without a file it is the default.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Stamp {
     modified: Option<SystemTime>,
     bytes: u64,
     inode: u64,
+    /// Seconds and nanoseconds.
+    changed: (i64, i64),
 }
 
 fn stamp(path: &Path) -> Stamp {
@@ -29,10 +32,13 @@ fn stamp(path: &Path) -> Stamp {
         return Stamp::default();
     };
     #[cfg(unix)]
-    let inode = std::os::unix::fs::MetadataExt::ino(&found);
+    let (inode, changed) = {
+        use std::os::unix::fs::MetadataExt as _;
+        (found.ino(), (found.ctime(), found.ctime_nsec()))
+    };
     #[cfg(not(unix))]
-    let inode = 0;
-    Stamp { modified: found.modified().ok(), bytes: found.len(), inode }
+    let (inode, changed) = (0, (0, 0));
+    Stamp { modified: found.modified().ok(), bytes: found.len(), inode, changed }
 }
 
 /// Whoever looks at a file of keys and hands on what it holds.
@@ -40,14 +46,17 @@ pub(crate) struct Watcher {
     path: PathBuf,
     keys: watch::Sender<Option<Arc<KeySet>>>,
     health: Component,
-    looked_at: Option<Stamp>,
+    /// The state of the file that was read last.
+    read_at: Option<Stamp>,
+    /// Why it could not be read at the last look; nothing is told twice in a row.
+    told: Option<String>,
 }
 
 impl Watcher {
     /// Has looked once.
     pub(crate) fn new(path: &Path, health: Component) -> (Self, Keys) {
         let (keys, receiver) = watch::channel(None);
-        let mut watcher = Self { path: path.to_owned(), keys, health, looked_at: None };
+        let mut watcher = Self { path: path.to_owned(), keys, health, read_at: None, told: None };
         watcher.look();
         (watcher, receiver)
     }
@@ -62,22 +71,33 @@ impl Watcher {
         }
     }
 
-    /// A file that cannot be used changes nothing: the keys before it stay good, and health says why.
+    /// A file that cannot be used changes nothing: the keys before it stay good, and health says why. It is tried again
+    /// at each look: what a key was revoked by must not be missed for want of a file descriptor.
     fn look(&mut self) {
+        self.look_by(load);
+    }
+
+    fn look_by(&mut self, load: impl FnOnce(&Path) -> Result<KeySet, KeysError>) {
+        // Before it is read: what changes meanwhile is seen at the next look.
         let found = stamp(&self.path);
-        if self.looked_at == Some(found) {
+        if self.read_at == Some(found) {
             return;
         }
-        self.looked_at = Some(found);
         match load(&self.path) {
             Ok(set) => {
                 tracing::info!(path = %self.path.display(), keys = set.len(), "read the keys");
+                self.read_at = Some(found);
+                self.told = None;
                 self.health.ready();
                 self.keys.send_replace(Some(Arc::new(set)));
             }
             Err(error) => {
-                tracing::error!(%error, "the file of keys cannot be used; those read before stay good");
-                self.health.waiting(error.to_string());
+                let why = error.to_string();
+                if self.told.as_ref() != Some(&why) {
+                    tracing::error!(%error, "the file of keys cannot be used; those read before stay good");
+                    self.health.waiting(&why);
+                    self.told = Some(why);
+                }
             }
         }
     }
@@ -118,5 +138,46 @@ mod tests {
         watcher.look();
         assert!(keys.borrow().as_ref().unwrap().authenticate(&text, Utc::now()).is_ok());
         assert!(matches!(&health.snapshot()["keys"], State::Waiting(why) if why.contains("keys.toml")));
+    }
+
+    #[test]
+    fn a_key_that_is_revoked_is_worth_nothing_although_the_first_look_fails() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.toml");
+        let health = Health::new();
+        let wanted = Wanted { agents: vec!["a".to_owned()], ..Wanted::default() };
+        let text = change(&path, |file| file.issue(wanted, Utc::now())).unwrap();
+        let (mut watcher, keys) = Watcher::new(&path, health.component("keys"));
+        let is_good = || keys.borrow().as_ref().unwrap().authenticate(&text, Utc::now()).is_ok();
+        assert!(is_good());
+        let id = text.split('_').nth(1).unwrap();
+        change(&path, |file| file.revoke(id, Utc::now()).map(drop)).unwrap();
+        watcher.look_by(|_| Err(std::io::Error::other("too many open files").into()));
+        assert!(is_good(), "nothing is known of the revocation");
+        assert!(matches!(&health.snapshot()["keys"], State::Waiting(_)));
+        watcher.look();
+        assert!(!is_good());
+        assert_eq!(health.snapshot()["keys"], State::Ready);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn another_mode_is_another_state_of_the_file() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.toml");
+        fs_err::write(&path, "").unwrap();
+        let mode = |mode| fs_err::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        mode(0o600);
+        let health = Health::new();
+        let (mut watcher, _keys) = Watcher::new(&path, health.component("keys"));
+        assert_eq!(health.snapshot()["keys"], State::Ready);
+        // Others may write to it now.
+        mode(0o622);
+        watcher.look();
+        assert!(matches!(&health.snapshot()["keys"], State::Waiting(_)));
+        mode(0o600);
+        watcher.look();
+        assert_eq!(health.snapshot()["keys"], State::Ready);
     }
 }

@@ -70,7 +70,8 @@ impl Meters {
     }
 
     fn sum(&self, key: &Key) -> Arc<Sum> {
-        let labels = key.labels().fold(String::new(), |all, label| all + label.key() + "=" + label.value() + ";");
+        let labels =
+            key.labels().fold(String::new(), |all, label| all + label.key() + "=" + label.value() + ";");
         let name = (key.name().to_owned(), labels);
         Arc::clone(self.0.lock().entry(name).or_default())
     }

@@ -7,7 +7,10 @@
 mod config;
 mod payload;
 mod publisher;
+mod refusal;
 mod reports;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
@@ -19,13 +22,13 @@ use schemas::{record::RecordKind, topics::Topics};
 pub use self::config::{MqttConfig, Scope, TlsConfig};
 use self::{
     publisher::{Message, Publisher},
+    refusal::{Failed, Origin, Refusal, packet_bytes},
     reports::Reports,
 };
 use crate::{
     DeadLetters, Flush, Sink, SinkError, Start,
     batch::Batch,
     column,
-    dead_letters::origin,
     postgres::PostgresConfig,
     row_json,
     runner::{self, Feed},
@@ -68,6 +71,8 @@ struct MqttSink {
     publisher: Option<Publisher>,
     /// What the broker has not acknowledged, in the order of the log.
     messages: Vec<Message>,
+    /// What these were made of.
+    origins: Vec<Origin>,
     letters: Vec<(Arc<str>, i32, DeadLetter)>,
     /// Offsets to go on from once everything is acknowledged.
     positions: BTreeMap<(Arc<str>, i32), i64>,
@@ -81,30 +86,80 @@ impl MqttSink {
             dead,
             publisher: None,
             messages: Vec::new(),
+            origins: Vec::new(),
             letters: Vec::new(),
             positions: BTreeMap::new(),
             since: None,
         }
     }
 
-    /// What is acknowledged is let go, also when the rest fails.
+    /// What is acknowledged is let go, also when the rest fails. What the broker refuses for good goes without its
+    /// evidence, and else to the dead letters: one message must not keep back those behind it.
     async fn publish(&mut self) -> Result<(), SinkError> {
+        loop {
+            match self.attempt().await {
+                Ok(()) => return Ok(()),
+                Err(Failed::Refused(refusal)) => self.refused(&refusal),
+                Err(Failed::TooLarge { max }) if self.lighten(max) => {}
+                Err(Failed::Unusable(error)) => return Err(error),
+                Err(error) => return Err(SinkError::unavailable(self.config.broker(), error)),
+            }
+        }
+    }
+
+    /// The first message is refused; those behind it that are acknowledged go.
+    fn refused(&mut self, Refusal { reason, behind }: &Refusal) {
+        let mut taken = std::iter::once(&false).chain(behind);
+        self.messages.retain(|_| taken.next() != Some(&true));
+        let mut taken = std::iter::once(&false).chain(behind);
+        self.origins.retain(|_| taken.next() != Some(&true));
+        self.lighten_or_bury(0, &format!("the broker refuses it: {reason}"));
+    }
+
+    /// No packet is longer than `max` bytes any more. False: none was.
+    fn lighten(&mut self, max: usize) -> bool {
+        let (mut at, mut was_any) = (0, false);
+        while let Some(message) = self.messages.get(at) {
+            if packet_bytes(&message.topic, &message.payload) <= max {
+                at += 1;
+                continue;
+            }
+            was_any = true;
+            self.lighten_or_bury(at, &format!("the broker takes no packet of more than {max} bytes"));
+        }
+        was_any
+    }
+
+    fn lighten_or_bury(&mut self, at: usize, reason: &str) {
+        let message = &mut self.messages[at];
+        if let Some(lighter) = payload::without_evidence(&message.payload) {
+            message.payload = lighter;
+            return;
+        }
+        self.messages.remove(at);
+        let origin = self.origins.remove(at);
+        let letter = origin.letter(reason.to_owned());
+        self.letters.push((Arc::clone(&origin.topic), origin.partition, letter));
+    }
+
+    async fn attempt(&mut self) -> Result<(), Failed> {
         let mut publisher = match self.publisher.take() {
             Some(publisher) if !publisher.has_ended() => publisher,
-            _ => Publisher::start(&self.config, self.config.client_id.clone())?,
+            _ => Publisher::start(&self.config, self.config.client_id.clone()).map_err(Failed::Unusable)?,
         };
         let mut acknowledged = 0;
         let publishing = publisher.publish(&self.messages, || acknowledged += 1);
         let outcome = tokio::time::timeout(self.config.timeout, publishing).await;
         self.messages.drain(..acknowledged);
+        self.origins.drain(..acknowledged);
         metrics::counter!("varta_sinks_mqtt_published_total").increment(acknowledged as u64);
         match outcome {
-            Ok(Ok(())) => {
+            Ok(outcome @ (Ok(()) | Err(Failed::Refused(_)))) => {
                 self.publisher = Some(publisher);
-                Ok(())
+                outcome
             }
-            Ok(Err(error)) => Err(SinkError::unavailable(self.config.broker(), error)),
-            Err(_) => Err(SinkError::unavailable(self.config.broker(), "it acknowledges nothing")),
+            Ok(outcome) => outcome,
+            Err(_) => Err(Failed::Away("it acknowledges nothing".to_owned())),
         }
     }
 }
@@ -134,19 +189,21 @@ impl Sink for MqttSink {
                 (column::text(&rows.batch, "agent_id")?, column::text(&rows.batch, "severity")?);
             let bodies = row_json::bodies(&rows.batch, 0)?;
             for (row, place) in rows.places.iter().enumerate() {
+                let of_row = Origin {
+                    topic: Arc::clone(&topic),
+                    partition: place.partition,
+                    offset: place.offset,
+                    rows: rows.batch.clone(),
+                    row,
+                };
                 if let Some(payload) = payload::payload(bodies.value(row), longest) {
                     let topic = payload::topic(agent.value(row), severity.value(row));
                     self.messages.push(Message { topic, payload, is_retained: false });
+                    self.origins.push(of_row);
                     continue;
                 }
-                let letter = DeadLetter {
-                    stage: "mqtt",
-                    reason: format!("larger than {} without its evidence", self.config.max_payload),
-                    origin: origin(&topic, place.partition, place.offset),
-                    key: None,
-                    original: row_json::row(&rows.batch, row),
-                    headers: Vec::new(),
-                };
+                let reason = format!("larger than {} without its evidence", self.config.max_payload);
+                let letter = of_row.letter(reason);
                 self.letters.push((Arc::clone(&topic), place.partition, letter));
             }
         }

@@ -110,6 +110,14 @@ fn without_people(body: &mut Map<String, Value>) {
     }
 }
 
+/// The same payload without its evidence; `None`: it has none.
+pub(super) fn without_evidence(payload: &[u8]) -> Option<Vec<u8>> {
+    let mut alert: Map<String, Value> = serde_json::from_slice(payload).ok()?;
+    alert.remove("evidence")?;
+    alert.insert("evidence_omitted".to_owned(), Value::Bool(true));
+    serde_json::to_vec(&alert).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

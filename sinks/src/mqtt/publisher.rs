@@ -3,16 +3,22 @@
 use std::time::Duration;
 
 use rumqttc::{
-    AsyncClient, ConnectionError, EventLoop, MqttOptions, PubAckReason, PublishOptions, PublishResult,
-    TlsConfiguration, Transport,
+    AsyncClient, ConnectionError, EventLoop, MqttOptions, PubAckReason, PublishNoticeError, PublishOptions,
+    PublishResult, TlsConfiguration, Transport,
 };
 use tokio::task::JoinHandle;
 
-use super::config::{MqttConfig, TlsConfig};
+use super::{
+    config::{MqttConfig, TlsConfig},
+    refusal::{Failed, Refusal, is_definite},
+};
 use crate::SinkError;
 
 /// Messages that the broker has not acknowledged at most.
 const WINDOW: u16 = 100;
+
+/// How long a connection that has lost its messages may take to say why.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// What is published, with QoS 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +29,7 @@ pub(super) struct Message {
     pub(super) is_retained: bool,
 }
 
-/// One connection; it is not used again when anything on it failed.
+/// One connection; it is not used again when anything on it failed, but for a refused message.
 pub(super) struct Publisher {
     client: AsyncClient,
     polling: JoinHandle<ConnectionError>,
@@ -50,13 +56,13 @@ impl Publisher {
         self.polling.is_finished()
     }
 
-    /// Publishes all and waits for the broker's acknowledgement of each; `acknowledged` is called in their order. Ends at
-    /// the first that fails, or when the connection does.
+    /// Publishes all and waits for the broker's acknowledgement of each; `acknowledged` is called in their order. Ends
+    /// with the part in which one is refused, or when the connection does.
     pub(super) async fn publish(
         &mut self,
         messages: &[Message],
         mut acknowledged: impl FnMut(),
-    ) -> Result<(), String> {
+    ) -> Result<(), Failed> {
         let client = self.client.clone();
         let work = async {
             for part in messages.chunks(WINDOW.into()) {
@@ -64,29 +70,59 @@ impl Publisher {
                 for Message { topic, payload, is_retained } in part {
                     let options = PublishOptions::at_least_once().retain(*is_retained);
                     let notice = client.publish_tracked(topic.clone(), payload.clone(), options).await;
-                    notices.push(notice.map_err(|error| error.to_string())?);
+                    notices.push(notice.map_err(|error| Failed::Away(error.to_string()))?);
                 }
+                let mut refusal: Option<Refusal> = None;
                 for notice in notices {
-                    match notice.wait_async().await {
-                        Ok(PublishResult::Qos1(ack)) => match ack.reason {
-                            PubAckReason::Success | PubAckReason::NoMatchingSubscribers => acknowledged(),
-                            reason => return Err(format!("the broker refuses a message: {reason:?}")),
-                        },
-                        Ok(other) => return Err(format!("the broker answers {other:?}")),
-                        Err(error) => return Err(error.to_string()),
+                    let outcome = judge(notice.wait_async().await);
+                    if let Some(refusal) = &mut refusal {
+                        refusal.behind.push(outcome == Ok(None));
+                        continue;
                     }
+                    match outcome {
+                        Ok(None) => acknowledged(),
+                        Ok(Some(reason)) => refusal = Some(Refusal { reason, behind: Vec::new() }),
+                        Err(error) => return Err(Failed::Away(error)),
+                    }
+                }
+                if let Some(refusal) = refusal {
+                    return Err(Failed::Refused(refusal));
                 }
             }
             Ok(())
         };
-        tokio::select! {
+        let outcome = tokio::select! {
             biased;
             outcome = work => outcome,
-            ended = &mut self.polling => Err(match ended {
-                Ok(error) => error.to_string(),
-                Err(error) => error.to_string(),
-            }),
+            ended = &mut self.polling => return Err(why(ended)),
+        };
+        // What was on its way is lost with the connection, which knows why.
+        if matches!(outcome, Err(Failed::Away(_)))
+            && let Ok(ended) = tokio::time::timeout(LAST_WORDS, &mut self.polling).await
+        {
+            return Err(why(ended));
         }
+        outcome
+    }
+}
+
+fn why(ended: Result<ConnectionError, tokio::task::JoinError>) -> Failed {
+    match ended {
+        Ok(error) => Failed::ended(&error),
+        Err(error) => Failed::Away(error.to_string()),
+    }
+}
+
+/// Nothing: the broker has it; or why it never will. The error says why that is not known.
+fn judge(notice: Result<PublishResult, PublishNoticeError>) -> Result<Option<String>, String> {
+    match notice {
+        Ok(PublishResult::Qos1(ack)) => match ack.reason {
+            PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Ok(None),
+            reason if is_definite(reason) => Ok(Some(format!("{reason:?}"))),
+            reason => Err(format!("the broker refuses a message: {reason:?}")),
+        },
+        Ok(other) => Err(format!("the broker answers {other:?}")),
+        Err(error) => Err(error.to_string()),
     }
 }
 

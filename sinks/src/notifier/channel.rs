@@ -19,6 +19,15 @@ const IDLE: Duration = Duration::from_secs(1);
 /// Longest pause between two attempts at a service that does not say how long it wants to be left alone.
 const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 
+/// What a channel knows of its service.
+struct Known {
+    backoff: Backoff,
+    /// A message that was told when the database was away; another notifier would tell it again.
+    unmarked: Option<Claimed>,
+    /// What the service refused last, until it takes a message whole.
+    refusal: Option<String>,
+}
+
 pub(super) struct Speaker {
     pub(super) config: Arc<NotifierConfig>,
     pub(super) channel: Channel,
@@ -34,10 +43,13 @@ impl Speaker {
     pub(super) async fn run(self, shutdown: Shutdown) -> Result<(), SinkError> {
         let mut connection = None;
         let mut database = Backoff::new(Duration::from_millis(200), store::LONGEST_PAUSE);
-        let mut service = Backoff::new(Duration::from_secs(1), LONGEST_PAUSE);
-        let mut unmarked = None;
+        let mut known = Known {
+            backoff: Backoff::new(Duration::from_secs(1), LONGEST_PAUSE),
+            unmarked: None,
+            refusal: None,
+        };
         while !shutdown.is_requested() {
-            let wait = match self.turn(&mut connection, &mut service, &mut unmarked).await {
+            let wait = match self.turn(&mut connection, &mut known).await {
                 Ok(wait) => {
                     database.reset();
                     wait
@@ -70,30 +82,30 @@ impl Speaker {
         10 * self.config.timeout
     }
 
-    /// One message at most. How long to wait then; `None`: until something is dealt. `unmarked` is a message that was told
-    /// when the database was away; another notifier would tell it again.
+    /// One message at most. How long to wait then; `None`: until something is dealt.
     async fn turn(
         &self,
         connection: &mut Option<PgConnection>,
-        backoff: &mut Backoff,
-        unmarked: &mut Option<Claimed>,
+        known: &mut Known,
     ) -> Result<Option<Duration>, SinkError> {
         let limit = self.limit();
         let database = match connection {
             Some(connection) => connection,
             None => connection.insert(answered(limit, store::connect(&self.config)).await?),
         };
-        if let Some(told) = unmarked {
-            answered(limit, store::mark(database, &self.channel, told, Outcome::Sent)).await?;
-            *unmarked = None;
+        if let Some(told) = &known.unmarked {
+            answered(limit, store::mark(database, &self.channel, told, Outcome::Sent(None))).await?;
+            known.unmarked = None;
         }
         let characters = self.service.characters();
         let lease = self.config.lease();
         let claiming = store::claim(database, &self.channel, &self.lines, characters, lease);
         match answered(limit, claiming).await? {
             Next::Idle => {
-                if backoff.attempts() == 0 {
-                    self.component.ready();
+                match &known.refusal {
+                    Some(refusal) => self.component.waiting(refusal),
+                    None if known.backoff.attempts() == 0 => self.component.ready(),
+                    None => {}
                 }
                 Ok(None)
             }
@@ -102,10 +114,10 @@ impl Speaker {
                 failpoint::hit("notifier.after_claim");
                 let answer = self.service.send(&claimed.message).await;
                 failpoint::hit("notifier.after_send");
-                let was_taken = answer == Answer::Taken;
-                let marked = answered(limit, self.mark(database, &claimed, answer, backoff)).await;
+                let was_taken = matches!(answer, Answer::Taken | Answer::TakenInPart(_));
+                let marked = answered(limit, self.mark(database, &claimed, answer, known)).await;
                 if was_taken && marked.is_err() {
-                    *unmarked = Some(*claimed);
+                    known.unmarked = Some(*claimed);
                 }
                 marked?;
                 failpoint::hit("notifier.after_mark");
@@ -119,12 +131,13 @@ impl Speaker {
         database: &mut PgConnection,
         claimed: &Claimed,
         answer: Answer,
-        backoff: &mut Backoff,
+        known: &mut Known,
     ) -> Result<(), SinkError> {
         let (channel, kind) = (self.channel.name.as_str(), self.service.kind());
         let (message, items) = (claimed.message.id, claimed.message.total);
         let outcome = match &answer {
             Answer::Taken => "sent",
+            Answer::TakenInPart(_) => "sent_in_part",
             Answer::Refused(_) => "refused",
             Answer::Later { .. } => "later",
         };
@@ -140,27 +153,43 @@ impl Speaker {
         }
         match answer {
             Answer::Taken => {
-                store::mark(database, &self.channel, claimed, Outcome::Sent).await?;
-                backoff.reset();
+                known.backoff.reset();
+                known.refusal = None;
+                store::mark(database, &self.channel, claimed, Outcome::Sent(None)).await?;
                 self.component.ready();
                 tracing::info!(channel, service = kind, %message, items, digest = claimed.message.is_digest, "told");
             }
+            Answer::TakenInPart(reason) => {
+                known.backoff.reset();
+                self.refused(known, format!("{kind} does not take it for everybody: {reason}"));
+                tracing::error!(channel, service = kind, %message, items, %reason, "told, but not to everybody");
+                store::mark(database, &self.channel, claimed, Outcome::Sent(Some(&reason))).await?;
+            }
             Answer::Refused(reason) => {
-                store::mark(database, &self.channel, claimed, Outcome::Failed(&reason)).await?;
+                self.refused(known, format!("{kind} refuses messages: {reason}"));
                 tracing::error!(channel, service = kind, %message, items, %reason, "refused, nobody is told");
-                self.component.waiting(format!("{kind} refuses messages: {reason}"));
+                store::mark(database, &self.channel, claimed, Outcome::Failed(&reason)).await?;
             }
             Answer::Later { reason, retry_after } => {
                 let pause =
-                    retry_after.unwrap_or_else(|| backoff.next_delay().max(Duration::from_millis(200)));
+                    retry_after.unwrap_or_else(|| known.backoff.next_delay().max(Duration::from_millis(200)));
                 let attempt = claimed.attempts + 1;
                 let wait_ms = pause.as_millis() as u64;
                 tracing::warn!(channel, service = kind, %message, items, attempt, %reason, wait_ms, "not told yet");
                 self.component.waiting(format!("{kind} {reason}"));
                 let outcome = Outcome::Postponed(&reason, pause);
-                store::mark(database, &self.channel, claimed, outcome).await?;
+                if store::mark(database, &self.channel, claimed, outcome).await? {
+                    tracing::error!(channel, service = kind, %message, items, %reason, "given up, nobody is told");
+                    self.refused(known, format!("{kind} takes other messages, but not one: {reason}"));
+                }
             }
         }
         Ok(())
+    }
+
+    /// Health says so until the service takes a message whole.
+    fn refused(&self, known: &mut Known, refusal: String) {
+        self.component.waiting(&refusal);
+        known.refusal = Some(refusal);
     }
 }

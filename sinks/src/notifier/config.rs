@@ -305,6 +305,16 @@ impl NotifierConfig {
         names
     }
 
+    /// The filters of all channels, by list and place.
+    fn filters(&self) -> Vec<(&'static str, usize, &Filter)> {
+        let mut filters: Vec<(&'static str, usize, &Filter)> = Vec::new();
+        filters.extend(self.telegram.iter().enumerate().map(|(at, of)| ("telegram", at, &of.filter)));
+        filters.extend(self.email.iter().enumerate().map(|(at, of)| ("email", at, &of.filter)));
+        filters.extend(self.slack.iter().enumerate().map(|(at, of)| ("slack", at, &of.filter)));
+        filters.extend(self.webhook.iter().enumerate().map(|(at, of)| ("webhook", at, &of.filter)));
+        filters
+    }
+
     /// How lines are written.
     pub(super) fn lines(&self) -> Result<Lines, String> {
         Lines::parse(&self.line, &self.zone)
@@ -398,6 +408,15 @@ impl Check for NotifierConfig {
         }
         if self.timeout < Duration::from_millis(100) || self.timeout > Duration::from_mins(5) {
             problems.add(key(at, "timeout"), "must be between 100 ms and 5 min", None);
+        }
+        for (list, index, filter) in self.filters() {
+            if filter.alerts && filter.count > 1 && !self.updated {
+                problems.add(
+                    key(at, &format!("{list}[{index}].filter.count")),
+                    "an alert begins with 1, and that it has grown is not kept for telling: nobody would ever be told",
+                    Some("updated = true".to_owned()),
+                );
+            }
         }
         let names = self.channel_names();
         for (index, name) in names.iter().enumerate() {
@@ -559,6 +578,19 @@ mod tests {
             assert!(said.contains(place), "{place} is missing in:\n{said}");
         }
         assert!(!said.contains("hunter2"), "{said}");
+    }
+
+    #[test]
+    fn a_filter_that_nothing_could_pass_is_refused() {
+        let load = |first: &str, filter: &str| {
+            let text =
+                format!("{first}\n[[webhook]]\nname = \"w\"\nurl = \"http://x/\"\nfilter = {{ {filter} }}");
+            load::<NotifierConfig>(&text, "test", &|_| None)
+        };
+        let problems = load("", "count = 10").unwrap_err();
+        assert_eq!(problems.iter().next().unwrap().at, "webhook[0].filter.count");
+        assert!(load("updated = true", "count = 10").is_ok());
+        assert!(load("", "count = 1").is_ok() && load("", "count = 10, alerts = false").is_ok());
     }
 
     #[test]

@@ -88,8 +88,10 @@ impl Dealer {
             }
         }
         if now >= *purge_at && !more {
-            *purge_at = now + PURGE_EVERY;
-            let purged = store::purge(database, self.config.retention).await?;
+            let channels = self.config.channel_names();
+            let (purged, more) = store::purge(database, self.config.retention, &channels).await?;
+            // In pieces, between which rows are dealt, until all is done.
+            *purge_at = if more { now } else { now + PURGE_EVERY };
             tracing::debug!(purged, "old notifications deleted");
         }
         Ok(more)

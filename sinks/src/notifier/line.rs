@@ -128,7 +128,7 @@ fn pieces(template: &str) -> Result<Vec<Piece>, String> {
 
 /// One line without control characters, at most so many characters. What agents send may hold anything; a line break in a
 /// name must not look like a message of its own.
-pub(super) fn clean(text: &str, longest: usize) -> String {
+pub(crate) fn clean(text: &str, longest: usize) -> String {
     let mut line: String =
         text.chars().take(longest).map(|c| if c.is_control() || is_direction(c) { ' ' } else { c }).collect();
     if text.chars().nth(longest).is_some() {

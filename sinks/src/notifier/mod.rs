@@ -35,6 +35,7 @@ use futures::future::try_join_all;
 use runtime::{health::Health, shutdown::Shutdown};
 use tokio::sync::Notify;
 
+pub(crate) use self::line::clean;
 use self::{channel::Speaker, config::Channel, dealer::Dealer, service::Service};
 pub use self::{
     config::{
@@ -145,7 +146,9 @@ pub async fn try_out(config: &NotifierConfig) -> Result<Vec<Trial>, SinkError> {
             let message = compose::trial(&channel.name, lines, now);
             let problem = match service.send(&message).await {
                 service::Answer::Taken => None,
-                service::Answer::Refused(reason) | service::Answer::Later { reason, .. } => Some(reason),
+                service::Answer::TakenInPart(reason)
+                | service::Answer::Refused(reason)
+                | service::Answer::Later { reason, .. } => Some(reason),
             };
             Trial { channel: channel.name, service: service.kind(), problem }
         }

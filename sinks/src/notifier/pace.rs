@@ -97,6 +97,19 @@ impl Pace {
 }
 
 impl Paced {
+    /// Nothing that was done lies ahead, and nothing is waited for longer than it ever may be: after the clock has
+    /// stepped back the channel would be silent until it has caught up. Whether there was anything to mend.
+    pub(super) fn mend(&mut self, pace: &Pace, longest_block: Duration, now: i64) -> bool {
+        let before = self.clone();
+        for sent in &mut self.sent {
+            *sent = (*sent).min(now);
+        }
+        let bucket = micros(pace.digest_every).saturating_mul(i64::from(pace.burst.max(1)));
+        self.full_at = self.full_at.min(now.saturating_add(bucket));
+        self.blocked_until = self.blocked_until.min(now.saturating_add(micros(longest_block)));
+        *self != before
+    }
+
     /// The service is left alone until then.
     pub(super) fn block(&mut self, until: i64) {
         self.blocked_until = self.blocked_until.max(until);
@@ -149,6 +162,27 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_steps_back_silences_nobody() {
+        let (pace, hour) = (telegram(), Duration::from_hours(1));
+        let mut paced = Paced::default();
+        let later = 1000 * 3600 * SECOND;
+        for n in 0..3 {
+            pace.speaks(&mut paced, later + n * SECOND);
+        }
+        paced.block(later + 1800 * SECOND);
+        assert!(!paced.clone().mend(&pace, hour, later + 2 * SECOND), "all of it is as it should be");
+        let now = 10 * SECOND;
+        assert!(paced.mend(&pace, hour, now));
+        assert!(!paced.mend(&pace, hour, now), "once");
+        let longest = now + 3600 * SECOND;
+        assert!(pace.next_repeat(&paced) <= longest && pace.next_new(&paced) <= longest);
+        let mut unblocked = Paced { blocked_until: 0, ..paced };
+        assert!(!unblocked.mend(&pace, hour, now));
+        assert!(pace.next_repeat(&unblocked) <= now + MINUTE);
+        assert!(pace.next_new(&unblocked) <= now + 90 * SECOND);
+    }
+
+    #[test]
     fn what_is_remembered_is_bounded_and_survives_being_stored() {
         let (pace, mut paced) = (telegram(), Paced::default());
         for now in 0..1000 {
@@ -168,6 +202,8 @@ mod tests {
             let (mut now, mut sent) = (0, Vec::<i64>::new());
             for (wait, is_new) in steps {
                 now += wait;
+                // A clock that goes on has left nothing to mend.
+                prop_assert!(!paced.mend(&pace, Duration::from_hours(1), now));
                 let next = if is_new { pace.next_new(&paced) } else { pace.next_repeat(&paced) };
                 now = now.max(next);
                 if is_new { pace.speaks(&mut paced, now) } else { pace.repeats(&mut paced, now) }

@@ -17,6 +17,7 @@ use super::{
     item::{Change, Item, Kind, Severity},
     line::Lines,
     pace::Paced,
+    service::LONGEST_BLOCK,
 };
 use crate::{
     SinkError,
@@ -29,6 +30,10 @@ pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const DEALT_AT_ONCE: i64 = 1000;
 /// Rows deleted in one statement.
 const PURGED_AT_ONCE: i64 = 5000;
+/// After so many attempts, some minutes, a message lets others pass: the fault may be its own.
+const PATIENCE: i32 = 8;
+/// Open messages beyond which none is made that passes: then the service is away, and what waits becomes one digest.
+const MOST_OPEN: i64 = 3;
 
 /// A message that is ours to send.
 #[derive(Debug)]
@@ -157,49 +162,66 @@ pub(super) async fn claim(
     lease: Duration,
 ) -> Result<Next, SinkError> {
     let mut transaction = connection.begin().await.map_err(failed)?;
-    let (mut paced, now) = paced(&mut transaction, &channel.name).await?;
+    let Standstill { mut paced, now, is_mended } = paced(&mut transaction, channel).await?;
     let next_repeat = channel.pace.next_repeat(&paced);
     if next_repeat > now {
-        transaction.rollback().await.map_err(failed)?;
+        leave(transaction, is_mended).await?;
         return Ok(Next::Wait(Duration::from_micros((next_repeat - now) as u64)));
     }
-    if let Some(wait) = in_flight(&mut transaction, &channel.name).await? {
-        transaction.rollback().await.map_err(failed)?;
+    if let Some(wait) = in_flight(&mut transaction, &channel.name, lease).await? {
+        leave(transaction, is_mended).await?;
         return Ok(Next::Wait(wait));
     }
-    let claimed = if let Some(claimed) = open_message(&mut transaction, &channel.name, lease).await? {
-        channel.pace.repeats(&mut paced, now);
-        claimed
-    } else {
-        let next_new = channel.pace.next_new(&paced);
-        let items = if next_new > now { Vec::new() } else { waiting(&mut transaction, channel, now).await? };
-        if items.is_empty() {
-            transaction.rollback().await.map_err(failed)?;
-            let wait = Duration::from_micros((next_new - now).max(0) as u64);
-            return Ok(if wait.is_zero() { Next::Idle } else { Next::Wait(wait) });
-        }
+    let open = open_messages(&mut transaction, &channel.name).await?;
+    let next_new = channel.pace.next_new(&paced);
+    let passes = open.attempts.is_none_or(|attempts| attempts >= PATIENCE && open.count < MOST_OPEN);
+    let items =
+        if passes && next_new <= now { waiting(&mut transaction, channel, now).await? } else { Vec::new() };
+    let claimed = if !items.is_empty() {
         channel.pace.speaks(&mut paced, now);
         let space = Space { lines: channel.lines, characters };
         let message = compose::compose(Uuid::new_v4(), &items, space, lines, now);
         store_message(&mut transaction, channel, message, &items, lease).await?
+    } else if let Some(claimed) = open_message(&mut transaction, &channel.name, lease).await? {
+        channel.pace.repeats(&mut paced, now);
+        claimed
+    } else {
+        leave(transaction, is_mended).await?;
+        let wait = Duration::from_micros((next_new - now).max(0) as u64);
+        return Ok(if wait.is_zero() { Next::Idle } else { Next::Wait(wait) });
     };
     store_pace(&mut transaction, &channel.name, &paced).await?;
     transaction.commit().await.map_err(failed)?;
     Ok(Next::Send(Box::new(claimed)))
 }
 
-/// What is remembered of a channel, whose row is locked from now on, and the time.
+/// What is remembered of a channel, at a time.
+struct Standstill {
+    paced: Paced,
+    now: i64,
+    /// What it remembered was of another time, and what it remembers now is to be kept.
+    is_mended: bool,
+}
+
+/// Ends a claim that came to nothing.
+async fn leave(transaction: Transaction<'_, Postgres>, is_mended: bool) -> Result<(), SinkError> {
+    let ended = if is_mended { transaction.commit().await } else { transaction.rollback().await };
+    ended.map_err(failed)
+}
+
+/// What is remembered of a channel, whose row is locked from now on, and the time. What a clock that has stepped back
+/// leaves behind is mended, and said once.
 async fn paced(
     transaction: &mut Transaction<'_, Postgres>,
-    channel: &str,
-) -> Result<(Paced, i64), SinkError> {
+    channel: &Channel,
+) -> Result<Standstill, SinkError> {
     sqlx::query("insert into notification_channels (channel) values ($1) on conflict do nothing")
-        .bind(channel)
+        .bind(&channel.name)
         .execute(&mut **transaction)
         .await
         .map_err(failed)?;
     let row = sqlx::query("select pace from notification_channels where channel = $1 for update")
-        .bind(channel)
+        .bind(&channel.name)
         .fetch_one(&mut **transaction)
         .await
         .map_err(failed)?;
@@ -208,8 +230,13 @@ async fn paced(
         .fetch_one(&mut **transaction)
         .await
         .map_err(failed)?;
-    let paced: Json<Paced> = row.try_get(0).map_err(failed)?;
-    Ok((paced.0, now))
+    let Json(mut paced): Json<Paced> = row.try_get(0).map_err(failed)?;
+    let is_mended = paced.mend(&channel.pace, LONGEST_BLOCK, now);
+    if is_mended {
+        tracing::warn!(channel = %channel.name, "the database's clock has stepped back, or the pace was changed");
+        store_pace(transaction, &channel.name, &paced).await?;
+    }
+    Ok(Standstill { paced, now, is_mended })
 }
 
 async fn store_pace(
@@ -226,16 +253,20 @@ async fn store_pace(
     Ok(())
 }
 
-/// One message of a channel goes at a time: how long at most another notifier may still be sending one.
+/// One message of a channel goes at a time: how long at most another notifier may still be sending one. A lease that
+/// is longer than any is of a clock that has stepped back, and has run out.
 async fn in_flight(
     transaction: &mut Transaction<'_, Postgres>,
     channel: &str,
+    lease: Duration,
 ) -> Result<Option<Duration>, SinkError> {
     let seconds: Option<f64> = sqlx::query_scalar(
         "select max(extract(epoch from leased_until - clock_timestamp()))::double precision \
-         from notification_messages where channel = $1 and state = 'open' and leased_until > clock_timestamp()",
+         from notification_messages where channel = $1 and state = 'open' and leased_until > clock_timestamp() \
+         and leased_until <= clock_timestamp() + make_interval(secs => $2)",
     )
     .bind(channel)
+    .bind(lease.as_secs_f64())
     .fetch_one(&mut **transaction)
     .await
     .map_err(failed)?;
@@ -243,7 +274,29 @@ async fn in_flight(
     Ok(seconds.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.001, 0.1))))
 }
 
-/// The oldest message that was not told yet; nobody is sending it.
+/// Messages that were not told yet.
+struct Open {
+    count: i64,
+    /// Of the one that was tried least; `None`: there is none.
+    attempts: Option<i32>,
+}
+
+async fn open_messages(
+    transaction: &mut Transaction<'_, Postgres>,
+    channel: &str,
+) -> Result<Open, SinkError> {
+    let row = sqlx::query(
+        "select count(*), min(attempts) from notification_messages where channel = $1 and state = 'open'",
+    )
+    .bind(channel)
+    .fetch_one(&mut **transaction)
+    .await
+    .map_err(failed)?;
+    Ok(Open { count: row.try_get(0).map_err(failed)?, attempts: row.try_get(1).map_err(failed)? })
+}
+
+/// The oldest message that was not told yet, or of those that were tried too often the one that was so least; nobody
+/// is sending it.
 async fn open_message(
     transaction: &mut Transaction<'_, Postgres>,
     channel: &str,
@@ -251,9 +304,11 @@ async fn open_message(
 ) -> Result<Option<Claimed>, SinkError> {
     let row = sqlx::query(
         "select content, attempts from notification_messages \
-         where channel = $1 and state = 'open' order by made_at limit 1 for update skip locked",
+         where channel = $1 and state = 'open' \
+         order by case when attempts >= $2 then attempts else 0 end, made_at limit 1 for update skip locked",
     )
     .bind(channel)
+    .bind(PATIENCE)
     .fetch_optional(&mut **transaction)
     .await
     .map_err(failed)?;
@@ -335,26 +390,27 @@ async fn store_message(
 /// What becomes of a message.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Outcome<'a> {
-    /// It is told.
-    Sent,
+    /// It is told; and who did not get it.
+    Sent(Option<&'a str>),
     /// It never will be, unless a person opens it again.
     Failed(&'a str),
     /// It is tried again after the pause; the channel is left alone until then.
     Postponed(&'a str, Duration),
 }
 
-/// Marks a message, and that the channel has just spoken.
+/// Marks a message, and that the channel has just spoken. True: it was to be tried again, but the service has taken
+/// younger ones since it was tried too often, so the fault is its own and it is marked failed.
 pub(super) async fn mark(
     connection: &mut PgConnection,
     channel: &Channel,
     claimed: &Claimed,
     outcome: Outcome<'_>,
-) -> Result<(), SinkError> {
+) -> Result<bool, SinkError> {
     let mut transaction = connection.begin().await.map_err(failed)?;
-    let (mut paced, now) = paced(&mut transaction, &channel.name).await?;
+    let Standstill { mut paced, now, .. } = paced(&mut transaction, channel).await?;
     channel.pace.spoke(&mut paced, now);
     let (state, reason) = match outcome {
-        Outcome::Sent => ("sent", None),
+        Outcome::Sent(reason) => ("sent", reason),
         Outcome::Failed(reason) => ("failed", Some(reason)),
         Outcome::Postponed(reason, pause) => {
             paced.block(now.saturating_add(i64::try_from(pause.as_micros()).unwrap_or(i64::MAX / 4)));
@@ -362,6 +418,8 @@ pub(super) async fn mark(
         }
     };
     store_pace(&mut transaction, &channel.name, &paced).await?;
+    let is_hopeless = state == "open" && is_passed(&mut transaction, channel, claimed).await?;
+    let state = if is_hopeless { "failed" } else { state };
     // Whoever sent it: it is told. Only a lease that is still ours may say anything else.
     sqlx::query(
         "update notification_messages set state = $3, reason = $4, lease = null, leased_until = null, \
@@ -375,7 +433,29 @@ pub(super) async fn mark(
     .execute(&mut *transaction)
     .await
     .map_err(failed)?;
-    transaction.commit().await.map_err(failed)
+    transaction.commit().await.map_err(failed)?;
+    Ok(is_hopeless)
+}
+
+/// Whether a message was tried too often while the service took one that is younger.
+async fn is_passed(
+    transaction: &mut Transaction<'_, Postgres>,
+    channel: &Channel,
+    claimed: &Claimed,
+) -> Result<bool, SinkError> {
+    if claimed.attempts < PATIENCE {
+        return Ok(false);
+    }
+    sqlx::query_scalar(
+        "select exists (select from notification_messages m join notification_messages younger \
+         on younger.channel = m.channel and younger.state = 'sent' and younger.made_at > m.made_at \
+         where m.id = $1::uuid and m.channel = $2)",
+    )
+    .bind(claimed.message.id.to_string())
+    .bind(&channel.name)
+    .fetch_one(&mut **transaction)
+    .await
+    .map_err(failed)
 }
 
 /// What waits, by channel.
@@ -404,21 +484,40 @@ pub(super) async fn standing(connection: &mut PgConnection) -> Result<Vec<Standi
     rows.iter().map(read).collect::<Result<_, sqlx::Error>>().map_err(failed)
 }
 
-/// Opens what was refused anew. How many messages.
+/// Lets what is in refused messages wait again, to be told in digests with what is new: one after the other they would
+/// keep new alerts waiting for hours. How many messages.
 pub(super) async fn reopen(connection: &mut PgConnection, channel: &str) -> Result<u64, SinkError> {
-    let done = sqlx::query(
-        "update notification_messages set state = 'open', done_at = null \
-         where channel = $1 and state = 'failed'",
+    let mut transaction = connection.begin().await.map_err(failed)?;
+    let ids: Vec<String> = sqlx::query_scalar(
+        "select id::text from notification_messages where channel = $1 and state = 'failed' for update",
     )
     .bind(channel)
-    .execute(connection)
+    .fetch_all(&mut *transaction)
     .await
     .map_err(failed)?;
-    Ok(done.rows_affected())
+    for statement in [
+        "update notification_deliveries set message_id = null where message_id = any($1::text[]::uuid[])",
+        "delete from notification_messages where id = any($1::text[]::uuid[])",
+    ] {
+        sqlx::query(statement).bind(&ids).execute(&mut *transaction).await.map_err(failed)?;
+    }
+    transaction.commit().await.map_err(failed)?;
+    Ok(ids.len() as u64)
 }
 
-/// Deletes what was told, or failed, longer ago. What still waits is kept, however old.
-pub(super) async fn purge(connection: &mut PgConnection, retention: Duration) -> Result<u64, SinkError> {
+/// Deletes what was told, or failed, longer ago. What still waits is kept, however old, unless none of `channels` is to
+/// tell it. How many rows, and whether there are more.
+pub(super) async fn purge(
+    connection: &mut PgConnection,
+    retention: Duration,
+    channels: &[&str],
+) -> Result<(u64, bool), SinkError> {
+    let nobodys = "delete from notification_deliveries where (channel, outbox_id) in (select d.channel, d.outbox_id \
+         from notification_deliveries d join notification_outbox o on o.id = d.outbox_id \
+         where d.channel <> all($3::text[]) and o.written_at < now() - make_interval(secs => $1) limit $2)";
+    let nobodys_messages = "update notification_messages set state = 'failed', done_at = made_at, \
+         reason = 'no such channel' where id in (select id from notification_messages where state = 'open' \
+         and channel <> all($3::text[]) and made_at < now() - make_interval(secs => $1) limit $2)";
     let outbox = "delete from notification_outbox where id in (select o.id from notification_outbox o \
          where o.written_at < now() - make_interval(secs => $1) and o.routed_at is not null and not exists \
          (select from notification_deliveries d left join notification_messages m on m.id = d.message_id \
@@ -426,15 +525,13 @@ pub(super) async fn purge(connection: &mut PgConnection, retention: Duration) ->
     let messages = "delete from notification_messages where id in (select m.id from notification_messages m \
          where m.state <> 'open' and m.done_at < now() - make_interval(secs => $1) and not exists \
          (select from notification_deliveries d where d.message_id = m.id) limit $2)";
-    let mut purged = 0;
-    for statement in [outbox, messages] {
-        let done = sqlx::query(statement)
-            .bind(retention.as_secs_f64())
-            .bind(PURGED_AT_ONCE)
-            .execute(&mut *connection)
-            .await
-            .map_err(failed)?;
-        purged += done.rows_affected();
+    let (mut purged, mut more) = (0, false);
+    for statement in [nobodys, nobodys_messages, outbox, messages] {
+        let query = sqlx::query(statement).bind(retention.as_secs_f64()).bind(PURGED_AT_ONCE);
+        let query = if statement.contains("$3") { query.bind(channels) } else { query };
+        let done = query.execute(&mut *connection).await.map_err(failed)?.rows_affected();
+        purged += done;
+        more |= done >= PURGED_AT_ONCE as u64;
     }
-    Ok(purged)
+    Ok((purged, more))
 }

@@ -47,13 +47,24 @@ mod tests {
     use super::*;
 
     /// Databases out there hold these checksums.
-    const APPLIED: [(i64, &str); 1] = [(
-        1,
-        "3ca8fe5c5171fabf9394d9a3d8effba46b1a183a03f24a157b08cac2d34ea11abd13f8f2faace2d1af31ffb8f8e7931f",
-    )];
+    const APPLIED: [(i64, &str); 3] = [
+        (
+            1,
+            "3ca8fe5c5171fabf9394d9a3d8effba46b1a183a03f24a157b08cac2d34ea11abd13f8f2faace2d1af31ffb8f8e7931f",
+        ),
+        (
+            2,
+            "b7f3c9fd86621904a894efecde3b5667d152ea7c869421e0bce88ac1a0bca4b4397fa8d60852e28537c2fe3013f10472",
+        ),
+        (
+            3,
+            "e942c50ac6551a5284495f45727fb0a509d3eac2ab2459506d30a37d13800293582c4369adbc4d73c1051448b5eb0edc",
+        ),
+    ];
 
     #[test]
     fn what_databases_have_applied_is_not_edited() {
+        assert_eq!(APPLIED.len(), MIGRATIONS.len(), "a new one is pinned as well");
         for (version, checksum) in APPLIED {
             let listed = MIGRATIONS.iter().find(|(number, ..)| *number == version).unwrap();
             let checksum_now = migration(listed).checksum;

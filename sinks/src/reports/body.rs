@@ -34,9 +34,10 @@ pub struct Body {
     pub coverage: Coverage,
     /// The course of the period: hours of a day, days of a week.
     pub series: Vec<Step>,
-    /// Main numbers beside those of a week before, by name.
+    /// Main numbers beside those of a week before, by name. What comes later of either makes the report due again.
     pub trend: BTreeMap<String, Change>,
-    /// Eight weeks by weekday and hour; hours of which nothing is known are absent.
+    /// Eight weeks by weekday and hour, as known when the report was computed: what comes later of the weeks before the
+    /// last does not make it due again. Hours of which nothing is known are absent.
     pub pattern: Vec<Cell>,
 }
 
@@ -99,10 +100,10 @@ pub struct Load {
     pub mem_over_share: Option<f64>,
     /// Percent, of all disks of a machine together.
     pub disk_used_max_percent: Option<f64>,
-    /// Bytes received.
-    pub net_rx_bytes: Option<f64>,
-    /// Bytes sent.
-    pub net_tx_bytes: Option<f64>,
+    /// Bytes received in a second: the mean over hours and network interfaces, not their sum.
+    pub net_rx_mean_bytes_per_s: Option<f64>,
+    /// Bytes sent in a second, likewise.
+    pub net_tx_mean_bytes_per_s: Option<f64>,
     /// The ten busiest.
     pub machines: Vec<Machine>,
 }

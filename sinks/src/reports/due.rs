@@ -167,8 +167,9 @@ async fn one(connection: &mut PgConnection, due: &Due, zone: &str) -> Result<(),
     if error.fate() == Fate::Fatal || connection.ping().await.is_err() {
         return Err(error);
     }
-    tracing::error!(%error, kind = due.period.kind().as_str(), start = %due.period.start(), about = %due.subject,
-        "a report cannot be computed");
+    // Whose report it is stays in the database: logs are read by others than reports.
+    tracing::error!(%error, kind = due.period.kind().as_str(), start = %due.period.start(),
+        scope = due.subject.scope(), "a report cannot be computed");
     metrics::counter!("varta_sinks_errors_total", "sink" => "reports").increment(1);
     Ok(())
 }

@@ -205,6 +205,7 @@ fn activity(page: &mut Page, body: &Body) {
 fn load(page: &mut Page, body: &Body) {
     let of = &body.load;
     page.section("Load of the machines");
+    let rate = |value: f64| format!("{}/s of one interface", bytes(value));
     page.facts(&[
         ("processor, mean", known(of.cpu_mean, percent)),
         ("processor, highest", known(of.cpu_max, percent)),
@@ -212,8 +213,8 @@ fn load(page: &mut Page, body: &Body) {
         ("memory, mean", known(of.mem_used_mean_bytes, bytes)),
         ("memory, highest", known(of.mem_used_max_bytes, bytes)),
         ("disks, highest", known(of.disk_used_max_percent, percent)),
-        ("received", known(of.net_rx_bytes, bytes)),
-        ("sent", known(of.net_tx_bytes, bytes)),
+        ("received, mean", known(of.net_rx_mean_bytes_per_s, rate)),
+        ("sent, mean", known(of.net_tx_mean_bytes_per_s, rate)),
     ]);
     let machines: Vec<Vec<String>> = of
         .machines

@@ -4,6 +4,10 @@ use super::{
     Body,
     units::{bytes, change, count, duration, known, percent, share},
 };
+use crate::notifier::clean;
+
+/// Characters of a line at most.
+const LONGEST: usize = 1000;
 
 /// The report as lines of text.
 pub fn text(body: &Body) -> String {
@@ -27,8 +31,9 @@ pub fn text(body: &Body) -> String {
 struct Page(String);
 
 impl Page {
+    /// Machines name what is in it: a name must neither command the terminal nor look like a line of its own.
     fn line(&mut self, line: impl AsRef<str>) {
-        self.0.push_str(line.as_ref().trim_end());
+        self.0.push_str(clean(line.as_ref(), LONGEST).trim_end());
         self.0.push('\n');
     }
 
@@ -77,7 +82,9 @@ fn load(page: &mut Page, body: &Body) {
     page.row("memory, mean", &known(of.mem_used_mean_bytes, bytes), &trend(body, "mem_used_mean_bytes"));
     page.row("memory, highest", &known(of.mem_used_max_bytes, bytes), "");
     page.row("disks, highest", &known(of.disk_used_max_percent, percent), "filled");
-    page.row("received, sent", &known(of.net_rx_bytes, bytes), &known(of.net_tx_bytes, bytes));
+    let rate = |value: f64| format!("{}/s", bytes(value));
+    page.row("received, mean", &known(of.net_rx_mean_bytes_per_s, rate), "of one interface");
+    page.row("sent, mean", &known(of.net_tx_mean_bytes_per_s, rate), "of one interface");
     for machine in &of.machines {
         page.line(format!(
             "    {:<22} {:>14}  highest {}, memory {}, {} h",

@@ -5,5 +5,6 @@
 mod database;
 mod log;
 mod migrations;
+mod notifications;
 mod reports;
 mod tables;

@@ -119,7 +119,7 @@ async fn the_day_of_the_fleet() {
     assert!((users[0]["work_load"].as_f64().unwrap() - 1.0 / 3.0).abs() < 1e-12);
     assert!((users[1]["work_load"].as_f64().unwrap() - 1.0 / 12.0).abs() < 1e-12);
 
-    // (10 + 30 + 80) / 3; (1000 + 3000 + 500) / 3; 2 B/s and 1 B/s for an hour each
+    // (10 + 30 + 80) / 3; (1000 + 3000 + 500) / 3; (2 + 1 + 0) / 3 B/s
     let names = [
         "cpu_mean",
         "cpu_max",
@@ -127,14 +127,15 @@ async fn the_day_of_the_fleet() {
         "mem_used_mean_bytes",
         "mem_used_max_bytes",
         "disk_used_max_percent",
-        "net_rx_bytes",
-        "net_tx_bytes",
+        "net_rx_mean_bytes_per_s",
+        "net_tx_mean_bytes_per_s",
     ];
     assert_eq!(
         members(&json["load"], &names),
         json!({
             "cpu_mean": 40, "cpu_max": 99, "cpu_over_share": 0.25, "mem_used_mean_bytes": 1500,
-            "mem_used_max_bytes": 4000, "disk_used_max_percent": 71, "net_rx_bytes": 10800, "net_tx_bytes": null,
+            "mem_used_max_bytes": 4000, "disk_used_max_percent": 71, "net_rx_mean_bytes_per_s": 1,
+            "net_tx_mean_bytes_per_s": null,
         })
     );
     let machines = json["load"]["machines"].as_array().unwrap();
@@ -392,7 +393,7 @@ async fn what_came_after_a_report_makes_it_due_again_and_nothing_else_does() {
     let until: DateTime<Utc> = "2026-01-12T00:00:00Z".parse().unwrap();
     // the rows came long ago
     let past = "update features_1h set changed_at = '2026-01-07Z'; update user_features_1h set changed_at = '2026-01-07Z';
-                update alerts set stored_at = '2026-01-07Z'";
+                update alerts set stored_at = '2026-01-07Z'; update alert_feedback set stored_at = '2026-01-07Z'";
     connection.execute(past).await.unwrap();
     let weekly = config(Cadence::Week);
     for due in due(&mut connection, &weekly, until).await.unwrap() {
@@ -406,7 +407,11 @@ async fn what_came_after_a_report_makes_it_due_again_and_nothing_else_does() {
         .await
         .unwrap();
     let again = listed(&due(&mut connection, &weekly, until).await.unwrap());
-    assert_eq!(again, ["week 2025-12-29 agent c", "week 2025-12-29 all machines"]);
+    // the fleet's next week compares itself with that one
+    assert_eq!(
+        again,
+        ["week 2025-12-29 agent c", "week 2025-12-29 all machines", "week 2026-01-05 all machines"]
+    );
     // days that begin elsewhere are other reports
     let elsewhere = ReportsConfig { zone: "Europe/Kyiv".into(), ..weekly };
     assert!(!due(&mut connection, &elsewhere, until).await.unwrap().is_empty());
@@ -415,9 +420,14 @@ async fn what_came_after_a_report_makes_it_due_again_and_nothing_else_does() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_processes_compute_what_is_due_and_one_bad_report_does_not_stop_the_rest() {
     let (database, mut connection) = filled().await;
-    // a sum that PostgreSQL cannot hold, in the reports about `a` and the fleet of one day
+    // reports that PostgreSQL does not take, about `a` and the fleet of one day
     connection
-        .execute("update features_1h set net_rx_mean_bytes_per_s = 1e308 where agent_id = 'a' and window_start > '2026-01-01Z'")
+        .execute(
+            "create function refuse() returns trigger language plpgsql as $$ begin raise 'no'; end $$;
+             create trigger refuse before insert on reports for each row
+             when (new.period_start = '2026-01-06' and new.key in ('a', '') and new.scope <> 'user')
+             execute function refuse()",
+        )
         .await
         .unwrap();
     let postgres = PostgresConfig { url: Secret::new(database.url.as_str()), ..PostgresConfig::default() };
@@ -432,13 +442,82 @@ async fn two_processes_compute_what_is_due_and_one_bad_report_does_not_stop_the_
     until(
         &database,
         stored,
-        "2025-12-30 agent a, 2025-12-30 agent c, 2025-12-30 fleet , 2025-12-30 user alice, 2026-01-06 agent b",
+        "2025-12-30 agent a, 2025-12-30 agent c, 2025-12-30 fleet , 2025-12-30 user alice, 2026-01-06 agent b, \
+         2026-01-06 user alice, 2026-01-06 user bob",
     )
     .await;
     shutdown.request();
     for part in parts {
         part.await.unwrap().unwrap();
     }
+}
+
+#[tokio::test]
+async fn an_agent_that_lies_takes_away_nobodys_report() {
+    let (_database, mut connection) = filled().await;
+    connection
+        .execute(
+            "update features_1h set net_rx_mean_bytes_per_s = 1.7e308, active_s = 1.7e308, cpu_mean = 1.7e308,
+                 mem_used_mean_bytes = 1.7e308, cpu_over_share = 'NaN', coverage = -1.7e308,
+                 mouse_events = 9223372036854775807, keyboard_events = -9223372036854775807 - 1,
+                 events = 9223372036854775807, lost = 9223372036854775807
+             where agent_id = 'a';
+             update user_features_1h set active_s = 'Infinity', mouse_events = 9223372036854775807",
+        )
+        .await
+        .unwrap();
+    let week = Period::holding(Kind::Week, day("2026-01-06"));
+    for period in [tuesday(), week] {
+        for subject in [Subject::Fleet, Subject::Agent("a".into()), Subject::User("alice".into())] {
+            let report = computed(&mut connection, period, &subject).await;
+            let body = report.body().unwrap();
+            let seconds = 3600.0 * body.activity.hours as f64;
+            assert!(body.activity.active_s.unwrap() <= seconds, "{subject}");
+            assert!(body.coverage.coverage_mean.is_none_or(|mean| mean >= 0.0));
+            assert!(body.load.cpu_mean.unwrap() <= 100.0);
+            html(&body).unwrap();
+        }
+    }
+    // what the others say counts as before, and what nobody measured is not invented
+    let body = computed(&mut connection, tuesday(), &Subject::Agent("b".into())).await.body().unwrap();
+    assert_eq!((body.load.cpu_mean, body.activity.active_s), (Some(80.0), None));
+}
+
+#[tokio::test]
+async fn what_people_say_of_an_alert_makes_its_reports_due_again() {
+    let (_database, mut connection) = filled().await;
+    let until: DateTime<Utc> = "2026-01-12T00:00:00Z".parse().unwrap();
+    connection
+        .execute(
+            "update features_1h set changed_at = '2026-01-07Z'; update user_features_1h set changed_at = '2026-01-07Z';
+             update alerts set stored_at = '2026-01-07Z'; update alert_feedback set stored_at = '2026-01-07Z'",
+        )
+        .await
+        .unwrap();
+    let weekly = config(Cadence::Week);
+    for due in due(&mut connection, &weekly, until).await.unwrap() {
+        let report = computed(&mut connection, due.period, &due.subject).await;
+        store(&mut connection, &report).await.unwrap();
+    }
+    assert!(due(&mut connection, &weekly, until).await.unwrap().is_empty());
+    connection
+        .execute("insert into alert_feedback (alert_id, author, verdict, given_at) values ('f2', 'ben', 'tp', now())")
+        .await
+        .unwrap();
+    let again = listed(&due(&mut connection, &weekly, until).await.unwrap());
+    assert_eq!(
+        again,
+        ["week 2026-01-05 agent a", "week 2026-01-05 all machines", "week 2026-01-05 user bob"]
+    );
+}
+
+#[tokio::test]
+async fn a_name_cannot_command_the_terminal() {
+    let (_database, mut connection) = filled().await;
+    let name = "update program_starts set process_name = E'vim\\x1b[2J\\nall is well' where username = 'bob'";
+    connection.execute(name).await.unwrap();
+    let text = text(&computed(&mut connection, tuesday(), &Subject::Fleet).await.body().unwrap());
+    assert!(!text.contains('\u{1b}') && text.contains("vim [2J all is well"), "{text}");
 }
 
 #[tokio::test]

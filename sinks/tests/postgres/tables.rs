@@ -175,3 +175,27 @@ async fn a_server_without_room_is_waited_for_and_nothing_is_buried() {
     running.stop().await;
     assert!(world.log.records(&world.topics.dlq()).is_empty(), "a row was buried for the server's sake");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_word_in_the_log_holds_whatever_the_clocks_say() {
+    let (world, database) = (World::new(), Database::create().await);
+    let running = world.start(&database);
+    let topic = world.topics.feedback();
+    let word = |verdict: &str, given_at: i64| json!({ "alert_id": "f", "author": "ann", "verdict": verdict, "verdict_id": 1, "given_at": given_at });
+    let said = "select verdict from alert_feedback";
+    world.send(&topic, RecordKind::Feedback, &[word("tp", NINE)]);
+    until(&database, said, "tp").await;
+    // The clock was wrong by an hour, and is put right.
+    world.send(&topic, RecordKind::Feedback, &[word("benign", NINE + HOUR)]);
+    until(&database, said, "benign").await;
+    world.send(&topic, RecordKind::Feedback, &[word("fp", NINE + 60_000_000)]);
+    until(&database, said, "fp").await;
+    // In one batch as well.
+    world.send(
+        &topic,
+        RecordKind::Feedback,
+        &[word("fp", NINE + HOUR), word("tp", NINE), word("benign", NINE)],
+    );
+    until(&database, said, "benign").await;
+    running.stop().await;
+}

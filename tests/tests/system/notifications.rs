@@ -224,14 +224,15 @@ async fn what_a_service_refuses_is_told_to_a_person_and_can_be_sent_again() -> a
     })
     .await?;
     let output = office.varta(&["notify"])?;
-    ensure!(said(&output).contains("refused: answers 403: told to"), "{}", said(&output));
+    ensure!(said(&output).contains("refused: answers 403"), "{}", said(&output));
     office.receiver.set("/hook", Mood::Well);
     let output = office.varta(&["notify", "--again", "hook"])?;
     ensure!(output.status.success(), "{}", said(&output));
     until("what was refused is told", PATIENCE, async || Ok(office.items("hook", "sent").await? == 2))
         .await?;
     let arrived = office.receiver.arrived("/hook");
-    ensure!(arrived.len() == 3 && arrived[1].key == arrived[2].key, "{} requests", arrived.len());
+    // What was refused is told anew, with whatever waits by then.
+    ensure!(arrived.len() == 3 && arrived[1].key != arrived[2].key, "{} requests", arrived.len());
     let output = office.varta(&["notify", "--test"])?;
     ensure!(output.status.success() && said(&output).contains("took the message"), "{}", said(&output));
     ensure!(!said(&output).contains(&office.prefix), "the database is named");

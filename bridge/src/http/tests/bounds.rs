@@ -39,6 +39,22 @@ async fn what_is_too_large_is_refused_however_it_is_packed() {
 }
 
 #[tokio::test]
+async fn of_many_bad_events_a_few_are_named_and_all_are_counted() {
+    let stand = Stand::new(|_| {}).await;
+    let mut lines = "{}\n".repeat(9_999);
+    lines.push_str(&event(AGENT, 1).to_string());
+    let kind = ["Content-Type: application/x-ndjson"];
+    let answer = stand.post("/v1/events", &kind, lines.as_bytes()).await;
+    assert_eq!((answer.status, answer.body["events"].as_array().unwrap().len()), (400, 100));
+    assert!(answer.body["error"].as_str().unwrap().contains("9999 of 10000"), "{}", answer.body["error"]);
+    let answer = stand.post("/v1/events?partial=true", &kind, lines.as_bytes()).await;
+    assert_eq!((answer.status, answer.body["refused"].as_array().unwrap().len()), (207, 100));
+    assert_eq!((&answer.body["accepted"], &answer.body["refused_total"]), (&json!(1), &json!(9_999)));
+    assert!(answer.body.to_string().len() < 100 * 400);
+    stand.stop().await;
+}
+
+#[tokio::test]
 async fn a_key_that_asks_too_often_waits_and_others_do_not() {
     let stand = Stand::new(|config| {
         config.limits.requests_per_second = 0.2;

@@ -5,13 +5,14 @@
 use std::{sync::Arc, time::Duration};
 
 use lettre::{
-    Message as Mail,
+    Address, Message as Mail,
     message::{Mailbox, header::ContentType},
     transport::smtp::{
         Error,
         authentication::{Credentials, Mechanism},
         client::AsyncSmtpConnection,
-        extension::ClientId,
+        commands,
+        extension::{ClientId, Extension, MailBodyParameter, MailParameter},
     },
 };
 use rustls::ClientConfig;
@@ -19,7 +20,7 @@ use rustls::ClientConfig;
 use super::{Answer, smtp_stream};
 use crate::{
     SinkError,
-    notifier::{compose::Message, config::EmailConfig},
+    notifier::{compose::Message, config::EmailConfig, line},
 };
 
 pub(in super::super) struct Email {
@@ -84,26 +85,58 @@ impl Email {
                 return self.judge(&error);
             }
         }
-        match connection.send(mail.envelope(), &mail.formatted()).await {
-            Ok(_) => {
-                // It has the mail; whether it says goodbye as well does not matter.
+        match self.hand_over(&mut connection, mail).await {
+            Ok(answer) => {
+                // It has the mail, or will not; whether it says goodbye as well does not matter.
                 let _ = connection.quit().await;
-                Answer::Taken
+                answer
             }
             Err(error) => self.judge(&error),
         }
     }
 
+    /// One transaction for whom the server takes it; lettre's own gives up at the first whom it does not, and one dead
+    /// mailbox would keep everybody else from hearing anything.
+    async fn hand_over(&self, connection: &mut AsyncSmtpConnection, mail: &Mail) -> Result<Answer, Error> {
+        let (envelope, text) = (mail.envelope(), mail.formatted());
+        let mut parameters = Vec::new();
+        let is_ascii = |address: &Address| AsRef::<str>::as_ref(address).is_ascii();
+        if !envelope.from().into_iter().chain(envelope.to()).all(is_ascii) {
+            if !connection.server_info().supports_feature(Extension::SmtpUtfEight) {
+                return Ok(Answer::Refused("the server takes no addresses outside ASCII".to_owned()));
+            }
+            parameters.push(MailParameter::SmtpUtfEight);
+        }
+        if !text.is_ascii() {
+            if !connection.server_info().supports_feature(Extension::EightBitMime) {
+                return Ok(Answer::Refused("the server takes no text outside ASCII".to_owned()));
+            }
+            parameters.push(MailParameter::Body(MailBodyParameter::EightBitMime));
+        }
+        connection.command(commands::Mail::new(envelope.from().cloned(), parameters)).await?;
+        let (mut taken, mut refused, mut is_for_good) = (0, Vec::new(), true);
+        for to in envelope.to() {
+            match connection.command(commands::Rcpt::new(to.clone(), Vec::new())).await {
+                Ok(_) => taken += 1,
+                Err(error) if error.is_transient() || error.is_permanent() => {
+                    is_for_good &= error.is_permanent();
+                    refused.push(format!("{to}: {}", self.words(&error)));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let refused = line::clean(&refused.join("; "), 600);
+        if taken == 0 {
+            return Ok(if is_for_good { Answer::Refused(refused) } else { Answer::later(refused) });
+        }
+        connection.command(commands::Data).await?;
+        connection.message(&text).await?;
+        Ok(if refused.is_empty() { Answer::Taken } else { Answer::TakenInPart(refused) })
+    }
+
     /// 4xx and everything about the connection is waited out, 5xx and what the server cannot do at all is not.
     fn judge(&self, error: &Error) -> Answer {
-        let mut reason = error.to_string();
-        // lettre's own text does not always hold the server's words.
-        if let Some(cause) = std::error::Error::source(error)
-            && !reason.contains(&cause.to_string())
-        {
-            reason = format!("{reason}: {cause}");
-        }
-        let reason = self.blot(&reason);
+        let reason = self.words(error);
         if error.is_permanent() || error.is_client() {
             Answer::Refused(reason)
         } else {
@@ -111,11 +144,22 @@ impl Email {
         }
     }
 
+    fn words(&self, error: &Error) -> String {
+        let mut reason = error.to_string();
+        // lettre's own text does not always hold the server's words.
+        if let Some(cause) = std::error::Error::source(error)
+            && !reason.contains(&cause.to_string())
+        {
+            reason = format!("{reason}: {cause}");
+        }
+        self.blot(&reason)
+    }
+
     fn blot(&self, text: &str) -> String {
         let text = match &self.config.password {
             Some(password) if !password.expose().is_empty() => text.replace(password.expose(), "***"),
             _ => text.to_owned(),
         };
-        super::super::line::clean(&text, 300)
+        line::clean(&text, 300)
     }
 }

@@ -13,7 +13,7 @@ const MOST_BYTES: usize = 64 * 1024;
 /// Characters of its words that are kept.
 const MOST_WORDS: usize = 300;
 /// Longest pause that a service may ask for.
-const LONGEST_PAUSE: Duration = Duration::from_hours(1);
+pub(in super::super) const LONGEST_BLOCK: Duration = Duration::from_hours(1);
 
 pub(super) struct Http {
     pub(super) client: reqwest::Client,
@@ -105,5 +105,5 @@ fn retry_after(headers: &header::HeaderMap) -> Option<Duration> {
 
 /// A pause asked for, bounded.
 pub(super) fn pause(seconds: u64) -> Duration {
-    Duration::from_secs(seconds).min(LONGEST_PAUSE)
+    Duration::from_secs(seconds).min(LONGEST_BLOCK)
 }

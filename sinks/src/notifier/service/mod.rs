@@ -13,6 +13,7 @@ mod webhook;
 
 use std::time::Duration;
 
+pub(super) use self::http::LONGEST_BLOCK;
 use self::{email::Email, slack::Slack, telegram::Telegram, webhook::Webhook};
 use super::{
     compose::Message,
@@ -25,6 +26,8 @@ use crate::SinkError;
 pub(super) enum Answer {
     /// It has it.
     Taken,
+    /// It has it, but not for everybody; who was refused, and why. Whoever has it must not get it again.
+    TakenInPart(String),
     /// Never: what is wrong with the message, or with what the service knows of us.
     Refused(String),
     /// Not now: away, busy, or it could not be heard whether it has it.

@@ -154,6 +154,8 @@ pub(super) struct Smtp {
     pub(super) greeting: &'static str,
     pub(super) auth: &'static str,
     pub(super) recipient: &'static str,
+    /// Somebody who is answered otherwise than all, and how.
+    pub(super) odd: (&'static str, &'static str),
     pub(super) content: &'static str,
     pub(super) cuts_after_data: bool,
     pub(super) hangs: bool,
@@ -165,6 +167,7 @@ impl Default for Smtp {
             greeting: "220 mail.example.com ESMTP",
             auth: "503 not here",
             recipient: "250 ok",
+            odd: ("", ""),
             content: "250 queued",
             cuts_after_data: false,
             hangs: false,
@@ -321,8 +324,12 @@ async fn session<S: AsyncRead + AsyncWrite + Unpin>(
                 "250 ok"
             }
             "RCPT" => {
-                mail.to.push(line["RCPT TO:".len()..].to_owned());
-                smtp.recipient
+                let to = &line["RCPT TO:".len()..];
+                let answer = if to == smtp.odd.0 { smtp.odd.1 } else { smtp.recipient };
+                if answer.starts_with('2') {
+                    mail.to.push(to.to_owned());
+                }
+                answer
             }
             "DATA" => {
                 say(&mut stream, "354 go ahead").await?;

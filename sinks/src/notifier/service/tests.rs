@@ -125,6 +125,8 @@ async fn slack_gets_escaped_text_and_its_pause_is_kept() {
         Reaction::headers(429, "Retry-After: 30\r\n", "rate_limited"),
         Reaction::answer(403, "action_prohibited"),
         Reaction::answer(503, ""),
+        Reaction::answer(200, "<html>please log in to this network</html>"),
+        Reaction::answer(200, "ok\n"),
     ])
     .await;
     let service = slack(&server);
@@ -134,8 +136,27 @@ async fn slack_gets_escaped_text_and_its_pause_is_kept() {
     let body: Value = serde_json::from_slice(&request.body).unwrap();
     assert!(body["text"].as_str().unwrap().contains("a&lt;b&gt;&amp;c"), "{body}");
     assert_eq!(later(service.send(&message()).await).1, Some(Duration::from_secs(30)));
+    assert_eq!(body["mrkdwn"], false, "a name such as *x* is no emphasis");
     assert!(refused(service.send(&message()).await).contains("action_prohibited"));
     later(service.send(&message()).await);
+    later(service.send(&message()).await);
+    assert_eq!(service.send(&message()).await, Answer::Taken);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_webhook_that_repeats_what_it_got_tells_nobody_else() {
+    let server = HttpServer::start(vec![Reaction::answer(422, "no alice here"), Reaction::Echo(422)]).await;
+    let text = format!("[[webhook]]\nname = \"w\"\nurl = \"{}\"", server.url("/hooks/very-secret/x"));
+    let service = Service::webhook(&config(&text).webhook[0], TIMEOUT).unwrap();
+    for _ in 0..2 {
+        assert_eq!(refused(service.send(&message()).await), "answers 422");
+    }
+    // Neither does what fails before there is an answer.
+    let text =
+        "[[webhook]]\nname = \"w\"\nurl = \"http://very-secret:pw@nowhere.invalid/hooks/very-secret/x\"";
+    let service = Service::webhook(&config(text).webhook[0], TIMEOUT).unwrap();
+    let (reason, _) = later(service.send(&message()).await);
+    assert!(!reason.contains("very-secret"), "{reason}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -248,9 +269,31 @@ async fn a_mail_servers_no_is_for_now_or_for_good() {
         match answer {
             Answer::Later { .. } => assert!(for_now, "case {number}: {answer:?}"),
             Answer::Refused(_) => assert!(!for_now, "case {number}: {answer:?}"),
-            Answer::Taken => panic!("case {number} was taken"),
+            Answer::Taken | Answer::TakenInPart(_) => panic!("case {number} was taken"),
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_dead_mailbox_keeps_nobody_else_from_hearing() {
+    for no in ["550 no such user very-secret", "450 mailbox busy"] {
+        for odd in ["<soc@example.com>", "<duty@example.com>"] {
+            let server = MailServer::start(Smtp { odd: (odd, no), ..Smtp::default() }, SmtpTls::None).await;
+            let answer = mail(&server, "tls = \"none\"").send(&message()).await;
+            let Answer::TakenInPart(refused) = answer else { panic!("{no} to {odd}: {answer:?}") };
+            let address = odd.trim_matches(['<', '>']);
+            assert!(refused.contains(address) && refused.contains(&no[..3]), "{refused}");
+            let mails = server.mails();
+            assert_eq!((mails.len(), mails[0].to.len()), (1, 1));
+            assert_ne!(mails[0].to[0], odd);
+        }
+    }
+    // Nobody is left: for now if it is so for anybody, for else he would never hear.
+    let smtp =
+        Smtp { recipient: "550 no", odd: ("<soc@example.com>", "450 mailbox busy"), ..Smtp::default() };
+    let server = MailServer::start(smtp, SmtpTls::None).await;
+    let (reason, _) = later(mail(&server, "tls = \"none\"").send(&message()).await);
+    assert!(reason.contains("soc@") && reason.contains("duty@") && server.mails().is_empty(), "{reason}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,5 +1,6 @@
 -- Reports that are missing, or older than what they are made of, of periods that began not before $1 and ended not
--- after $2. $3 is the zone; $4 the seconds by which a report must be younger than its newest row, for rows become
+-- after $2. What they are made of: hours, alerts and what people said of these, of the period and, for the trend, of the
+-- week before. $3 is the zone; $4 the seconds by which a report must be younger than its newest row, for rows become
 -- visible only when their transaction ends and bear the time of its beginning; $5 the kinds. A day has a report of its
 -- own if it was seen for $6 hours or has an alert. Weeks begin on Mondays. At most $7 rows.
 with changed as (
@@ -15,11 +16,24 @@ with changed as (
     union all
     select 'user', username, (event_time at time zone $3)::date, max(stored_at), $6
     from alerts where event_time >= $1 and event_time < $2 and username is not null group by 2, 3
+    union all
+    select 'agent', agent_id, (event_time at time zone $3)::date, max(f.stored_at), $6
+    from alert_feedback f join alerts on finding_uid = f.alert_id
+    where event_time >= $1 and event_time < $2 group by 2, 3
+    union all
+    select 'user', username, (event_time at time zone $3)::date, max(f.stored_at), $6
+    from alert_feedback f join alerts on finding_uid = f.alert_id
+    where event_time >= $1 and event_time < $2 and username is not null group by 2, 3
 ),
-subjects as (
+days as (
     select scope, key, day, max(at) as at, sum(weight) as weight from changed group by scope, key, day
     union all
     select 'fleet', '', day, max(at), sum(weight) from changed group by day
+),
+subjects as (
+    select d.scope, d.key, d.day, greatest(d.at, before.at) as at, d.weight
+    from days d left join days before
+        on before.scope = d.scope and before.key = d.key and before.day = d.day - 7
 ),
 periods as (
     select 'day' as kind, day as period_start, day + 1 as period_end, scope, key, at

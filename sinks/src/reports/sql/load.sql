@@ -7,8 +7,8 @@ select jsonb_build_object(
     'mem_used_max_bytes', max(mem_used_max_bytes),
     'mem_over_share', avg(mem_over_share),
     'disk_used_max_percent', max(disk_used_max_percent),
-    'net_rx_bytes', sum(net_rx_mean_bytes_per_s * extract(epoch from window_end - window_start)::float8),
-    'net_tx_bytes', sum(net_tx_mean_bytes_per_s * extract(epoch from window_end - window_start)::float8),
+    'net_rx_mean_bytes_per_s', avg(net_rx_mean_bytes_per_s),
+    'net_tx_mean_bytes_per_s', avg(net_tx_mean_bytes_per_s),
     'machines', (
         select coalesce(jsonb_agg(machine order by machine.cpu_mean desc nulls last, agent_id), '[]')
         from (

@@ -97,7 +97,7 @@ mod tests {
         let reading = async {
             let mut bytes = [0; 8];
             for _ in 0..12 {
-                tokio::time::sleep(limit.saturating_sub(Duration::from_secs(1))).await;
+                tokio::time::sleep(limit.mul_f64(0.9)).await;
                 theirs.read_exact(&mut bytes).await.unwrap();
             }
         };

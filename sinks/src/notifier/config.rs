@@ -305,16 +305,6 @@ impl NotifierConfig {
         names
     }
 
-    /// The filters of all channels, by list and place.
-    fn filters(&self) -> Vec<(&'static str, usize, &Filter)> {
-        let mut filters: Vec<(&'static str, usize, &Filter)> = Vec::new();
-        filters.extend(self.telegram.iter().enumerate().map(|(at, of)| ("telegram", at, &of.filter)));
-        filters.extend(self.email.iter().enumerate().map(|(at, of)| ("email", at, &of.filter)));
-        filters.extend(self.slack.iter().enumerate().map(|(at, of)| ("slack", at, &of.filter)));
-        filters.extend(self.webhook.iter().enumerate().map(|(at, of)| ("webhook", at, &of.filter)));
-        filters
-    }
-
     /// How lines are written.
     pub(super) fn lines(&self) -> Result<Lines, String> {
         Lines::parse(&self.line, &self.zone)
@@ -334,6 +324,7 @@ impl NotifierConfig {
         quiet: Option<&QuietConfig>,
         limits: Limits,
     ) -> Result<Channel, (&'static str, String)> {
+        filter.check(self.updated)?;
         let quiet = quiet
             .map(|quiet| Quiet::parse(&self.zone, &quiet.days, &quiet.from, &quiet.to, quiet.passes))
             .transpose()
@@ -408,15 +399,6 @@ impl Check for NotifierConfig {
         }
         if self.timeout < Duration::from_millis(100) || self.timeout > Duration::from_mins(5) {
             problems.add(key(at, "timeout"), "must be between 100 ms and 5 min", None);
-        }
-        for (list, index, filter) in self.filters() {
-            if filter.alerts && filter.count > 1 && !self.updated {
-                problems.add(
-                    key(at, &format!("{list}[{index}].filter.count")),
-                    "an alert begins with 1, and that it has grown is not kept for telling: nobody would ever be told",
-                    Some("updated = true".to_owned()),
-                );
-            }
         }
         let names = self.channel_names();
         for (index, name) in names.iter().enumerate() {

@@ -6,7 +6,7 @@ use runtime::{backoff::Backoff, fate::Fate, health::Component, shutdown::Shutdow
 use sqlx::PgConnection;
 use tokio::{sync::Notify, time::Instant};
 
-use super::{config::NotifierConfig, filter::Filter, store};
+use super::{config::NotifierConfig, filter::Filter, store, upkeep};
 use crate::{SinkError, postgres::answered};
 
 /// How often what waits is counted for the metrics.
@@ -78,7 +78,7 @@ impl Dealer {
         let now = Instant::now();
         if now >= *count_at {
             *count_at = now + COUNT_EVERY;
-            for standing in store::standing(database).await? {
+            for standing in upkeep::standing(database).await? {
                 let gauge = |name: &'static str, value: i64| {
                     metrics::gauge!(name, "channel" => standing.channel.clone()).set(value as f64);
                 };
@@ -89,7 +89,7 @@ impl Dealer {
         }
         if now >= *purge_at && !more {
             let channels = self.config.channel_names();
-            let (purged, more) = store::purge(database, self.config.retention, &channels).await?;
+            let (purged, more) = upkeep::purge(database, self.config.retention, &channels).await?;
             // In pieces, between which rows are dealt, until all is done.
             *purge_at = if more { now } else { now + PURGE_EVERY };
             tracing::debug!(purged, "old notifications deleted");

@@ -45,6 +45,16 @@ impl Default for Filter {
 }
 
 impl Filter {
+    /// Whether anything could pass; the error names the key and what is wrong. `updated`: it is kept for telling that a
+    /// finding goes on.
+    pub(super) fn check(&self, updated: bool) -> Result<(), (&'static str, String)> {
+        if self.alerts && self.count > 1 && !updated {
+            let error = "an alert begins with 1 and would never be told: set `updated = true`, which tells that it grows";
+            return Err(("filter.count", error.to_owned()));
+        }
+        Ok(())
+    }
+
     /// Whether the channel tells this.
     pub(super) fn wants(&self, item: &Item) -> bool {
         let listed = |list: &[String], value: &str| list.iter().any(|entry| entry == value);

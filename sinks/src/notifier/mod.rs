@@ -28,6 +28,7 @@ mod service;
 #[cfg(test)]
 mod simulation;
 mod store;
+mod upkeep;
 
 use std::sync::Arc;
 
@@ -44,7 +45,7 @@ pub use self::{
     },
     filter::Filter,
     item::Severity,
-    store::Standing,
+    upkeep::Standing,
 };
 use crate::{SinkError, postgres};
 
@@ -158,10 +159,10 @@ pub async fn try_out(config: &NotifierConfig) -> Result<Vec<Trial>, SinkError> {
 
 /// How each channel that was ever used stands.
 pub async fn standing(config: &NotifierConfig) -> Result<Vec<Standing>, SinkError> {
-    store::standing(&mut store::connect(config).await?).await
+    upkeep::standing(&mut store::connect(config).await?).await
 }
 
 /// Tries again what a channel's service has refused, for a token that was wrong. How many messages.
 pub async fn try_again(config: &NotifierConfig, channel: &str) -> Result<u64, SinkError> {
-    store::reopen(&mut store::connect(config).await?, channel).await
+    upkeep::reopen(&mut store::connect(config).await?, channel).await
 }

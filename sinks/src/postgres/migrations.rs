@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     /// Databases out there hold these checksums.
-    const APPLIED: [(i64, &str); 3] = [
+    const APPLIED: [(i64, &str); 4] = [
         (
             1,
             "3ca8fe5c5171fabf9394d9a3d8effba46b1a183a03f24a157b08cac2d34ea11abd13f8f2faace2d1af31ffb8f8e7931f",
@@ -59,6 +59,10 @@ mod tests {
         (
             3,
             "e942c50ac6551a5284495f45727fb0a509d3eac2ab2459506d30a37d13800293582c4369adbc4d73c1051448b5eb0edc",
+        ),
+        (
+            4,
+            "d0e10ec610ad9d76a448cc98a342eadfcb2e0b01ce939f3a5f48e42ead82d7b193fb9723d46698a50b85ea83d4e3a1e2",
         ),
     ];
 

@@ -145,8 +145,9 @@ impl<S: Sink> Drive<S> {
         loop {
             let due = self.sink.due();
             // Not left to the timer: it is looked at when there is nothing else to do, and a queue that is always full would
-            // make a sink hold more than it may.
-            if due.is_some_and(|at| at <= Instant::now()) && !shutdown.is_requested() {
+            // make a sink hold more than it may. Partitions that are asked back come first.
+            let is_due = due.is_some_and(|at| at <= Instant::now());
+            if is_due && !shutdown.is_requested() && !self.must_give_way() {
                 self.flush(Flush::Due, commands).await?;
                 continue;
             }

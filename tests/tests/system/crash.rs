@@ -3,7 +3,7 @@
 //! Two agents, two bridges, two workers and each sink run as processes of their own. Each is killed again and again, at
 //! named places (before and after each acknowledgement, flush and commit) and at moments of no meaning. The short
 //! form kills each a few times at a modest rate, for programs without optimisation; `make soak` sets
-//! `VARTA_CRASH_KILLS`, uses 10,000 events a second, suspends processes, stops Kafka, and kills the broker while the bridges are away and
+//! `VARTA_CRASH_KILLS`, uses 12,500 events a second, suspends processes, stops Kafka, and kills the broker while the bridges are away and
 //! their queue is full.
 
 mod chaos;

@@ -158,12 +158,7 @@ fn a_backfill_that_fails_at_any_call_goes_on() {
         let log = MemoryLog::new();
         log.create("varta.raw", PARTITIONS);
         let writer = log.handle().appender(Box::new(|_, _| {})).unwrap();
-        for (at, partition, key, value) in rows {
-            log.set_time(at / 1_000);
-            let record = NewRecord::keyed("varta.raw", key.clone(), value.clone());
-            let record = partition.map_or(record.clone(), |partition| record.to_partition(partition));
-            writer.append(record, 0).unwrap();
-        }
+        arrive(&log, &writer, rows).unwrap();
         log
     };
     let (expected, calls) = run_with(&raw(), "earliest", "latest", None, None);

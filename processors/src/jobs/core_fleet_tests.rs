@@ -68,16 +68,9 @@ fn run_both(rows: &Rows, run: &Run) -> MemoryLog {
     for _ in 0..60_000 {
         first.ticker.advance(10);
         second.ticker.advance(10);
-        let mut left = false;
         // In bursts, so that the time at which an alert is written says when it was known.
         let burst = if run.chaos.is_some() { 1 + chance.below(40) } else { 12 };
-        for (at, partition, key, value) in rows.by_ref().take(burst as usize) {
-            left = true;
-            log.set_time(at / 1_000);
-            let record = NewRecord::keyed(Arc::clone(&raw), key.clone(), value.clone());
-            let record = partition.map_or(record.clone(), |partition| record.to_partition(partition));
-            writer.append(record, 0).unwrap();
-        }
+        let left = arrive(&log, &writer, rows.by_ref().take(burst as usize)).unwrap();
         if run.chaos.is_some() && left {
             if chance.one_in(8) {
                 first.disturb(&mut chance);

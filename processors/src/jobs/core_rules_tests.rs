@@ -217,13 +217,7 @@ fn replayed(rows: &Rows, sets: &[RuleSet], histories: &[Vec<Held>]) -> Outputs {
     let log = MemoryLog::new();
     log.create(&topics.raw(), PARTITIONS);
     let writer = log.handle().appender(Box::new(|_, _| {})).unwrap();
-    for (at, partition, key, value) in rows {
-        log.set_time(at / 1_000);
-        let record = NewRecord::keyed(topics.raw(), key.clone(), value.clone());
-        writer
-            .append(partition.map_or(record.clone(), |partition| record.to_partition(partition)), 0)
-            .unwrap();
-    }
+    arrive(&log, &writer, rows).unwrap();
     let mut found = Outputs::new();
     for (partition, history) in histories.iter().enumerate() {
         let records: Vec<Record> = log.records(&topics.raw());

@@ -8,7 +8,7 @@ use arrow::array::RecordBatch;
 use bytes::Bytes;
 use eventlog::memory::MemoryLog;
 use eventlog::registry::{MemoryRegistry, register_all};
-use eventlog::{Appender, Log, NewRecord, Record};
+use eventlog::{AppendError, Appender, Log, NewRecord, Record};
 use parking_lot::Mutex;
 use schemas::family::Family;
 use schemas::identity::{Identity, Lane};
@@ -266,7 +266,27 @@ struct Run {
     restart: bool,
 }
 
-type Rows = [(i64, Option<i32>, String, Bytes)];
+/// When a record reaches `raw` (µs), in which partition if not the key's own, its key, its value.
+type Arrival = (i64, Option<i32>, String, Bytes);
+type Rows = [Arrival];
+
+/// Lets these rows reach `raw`; answers whether there were any.
+fn arrive<'a>(
+    log: &MemoryLog,
+    writer: &impl Appender,
+    rows: impl IntoIterator<Item = &'a Arrival>,
+) -> Result<bool, AppendError> {
+    let raw = Topics::default().raw();
+    let mut were_any = false;
+    for (at, partition, key, value) in rows {
+        were_any = true;
+        log.set_time(at / 1_000);
+        let record = NewRecord::keyed(Arc::clone(&raw), key.clone(), value.clone());
+        let record = partition.map_or(record.clone(), |partition| record.to_partition(partition));
+        writer.append(record, 0)?;
+    }
+    Ok(were_any)
+}
 
 fn run(rows: &Rows, run: &Run) -> Outputs {
     let job = shared();
@@ -293,15 +313,8 @@ fn run_jobs(rows: &Rows, run: &Run, make: Box<dyn Fn() -> Shared>) -> MemoryLog 
     let (mut calm, mut restart) = (0, run.restart);
     for _ in 0..60_000 {
         fleet.ticker.advance(10);
-        let mut left = false;
         let burst = if run.chaos.is_some() { 1 + chance.below(20) } else { u64::MAX };
-        for (at, partition, key, value) in rows.by_ref().take(burst as usize) {
-            left = true;
-            fleet.log.set_time(at / 1_000);
-            let record = NewRecord::keyed(topics.raw(), key.clone(), value.clone());
-            let record = partition.map_or(record.clone(), |partition| record.to_partition(partition));
-            writer.append(record, 0).unwrap();
-        }
+        let left = arrive(&fleet.log, &writer, rows.by_ref().take(burst as usize)).unwrap();
         if run.chaos.is_some() && left && chance.one_in(8) {
             fleet.disturb(&mut chance);
         }

@@ -193,15 +193,9 @@ fn play(rows: &Rows, partitions: i32, plan: &Plan) -> Result<(MemoryLog, u64), S
     let mut calm = 0;
     for _ in 0..20_000 {
         fleet.ticker.advance(10);
-        let mut left = false;
         let burst = if plan.chaos.is_some() { 1 + chance.below(40) } else { 60 };
-        for (at, partition, key, value) in rows.by_ref().take(burst as usize) {
-            left = true;
-            fleet.log.set_time(at / 1_000);
-            let record = NewRecord::keyed(topics.raw(), key.clone(), value.clone());
-            let record = partition.map_or(record.clone(), |partition| record.to_partition(partition));
-            writer.append(record, 0).map_err(|error| format!("{error:?}"))?;
-        }
+        let left = arrive(&fleet.log, &writer, rows.by_ref().take(burst as usize))
+            .map_err(|error| format!("{error:?}"))?;
         if plan.chaos.is_some() && left && chance.one_in(8) {
             fleet.disturb(&mut chance);
         }

@@ -48,6 +48,9 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     })
 }
 
+/// More rows of one partition are not kept: what is new is passed over.
+const MOST_ROWS: usize = 200_000;
+
 /// Keyed rows of one partition. What is removed while something is remembered about it is the caller's to decide; it
 /// must depend on the order of the log alone.
 #[derive(Debug)]
@@ -125,6 +128,55 @@ impl<V: Serialize + DeserializeOwned> Keyed<V> {
     pub(super) fn keys_of(&self, agent: &str) -> Vec<(Arc<str>, Key)> {
         let Some((agent, rows)) = self.agents.get_key_value(agent) else { return Vec::new() };
         rows.keys().map(|key| (Arc::clone(agent), key.clone())).collect()
+    }
+
+    /// Removes the rows for which `is_over` says so.
+    pub(super) fn remove_where(&mut self, is_over: impl Fn(&str, &Key, &V) -> bool) {
+        for (agent, key) in self.keys() {
+            if self.get(&agent, &key).is_some_and(|value| is_over(&agent, &key, value)) {
+                self.remove(&agent, &key);
+            }
+        }
+    }
+
+    /// Makes room for one more row of an agent and rule, which may have `most` of them, if it can be made. `age` says of
+    /// a row its last time (µs) and whether it is over: those that are over go, else the one whose last time is earliest.
+    pub(super) fn has_room(
+        &mut self,
+        agent: &str,
+        rule: &str,
+        most: usize,
+        age: impl Fn(&V) -> (Option<i64>, bool),
+    ) -> bool {
+        let of_rule = self.of(agent).filter(|(key, _)| &*key.rule == rule);
+        let mut rows: Vec<(Option<i64>, Key, bool)> = of_rule
+            .map(|(key, value)| {
+                let (last, is_over) = age(value);
+                (last, key.clone(), is_over)
+            })
+            .collect();
+        if rows.len() >= most {
+            rows.sort();
+            let over: Vec<_> = rows.iter().filter(|(.., is_over)| *is_over).collect();
+            if over.is_empty() {
+                self.has_dropped();
+                self.remove(agent, &rows[0].1);
+            } else {
+                for (_, key, _) in over {
+                    self.remove(agent, key);
+                }
+            }
+        }
+        let has_room = self.len() < MOST_ROWS;
+        if !has_room {
+            self.has_dropped();
+        }
+        has_room
+    }
+
+    /// Counts something that had to be forgotten for lack of room.
+    pub(super) fn has_dropped(&self) {
+        metrics::counter!("varta_processors_rule_state_dropped_total", "of" => self.name).increment(1);
     }
 
     /// How many rows there are.

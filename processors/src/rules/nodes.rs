@@ -140,11 +140,7 @@ impl Nodes {
 
     /// Forgets agents that are gone.
     pub(super) fn forget(&mut self, tracker: &Tracker) {
-        for (agent, key) in self.rows.keys() {
-            if tracker.find(&agent).is_none() {
-                self.rows.remove(&agent, &key);
-            }
-        }
+        self.rows.remove_where(|agent, _, _| tracker.find(agent).is_none());
     }
 }
 

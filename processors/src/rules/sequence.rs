@@ -21,8 +21,6 @@ use crate::event_time::Tracker;
 const MOST_WAITING: usize = 16;
 /// More keys of one agent and rule do not wait: the one that waits longest goes.
 const MOST_KEYS: usize = 64;
-/// More keys of one partition do not wait: the new one is passed over.
-const MOST_ROWS: usize = 200_000;
 
 /// A row that waits for others.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,7 +107,11 @@ impl Sequences {
                 !is_told && (other.step == shape.last() || other.time > end)
             });
         } else if (row.step == 0 || shape.waits[row.step]) && !shape.is_over(&row, watermark) {
-            if is_new && !self.has_room(agent, key, shape, watermark) {
+            let age = |waiting: &Vec<Waiting>| {
+                let is_over = waiting.iter().all(|row| shape.is_over(row, watermark));
+                (waiting.iter().map(|row| row.time).max(), is_over)
+            };
+            if is_new && !self.rows.has_room(agent, &key.rule, MOST_KEYS, age) {
                 return None;
             }
             waiting.push(row);
@@ -118,7 +120,7 @@ impl Sequences {
                 && let Some(earliest) = (0..waiting.len()).min_by_key(|index| waiting[*index].time)
             {
                 waiting.remove(earliest);
-                dropped();
+                self.rows.has_dropped();
             }
         } else if before == waiting.len() {
             return None;
@@ -133,61 +135,19 @@ impl Sequences {
 
     /// Forgets what is over, and agents that are gone; called at fixed places of the log.
     pub(super) fn sweep<'a>(&mut self, tracker: &Tracker, shape_of: impl Fn(&str) -> Option<Shape<'a>>) {
-        for (agent, key) in self.rows.keys() {
-            let watermark = tracker.find(&agent).map(|agent| agent.watermark);
-            let is_over = match (watermark, shape_of(&key.rule), self.rows.get(&agent, &key)) {
-                (Some(watermark), Some(shape), Some(waiting)) => {
-                    waiting.iter().all(|row| shape.is_over(row, watermark))
-                }
+        self.rows.remove_where(|agent, key, waiting| {
+            let watermark = tracker.find(agent).map(|agent| agent.watermark);
+            match (watermark, shape_of(&key.rule)) {
+                (Some(watermark), Some(shape)) => waiting.iter().all(|row| shape.is_over(row, watermark)),
                 _ => true,
-            };
-            if is_over {
-                self.rows.remove(&agent, &key);
             }
-        }
+        });
     }
 
     /// Forgets everything of rules that are gone.
     pub(super) fn forget(&mut self, is_gone: &dyn Fn(&str) -> bool) {
-        for (agent, key) in self.rows.keys() {
-            if is_gone(&key.rule) {
-                self.rows.remove(&agent, &key);
-            }
-        }
+        self.rows.remove_where(|_, key, _| is_gone(&key.rule));
     }
-
-    /// Makes room for one more key of an agent, if it can be made.
-    fn has_room(&mut self, agent: &str, key: &Key, shape: Shape<'_>, watermark: i64) -> bool {
-        let latest = |waiting: &[Waiting]| waiting.iter().map(|row| row.time).max();
-        let of_rule = self.rows.of(agent).filter(|(other, _)| other.rule == key.rule);
-        let mut keys: Vec<(Option<i64>, Key, bool)> = of_rule
-            .map(|(key, waiting)| {
-                let is_over = waiting.iter().all(|row| shape.is_over(row, watermark));
-                (latest(waiting), key.clone(), is_over)
-            })
-            .collect();
-        if keys.len() >= MOST_KEYS {
-            keys.sort();
-            let over: Vec<_> = keys.iter().filter(|(.., is_over)| *is_over).collect();
-            if over.is_empty() {
-                dropped();
-                self.rows.remove(agent, &keys[0].1);
-            } else {
-                for (_, key, _) in over {
-                    self.rows.remove(agent, key);
-                }
-            }
-        }
-        let has_room = self.rows.len() < MOST_ROWS;
-        if !has_room {
-            dropped();
-        }
-        has_room
-    }
-}
-
-fn dropped() {
-    metrics::counter!("varta_processors_rule_state_dropped_total", "of" => "sequences").increment(1);
 }
 
 /// The shortest chain of waiting rows with the new one in it.

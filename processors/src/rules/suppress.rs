@@ -18,8 +18,6 @@ use crate::engine::operator::Operator;
 const MOST_PERIODS: usize = 4;
 /// More keys of one agent and rule are not kept: the one whose last period began first goes.
 const MOST_KEYS: usize = 256;
-/// More keys of one partition are not kept: what is new is told every time.
-const MOST_ROWS: usize = 200_000;
 /// What was held back waits so long for an alert that carries it, µs.
 const CARRIED: i64 = 24 * 3_600 * 1_000_000;
 
@@ -113,9 +111,14 @@ impl Suppressions {
         if periods.len() > MOST_PERIODS {
             periods.sort_by_key(|period| period.began);
             periods.remove(0);
-            dropped();
+            self.rows.has_dropped();
         }
-        if !is_new || self.has_room(asks, &key, length) {
+        let age = |periods: &Vec<Period>| {
+            let is_over = periods.iter().all(|period| is_over(period, length, asks.watermark));
+            (periods.iter().map(|period| period.began).max(), is_over)
+        };
+        // For whose key there is no room, every finding is told.
+        if !is_new || self.rows.has_room(asks.agent, &key.rule, MOST_KEYS, age) {
             self.rows.put(asks.agent, key, periods);
         }
         Some(carried)
@@ -127,54 +130,16 @@ impl Suppressions {
         watermark_of: impl Fn(&str) -> i64,
         length_of: impl Fn(&str) -> Option<i64>,
     ) {
-        for (agent, key) in self.rows.keys() {
-            let watermark = watermark_of(&agent);
-            let is_over = match (length_of(&key.rule), self.rows.get(&agent, &key)) {
-                (Some(length), Some(periods)) => {
-                    periods.iter().all(|period| is_over(period, length, watermark))
-                }
-                _ => true,
-            };
-            if is_over {
-                self.rows.remove(&agent, &key);
-            }
-        }
+        self.rows.remove_where(|agent, key, periods| {
+            let watermark = watermark_of(agent);
+            length_of(&key.rule)
+                .is_none_or(|length| periods.iter().all(|period| is_over(period, length, watermark)))
+        });
     }
 
     /// Forgets everything of rules that are gone.
     pub(super) fn forget(&mut self, is_gone: &dyn Fn(&str) -> bool) {
-        for (agent, key) in self.rows.keys() {
-            if is_gone(&key.rule) {
-                self.rows.remove(&agent, &key);
-            }
-        }
-    }
-
-    fn has_room(&mut self, asks: Asks<'_>, key: &Key, length: i64) -> bool {
-        let of_rule = self.rows.of(asks.agent).filter(|(other, _)| other.rule == key.rule);
-        let mut keys: Vec<(Option<i64>, Key, bool)> = of_rule
-            .map(|(key, periods)| {
-                let is_over = periods.iter().all(|period| is_over(period, length, asks.watermark));
-                (periods.iter().map(|period| period.began).max(), key.clone(), is_over)
-            })
-            .collect();
-        if keys.len() >= MOST_KEYS {
-            keys.sort();
-            let over: Vec<_> = keys.iter().filter(|(.., is_over)| *is_over).collect();
-            if over.is_empty() {
-                dropped();
-                self.rows.remove(asks.agent, &keys[0].1);
-            } else {
-                for (_, key, _) in over {
-                    self.rows.remove(asks.agent, key);
-                }
-            }
-        }
-        let has_room = self.rows.len() < MOST_ROWS;
-        if !has_room {
-            dropped();
-        }
-        has_room
+        self.rows.remove_where(|_, key, _| is_gone(&key.rule));
     }
 }
 
@@ -182,10 +147,6 @@ fn is_over(period: &Period, length: i64, watermark: i64) -> bool {
     let end = period.began.saturating_add(length);
     let end = if period.held > 0 { end.saturating_add(CARRIED) } else { end };
     end <= watermark
-}
-
-fn dropped() {
-    metrics::counter!("varta_processors_rule_state_dropped_total", "of" => "suppressions").increment(1);
 }
 
 #[cfg(test)]

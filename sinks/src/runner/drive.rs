@@ -156,7 +156,7 @@ impl<S: Sink> Drive<S> {
                 biased;
                 () = shutdown.wait() => return Ok(()),
                 () = tokio::time::sleep_until(wake.into()), if due.is_some() && !self.must_give_way() => {
-                    self.flush(Flush::Due, commands).await?;
+                    // flushed at the head of the loop
                 }
                 event = inbox.recv() => match event {
                     Some(event) => self.handle(event, commands).await?,

@@ -387,20 +387,24 @@ async fn what_is_due_adapts_to_the_setting() {
     assert_eq!(due_then, &weeks[..4]);
 }
 
+/// All reports are there, of rows that came long ago.
+async fn all_computed(connection: &mut PgConnection, config: &ReportsConfig, until: DateTime<Utc>) {
+    let past = "update features_1h set changed_at = '2026-01-07Z'; update user_features_1h set changed_at = '2026-01-07Z';
+                update alerts set stored_at = '2026-01-07Z'; update alert_feedback set stored_at = '2026-01-07Z'";
+    connection.execute(past).await.unwrap();
+    for due in due(connection, config, until).await.unwrap() {
+        let report = computed(connection, due.period, &due.subject).await;
+        store(connection, &report).await.unwrap();
+    }
+    assert!(due(connection, config, until).await.unwrap().is_empty());
+}
+
 #[tokio::test]
 async fn what_came_after_a_report_makes_it_due_again_and_nothing_else_does() {
     let (_database, mut connection) = filled().await;
     let until: DateTime<Utc> = "2026-01-12T00:00:00Z".parse().unwrap();
-    // the rows came long ago
-    let past = "update features_1h set changed_at = '2026-01-07Z'; update user_features_1h set changed_at = '2026-01-07Z';
-                update alerts set stored_at = '2026-01-07Z'; update alert_feedback set stored_at = '2026-01-07Z'";
-    connection.execute(past).await.unwrap();
     let weekly = config(Cadence::Week);
-    for due in due(&mut connection, &weekly, until).await.unwrap() {
-        let report = computed(&mut connection, due.period, &due.subject).await;
-        store(&mut connection, &report).await.unwrap();
-    }
-    assert!(due(&mut connection, &weekly, until).await.unwrap().is_empty());
+    all_computed(&mut connection, &weekly, until).await;
     // an agent that was offline brings a row of the first week
     connection
         .execute("update features_1h set revision = 1, changed_at = now() where agent_id = 'c'")
@@ -487,19 +491,8 @@ async fn an_agent_that_lies_takes_away_nobodys_report() {
 async fn what_people_say_of_an_alert_makes_its_reports_due_again() {
     let (_database, mut connection) = filled().await;
     let until: DateTime<Utc> = "2026-01-12T00:00:00Z".parse().unwrap();
-    connection
-        .execute(
-            "update features_1h set changed_at = '2026-01-07Z'; update user_features_1h set changed_at = '2026-01-07Z';
-             update alerts set stored_at = '2026-01-07Z'; update alert_feedback set stored_at = '2026-01-07Z'",
-        )
-        .await
-        .unwrap();
     let weekly = config(Cadence::Week);
-    for due in due(&mut connection, &weekly, until).await.unwrap() {
-        let report = computed(&mut connection, due.period, &due.subject).await;
-        store(&mut connection, &report).await.unwrap();
-    }
-    assert!(due(&mut connection, &weekly, until).await.unwrap().is_empty());
+    all_computed(&mut connection, &weekly, until).await;
     connection
         .execute("insert into alert_feedback (alert_id, author, verdict, given_at) values ('f2', 'ben', 'tp', now())")
         .await

@@ -76,6 +76,10 @@ pub struct ProcessConfig {
     /// The same once an alert is in the transaction.
     #[serde(with = "humantime_serde")]
     pub alert_commit_interval: Duration,
+    /// The same as long as more rows wait than are processed at once, as after a stop: few large transactions cost far
+    /// less than many small ones.
+    #[serde(with = "humantime_serde")]
+    pub behind_commit_interval: Duration,
     /// Input rows after which a transaction is committed early.
     pub max_commit_rows: usize,
     /// Output bytes after which a transaction is committed early.
@@ -115,9 +119,10 @@ impl Default for ProcessConfig {
             static_membership: true,
             commit_interval: Duration::from_millis(50),
             alert_commit_interval: Duration::from_millis(25),
-            max_commit_rows: 50_000,
-            max_commit_bytes: ByteSize(16 * 1024 * 1024),
-            max_batch_rows: 2_000,
+            behind_commit_interval: Duration::from_millis(500),
+            max_commit_rows: 100_000,
+            max_commit_bytes: ByteSize(32 * 1024 * 1024),
+            max_batch_rows: 8_000,
             linger: Duration::from_millis(4),
             restore_deadline: Duration::from_mins(1),
             on_state_mismatch: OnMismatch::Refuse,
@@ -152,11 +157,16 @@ impl Check for ProcessConfig {
         require((1..=256).contains(&self.workers), "workers", "must be between 1 and 256");
         require(self.max_batch_rows > 0, "max_batch_rows", "must be at least 1");
         require(self.max_commit_rows > 0, "max_commit_rows", "must be at least 1");
-        require(
-            self.commit_interval <= Duration::from_secs(5),
-            "commit_interval",
-            "must be at most 5 s: a transaction that stays open longer holds up every reader and may time out",
-        );
+        for (name, interval) in [
+            ("commit_interval", self.commit_interval),
+            ("behind_commit_interval", self.behind_commit_interval),
+        ] {
+            require(
+                interval <= Duration::from_secs(5),
+                name,
+                "must be at most 5 s: a transaction that stays open longer holds up every reader and may time out",
+            );
+        }
         require(
             self.alert_commit_interval <= self.commit_interval,
             "alert_commit_interval",

@@ -186,6 +186,7 @@ pub(crate) fn settings(config: &ProcessConfig, topics: &Topics, slot: usize) -> 
         state: topics.state(config.job.as_str()),
         commit_interval: config.commit_interval,
         urgent_commit_interval: config.alert_commit_interval,
+        behind_commit_interval: config.behind_commit_interval,
         max_commit_rows: config.max_commit_rows,
         max_commit_bytes: config.max_commit_bytes.0 as usize,
         max_batch_rows: config.max_batch_rows,

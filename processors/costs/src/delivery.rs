@@ -273,6 +273,7 @@ fn settings(raw: &Topics, topics: &Topics) -> WorkerSettings {
         state: topics.state("core"),
         commit_interval: Duration::from_millis(50),
         urgent_commit_interval: Duration::from_millis(25),
+        behind_commit_interval: Duration::from_millis(25),
         max_commit_rows: 20_000,
         max_commit_bytes: 16 << 20,
         max_batch_rows: 4_000,

@@ -27,6 +27,7 @@ fn settings(rows: usize) -> WorkerSettings {
         state: topics.state("core"),
         commit_interval: Duration::from_secs(1),
         urgent_commit_interval: Duration::from_secs(1),
+        behind_commit_interval: Duration::from_secs(1),
         max_commit_rows: rows,
         max_commit_bytes: 1 << 30,
         max_batch_rows: rows.min(4_000),

@@ -1,5 +1,7 @@
 //! Reading single values of a batch by column name.
 
+use std::fmt::Write as _;
+
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Int64Array, StringArray, TimestampMicrosecondArray,
 };
@@ -109,6 +111,44 @@ pub(crate) fn evidence_within(
         bound(&mut evidence, most);
     }
     Ok(evidence)
+}
+
+/// What [`evidence`] says of a row, as the text of its JSON object and without making the object; `None` if the row has
+/// to be bounded.
+pub(crate) fn evidence_text(batch: &RecordBatch, row: usize) -> Result<Option<String>, AlertError> {
+    let mut text = String::with_capacity(512);
+    let mut size = 0;
+    for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
+        if column.is_null(row) {
+            continue;
+        }
+        let before = text.len();
+        text.push(if before == 0 { '{' } else { ',' });
+        let _ = write!(text, "\"{}\":", field.name());
+        match column.data_type() {
+            DataType::Utf8 => {
+                let value = column.as_string::<i32>().value(row);
+                size += value.len();
+                if size > TEXT {
+                    return Ok(None);
+                }
+                text.push_str(&serde_json::to_string(value)?);
+                continue;
+            }
+            DataType::Int64 => {
+                let _ = write!(text, "{}", column.as_primitive::<Int64Type>().value(row));
+            }
+            _ => match json(column, row)? {
+                Some(value) => {
+                    let _ = write!(text, "{value}");
+                }
+                None => text.truncate(before),
+            },
+        }
+        size += 16;
+    }
+    text.push_str(if text.is_empty() { "{}" } else { "}" });
+    Ok(Some(text))
 }
 
 /// A value that is not null; `None` for a number that JSON does not know.

@@ -62,6 +62,19 @@ struct Transaction {
     began: Duration,
     rows: usize,
     bytes: usize,
+    /// Nothing more fits into it.
+    is_full: bool,
+}
+
+impl Transaction {
+    /// When it is to be committed; `behind`: how long it may last because the input brings full micro-batches.
+    fn due(&self, behind: Option<Duration>) -> Duration {
+        match behind {
+            _ if self.is_full => Duration::ZERO,
+            Some(behind) => self.due.max(self.began + behind),
+            None => self.due,
+        }
+    }
 }
 
 struct Session<L: Log, S> {
@@ -103,6 +116,8 @@ pub struct Worker<L: Log, J: Job> {
     /// Health says that something is waited for.
     noted: bool,
     session: Option<Session<L, J::State>>,
+    /// The last micro-batch was full.
+    is_behind: bool,
     /// When the group's offsets were last asked for.
     asked_at: Option<Duration>,
     #[cfg(test)]
@@ -130,6 +145,7 @@ impl<L: Log, J: Job> Worker<L, J> {
             backoff,
             noted: true,
             session: None,
+            is_behind: false,
             asked_at: None,
             #[cfg(test)]
             defect: None,
@@ -212,7 +228,8 @@ impl<L: Log, J: Job> Worker<L, J> {
         let Some(session) = &mut self.session else {
             return Ok(Step::Idle);
         };
-        if session.open.as_ref().is_some_and(|open| now >= open.due) {
+        let behind = self.is_behind.then_some(self.settings.behind_commit_interval);
+        if session.open.as_ref().is_some_and(|open| now >= open.due(behind)) {
             self.commit()?;
             return Ok(Step::Worked);
         }
@@ -243,8 +260,13 @@ impl<L: Log, J: Job> Worker<L, J> {
         let restoring = session.slots.values().any(|slot| matches!(slot, Slot::Restoring { .. }));
         let idle = if restoring { Duration::from_millis(20) } else { Duration::from_millis(100) };
         let wait = session.open.as_ref().map_or(idle, |open| open.due.saturating_sub(now)).min(idle);
+        let was_behind = std::mem::take(&mut self.is_behind);
         let records = match session.consumer.poll(self.settings.max_batch_rows, wait)? {
             Polled::Records(records) if records.is_empty() => {
+                if was_behind {
+                    // the end of what waited: it may be time for the commit that was put off
+                    return Ok(Step::Worked);
+                }
                 self.is_well();
                 self.look_at_others(now)?;
                 return Ok(Step::Idle);
@@ -253,6 +275,7 @@ impl<L: Log, J: Job> Worker<L, J> {
             event => return self.rebalance(event),
         };
         let (records, event) = self.gather(records)?;
+        self.is_behind = records.len() >= self.settings.max_batch_rows;
         if let Some(event) = event {
             // Positions have moved past rows that nobody processed: those partitions start over.
             self.mark_touched(&records);
@@ -339,7 +362,7 @@ impl<L: Log, J: Job> Worker<L, J> {
                 }
                 if open.rows >= self.settings.max_commit_rows || open.bytes >= self.settings.max_commit_bytes
                 {
-                    open.due = now;
+                    open.is_full = true;
                 }
             }
         }

@@ -322,7 +322,7 @@ impl Judge {
             step: hit.step.0,
             time: hit.time,
             id: identity(batch, hit.row)?,
-            row: Evidence::new(&rows::evidence(batch, hit.row)?)?,
+            row: Evidence::new(batch, hit.row)?,
         };
         let key = Key::new(&rule.id, &by);
         let Some(chain) = state.sequences.see(agent, &key, shape, row, hit.watermark) else {

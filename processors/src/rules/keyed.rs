@@ -1,11 +1,11 @@
 //! What rules remember: rows by agent, rule and key, kept in the changelog as JSON.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use ahash::AHashMap;
-use arrow::array::{RecordBatch, StringArray, UInt8Array};
+use ahash::{AHashMap, AHashSet};
+use arrow::array::{RecordBatch, StringArray, StringBuilder, UInt8Array};
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -16,7 +16,7 @@ use crate::engine::operator::{
 };
 
 /// What a row is about, beside the agent.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Key {
     /// Id of the rule.
     pub(super) rule: Arc<str>,
@@ -60,7 +60,7 @@ pub(super) struct Keyed<V> {
     /// Rows of each rule; rules without rows are left out.
     rules: AHashMap<Arc<str>, usize>,
     rows: usize,
-    changed: BTreeSet<(Arc<str>, Key)>,
+    changed: AHashSet<(Arc<str>, Key)>,
     schema: SchemaRef,
 }
 
@@ -78,7 +78,7 @@ impl<V: Serialize + DeserializeOwned> Keyed<V> {
             agents: AHashMap::new(),
             rules: AHashMap::new(),
             rows: 0,
-            changed: BTreeSet::new(),
+            changed: AHashSet::new(),
             schema,
         }
     }
@@ -86,6 +86,21 @@ impl<V: Serialize + DeserializeOwned> Keyed<V> {
     /// One row.
     pub(super) fn get(&self, agent: &str, key: &Key) -> Option<&V> {
         self.agents.get(agent)?.get(key)
+    }
+
+    /// One row, to be changed in its place. What was changed has to be [`put`](Self::put) back or
+    /// [noted](Self::has_changed).
+    pub(super) fn get_mut(&mut self, agent: &str, key: &Key) -> Option<&mut V> {
+        self.agents.get_mut(agent)?.get_mut(key)
+    }
+
+    /// Notes that a row was changed in its place.
+    pub(super) fn has_changed(&mut self, agent: &str, key: &Key) {
+        if let Some((agent, rows)) = self.agents.get_key_value(agent)
+            && let Some((key, _)) = rows.get_key_value(key)
+        {
+            self.changed.insert((Arc::clone(agent), key.clone()));
+        }
     }
 
     /// All rows of an agent, sorted by key.
@@ -212,20 +227,28 @@ impl<V: Serialize + DeserializeOwned> Keyed<V> {
     }
 
     fn batch(&self, keys: &[(Arc<str>, Key)]) -> Result<RecordBatch, StateError> {
-        let mut states = Vec::with_capacity(keys.len());
+        let mut states = StringBuilder::with_capacity(keys.len(), 64 * keys.len());
+        let mut ops = Vec::with_capacity(keys.len());
+        let mut text = Vec::new();
         for (agent, key) in keys {
-            let state = self.get(agent, key).map(serde_json::to_string).transpose();
-            states.push(state.map_err(|error| self.malformed(&error))?);
+            let Some(state) = self.get(agent, key) else {
+                states.append_null();
+                ops.push(Op::Delete as u8);
+                continue;
+            };
+            text.clear();
+            serde_json::to_writer(&mut text, state).map_err(|error| self.malformed(&error))?;
+            states.append_value(String::from_utf8_lossy(&text));
+            ops.push(Op::Put as u8);
         }
-        let op = |state: &Option<String>| if state.is_some() { Op::Put as u8 } else { Op::Delete as u8 };
         RecordBatch::try_new(
             Arc::clone(&self.schema),
             vec![
-                Arc::new(states.iter().map(|state| Some(op(state))).collect::<UInt8Array>()),
+                Arc::new(UInt8Array::from(ops)),
                 Arc::new(keys.iter().map(|(agent, _)| Some(&**agent)).collect::<StringArray>()),
                 Arc::new(keys.iter().map(|(_, key)| Some(&*key.rule)).collect::<StringArray>()),
                 Arc::new(keys.iter().map(|(_, key)| Some(&*key.by)).collect::<StringArray>()),
-                Arc::new(states.iter().collect::<StringArray>()),
+                Arc::new(states.finish()),
             ],
         )
         .map_err(arrow_error(self.name))
@@ -272,7 +295,8 @@ impl<V: Serialize + DeserializeOwned + Send> Operator for Keyed<V> {
         if self.changed.is_empty() {
             return Ok(None);
         }
-        let changed: Vec<_> = std::mem::take(&mut self.changed).into_iter().collect();
+        let mut changed: Vec<_> = self.changed.drain().collect();
+        changed.sort_unstable();
         self.batch(&changed).map(Some)
     }
 

@@ -49,6 +49,11 @@ impl Shape<'_> {
         self.waits.len() - 1
     }
 
+    /// Whether a row that completes nothing waits for what it could be chained with.
+    fn keeps(&self, row: &Waiting, watermark: i64) -> bool {
+        (row.step == 0 || self.waits[row.step]) && !self.is_over(row, watermark)
+    }
+
     /// Whether nothing that is still to come could be chained with the row.
     fn is_over(&self, row: &Waiting, watermark: i64) -> bool {
         let end = if row.step == self.last() { row.time } else { row.time.saturating_add(self.within) };
@@ -94,26 +99,34 @@ impl Sequences {
         row: Waiting,
         watermark: i64,
     ) -> Option<Vec<Waiting>> {
-        let known = self.rows.get(agent, key);
-        let is_new = known.is_none();
-        let mut waiting: Vec<Waiting> = known.cloned().unwrap_or_default();
+        // The rows are taken out of their place, which they find empty but there when they come back.
+        let mut waiting = match self.rows.get_mut(agent, key) {
+            Some(waiting) => std::mem::take(waiting),
+            None if !shape.keeps(&row, watermark) => return None,
+            None => {
+                let age = |waiting: &Vec<Waiting>| {
+                    let is_over = waiting.iter().all(|row| shape.is_over(row, watermark));
+                    (waiting.iter().map(|row| row.time).max(), is_over)
+                };
+                if self.rows.has_room(agent, &key.rule, MOST_KEYS, age) {
+                    self.rows.put(agent, key.clone(), vec![row]);
+                }
+                return None;
+            }
+        };
         let before = waiting.len();
         waiting.retain(|other| !shape.is_over(other, watermark));
+        let mut is_changed = waiting.len() < before;
         let chain = chain(&waiting, &row, shape);
         if let Some(chain) = &chain {
+            is_changed = true;
             let end = chain.last().map_or(row.time, |last| last.time);
             waiting.retain(|other| {
                 let is_told = chain.iter().any(|told| told.id == other.id && told.step == other.step);
                 !is_told && (other.step == shape.last() || other.time > end)
             });
-        } else if (row.step == 0 || shape.waits[row.step]) && !shape.is_over(&row, watermark) {
-            let age = |waiting: &Vec<Waiting>| {
-                let is_over = waiting.iter().all(|row| shape.is_over(row, watermark));
-                (waiting.iter().map(|row| row.time).max(), is_over)
-            };
-            if is_new && !self.rows.has_room(agent, &key.rule, MOST_KEYS, age) {
-                return None;
-            }
+        } else if shape.keeps(&row, watermark) {
+            is_changed = true;
             waiting.push(row);
             supersede(&mut waiting, shape, watermark);
             if waiting.len() > MOST_WAITING
@@ -122,13 +135,16 @@ impl Sequences {
                 waiting.remove(earliest);
                 self.rows.has_dropped();
             }
-        } else if before == waiting.len() {
-            return None;
         }
         if waiting.is_empty() {
             self.rows.remove(agent, key);
-        } else {
-            self.rows.put(agent, key.clone(), waiting);
+            return chain;
+        }
+        if let Some(place) = self.rows.get_mut(agent, key) {
+            *place = waiting;
+        }
+        if is_changed {
+            self.rows.has_changed(agent, key);
         }
         chain
     }

@@ -92,7 +92,8 @@ async fn main() -> anyhow::Result<()> {
     };
     let wanted = |bench| bed.args.only.is_empty() || bed.args.only.contains(&bench);
     println!("{}", machine());
-    println!("profile release; 60 % host metrics, 20 % process samples, 15 % process events, 5 % rest");
+    println!("profile release; 60 % host metrics, 20 % process samples, 15 % process events, 5 % rest; \
+              half of the machines busy at any time");
     bed.create_topics()?;
     if wanted(Bench::Job) || wanted(Bench::Lake) {
         println!("{}", bed.fill().await?);
@@ -147,7 +148,7 @@ impl Bed {
     }
 
     fn load(events: u64, first: i64) -> Fill {
-        let mix = Mix { base: 1_760_000_000_000_000 + first, step: 1000, suspicious_every: 1000 };
+        let mix = Mix { base: 1_760_000_000_000_000 + first, step: 1000, suspicious_every: 1000, machines: 100 };
         Fill { mix, agents: 100, first_agent: 0, events }
     }
 
@@ -155,7 +156,7 @@ impl Bed {
     fn fleet(&self) -> Fill {
         let step = (1_000_000 / self.args.agents).max(1) as i64;
         let base = runtime::clock::now_us() - step * self.args.events as i64;
-        let mix = Mix { base, step, suspicious_every: 1000 };
+        let mix = Mix { base, step, suspicious_every: 1000, machines: self.args.agents };
         Fill { mix, agents: self.args.agents, first_agent: 0, events: self.args.events }
     }
 
@@ -259,7 +260,8 @@ impl Bed {
         // the records are made meanwhile, with some room
         let base = runtime::clock::now_us() + (events as i64 * 20).max(5_000_000);
         // twenty alerts a second, from agents that nobody knows yet
-        let mix = Mix { base, step, suspicious_every: (rate * 15 / 100 / 20).max(1) };
+        let suspicious_every = (rate * 15 / 100 / 20).max(1);
+        let mix = Mix { base, step, suspicious_every, machines: self.args.agents };
         let fill = Fill { mix, agents: self.args.agents, first_agent: 100_000, events };
         let stop = Arc::new(AtomicBool::new(false));
         let reader = {

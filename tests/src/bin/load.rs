@@ -58,7 +58,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     let outbox = config.state_dir.join("outbox.db");
     let shutdown = Shutdown::new();
     on_signals(&shutdown);
-    let mix = Mix { base: args.base, step: args.step, suspicious_every: args.suspicious_every };
+    let mix = Mix { base: args.base, step: args.step, suspicious_every: args.suspicious_every, machines: 1 };
     let source = Synthetic::new(mix, args.events, args.rate, args.live);
     let last_word = config.scheduler.report_interval + Duration::from_secs(1);
     let watcher = tokio::spawn(stop_when_made(

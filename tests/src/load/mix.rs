@@ -15,6 +15,9 @@ pub struct Mix {
     pub step: i64,
     /// Every so many process events one starts from a temporary folder, which is an alert; 0: none.
     pub suspicious_every: u64,
+    /// Event `n` is of machine `n % machines`; half of them are busy at any time, each for four minutes of eight. 1: all
+    /// events are busy in the same minutes.
+    pub machines: u64,
 }
 
 /// One event of the load, without identity.
@@ -55,7 +58,8 @@ impl Mix {
         let slot = (n * 37) % 100;
         let (lane, event_type, user, payload) = match slot {
             0..60 => {
-                let busy = event_time.div_euclid(MINUTE).rem_euclid(8) < 4;
+                let turn = (n % self.machines) as i64;
+                let busy = (event_time.div_euclid(MINUTE) + turn).rem_euclid(8) < 4;
                 (Lane::Bulk, kind_of_metric(slot), None, host_metrics(n, slot, noise, busy))
             }
             60..80 => (Lane::Bulk, event_type::PROCESS_SAMPLE, None, process_sample(n, noise)),
@@ -197,7 +201,7 @@ mod tests {
 
     use super::*;
 
-    const MIX: Mix = Mix { base: 1_700_000_000_000_000, step: 200, suspicious_every: 100 };
+    const MIX: Mix = Mix { base: 1_700_000_000_000_000, step: 200, suspicious_every: 100, machines: 1 };
 
     #[test]
     fn the_shares_are_those_named() {

@@ -22,6 +22,7 @@ pub(crate) fn settings(slot: usize) -> WorkerSettings {
         state: "state".into(),
         commit_interval: Duration::from_millis(30),
         urgent_commit_interval: Duration::from_millis(10),
+        behind_commit_interval: Duration::from_millis(70),
         max_commit_rows: 1_000,
         max_commit_bytes: 1 << 20,
         max_batch_rows: 4,

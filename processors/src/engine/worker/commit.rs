@@ -174,7 +174,7 @@ pub(super) fn begin<P: TransactionalProducer>(
 ) -> Result<(), LogError> {
     if open.is_none() {
         producer.begin()?;
-        *open = Some(Transaction { due: now + interval, began: now, rows: 0, bytes: 0 });
+        *open = Some(Transaction { due: now + interval, began: now, rows: 0, bytes: 0, is_full: false });
     }
     Ok(())
 }

@@ -24,7 +24,7 @@ impl Load {
     pub(crate) fn new(events: u64, rate: u64, step: i64) -> Self {
         let minute = 60_000_000;
         let base = (runtime::clock::now_us() - 30 * 60 * minute) / minute * minute;
-        Self { events, rate, mix: Mix { base, step, suspicious_every: 50 } }
+        Self { events, rate, mix: Mix { base, step, suspicious_every: 50, machines: 1 } }
     }
 }
 

@@ -17,6 +17,11 @@ impl Evidence {
         Ok(Self(Arc::from(serde_json::value::to_raw_value(row)?)))
     }
 
+    /// Bytes of its text.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.get().len()
+    }
+
     /// The fields.
     ///
     /// # Errors

@@ -12,7 +12,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::keyed::{Key, Keyed};
+use super::keyed::{Key, Keyed, MOST_OF_ROW, Remembered};
 use crate::alerts::Evidence;
 use crate::engine::operator::Operator;
 use crate::event_time::Tracker;
@@ -33,6 +33,15 @@ pub(crate) struct Waiting {
     pub(crate) id: String,
     /// The row, for evidence.
     pub(crate) row: Evidence,
+}
+
+impl Remembered for Vec<Waiting> {
+    fn bytes(&self) -> usize {
+        // An id may need escapes in the changelog; the row is written as it is.
+        let escapes = |id: &str| 5 * id.bytes().filter(|byte| *byte < b' ' || b"\"\\".contains(byte)).count();
+        let of = |row: &Waiting| size_of::<Waiting>() + row.id.len() + escapes(&row.id) + row.row.bytes();
+        self.iter().map(of).sum()
+    }
 }
 
 /// What a sequence asks of its rows.
@@ -116,11 +125,15 @@ impl Sequences {
             }
             waiting.push(row);
             supersede(&mut waiting, shape, watermark);
-            if waiting.len() > MOST_WAITING
+            while (waiting.len() > MOST_WAITING || waiting.bytes() > MOST_OF_ROW)
                 && let Some(earliest) = (0..waiting.len()).min_by_key(|index| waiting[*index].time)
             {
                 waiting.remove(earliest);
                 self.rows.has_dropped();
+            }
+            let last = |waiting: &Vec<Waiting>| waiting.iter().map(|row| row.time).max();
+            if !self.rows.has_bytes_for(agent, key, &waiting, last) {
+                return None;
             }
         } else if before == waiting.len() {
             return None;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use processors::dedup::Sequence;
 use processors::engine::operator::StateError;
+use processors::engine::pieces::batch_bytes;
 use processors::event_time::{Hold, Lateness, Row, Tracker, Verdict};
 use schemas::identity::Lane;
 
@@ -84,7 +85,7 @@ fn play(agents: i64, events: i64, holes: Holes, with_changes: bool) -> Result<Ou
             if with_changes && uncommitted >= COMMIT {
                 uncommitted = 0;
                 for operator in tracker.operators() {
-                    operator.drain_changes()?;
+                    operator.changes().try_for_each(|piece| piece.map(drop))?;
                 }
             }
         }
@@ -104,9 +105,9 @@ fn state(outcome: &mut Outcome) -> Result<(usize, usize), StateError> {
         }
     }
     for operator in outcome.tracker.operators() {
-        let rows = operator.snapshot()?;
-        let columns = rows.columns().iter();
-        written += columns.map(|column| column.to_data().get_slice_memory_size().unwrap_or(0)).sum::<usize>();
+        for piece in operator.all() {
+            written += batch_bytes(&piece?);
+        }
     }
     Ok((memory / lanes.max(1), written / lanes.max(1)))
 }

@@ -63,8 +63,8 @@ fn main() -> Result<(), Failure> {
                 results += aggregate.results_and_totals(&closed.rows)?.num_rows();
             }
             lap(2);
-            if let Some(changes) = windows.operator().drain_changes()? {
-                bytes += written(&changes)?;
+            for changes in windows.operator().changes() {
+                bytes += written(&changes?)?;
             }
             lap(3);
             events += count;

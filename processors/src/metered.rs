@@ -39,7 +39,7 @@ const fn time(name: &'static str, labels: &'static str, help: &'static str) -> M
 }
 
 /// All of them, by what they are about.
-pub const METRICS: [Metric; 48] = [
+pub const METRICS: [Metric; 50] = [
     count("varta_processors_rows_total", "", "rows of the input that are processed and committed"),
     count("varta_processors_events_total", "family", "events that went on after dedup and normalisation"),
     count("varta_processors_duplicates_total", "", "events that were there already"),
@@ -104,7 +104,7 @@ pub const METRICS: [Metric; 48] = [
     count(
         "varta_processors_rule_state_dropped_total",
         "of",
-        "what rules remembered and had to forget for lack of room",
+        "what rules remembered and had to forget for lack of room: rows or bytes of a key, an agent, a partition",
     ),
     count("varta_processors_fleet_rows_total", "", "rows sent to the job `fleet`"),
     count(
@@ -143,7 +143,13 @@ pub const METRICS: [Metric; 48] = [
         "times that the whole state was written anew",
     ),
     time("varta_processors_restore_seconds", "", "time that restoring a partition took"),
+    time("varta_processors_restore_read_seconds", "", "the part of it in which the state topic was read"),
     count("varta_processors_restored_rows_total", "", "rows of state read while restoring"),
+    count(
+        "varta_processors_restored_bytes_total",
+        "",
+        "bytes of the state topic read while restoring, those that were out of date included",
+    ),
 ];
 
 /// Tells the recorder what they mean, and shows those without labels before the first time that they count.

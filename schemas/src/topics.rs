@@ -55,6 +55,10 @@ pub struct TopicSpec {
     pub max_message_bytes: u32,
 }
 
+/// What is being written is never compacted, and whoever takes over a partition reads all of it: Kafka's default of a
+/// gibibyte would be most of a restore.
+const COMPACTED_SEGMENT: u32 = 64 * MIB;
+
 impl TopicSpec {
     /// The topic's settings by Kafka's own names.
     pub fn settings(&self) -> Vec<(&'static str, String)> {
@@ -66,6 +70,9 @@ impl TopicSpec {
         ];
         if let Some(retention) = self.retention {
             settings.push(("retention.ms", retention.as_millis().to_string()));
+        }
+        if self.cleanup == Cleanup::Compact {
+            settings.push(("segment.bytes", COMPACTED_SEGMENT.to_string()));
         }
         settings
     }
@@ -149,9 +156,10 @@ impl Topics {
         compacted(self.named("backfill"))
     }
 
-    /// The topics that the job `core` writes, its state included.
+    /// The topics that the jobs `core` and `fleet` write, their state included.
     pub fn written(&self) -> Vec<TopicSpec> {
-        let mut names = vec![self.alerts(), self.alerts_ocsf(), self.late(), self.dlq(), self.state("core")];
+        let mut names = vec![self.alerts(), self.alerts_ocsf(), self.late(), self.dlq(), self.fleet()];
+        names.extend([self.state("core"), self.state("fleet")]);
         names.extend(Family::ALL.map(|family| self.events(family)));
         names.extend(FEATURE_SIZES.map(|size| self.features(size)));
         names.extend(FEATURE_SIZES.map(|size| self.user_features(size)));
@@ -262,8 +270,9 @@ mod tests {
     fn a_job_writes_neither_its_input_nor_what_people_say() {
         let written = Topics::new("t").written();
         let names: std::collections::BTreeSet<&str> = written.iter().map(|spec| &*spec.name).collect();
-        assert_eq!(names.len(), Family::ALL.len() + 2 * FEATURE_SIZES.len() + 5);
+        assert_eq!(names.len(), Family::ALL.len() + 2 * FEATURE_SIZES.len() + 7);
         assert!(names.contains("t.state.core") && names.contains("t.user_features.1h"));
+        assert!(names.contains("t.fleet") && names.contains("t.state.fleet"));
         assert!(!names.contains("t.raw") && !names.contains("t.clean") && !names.contains("t.feedback"));
         assert_eq!(Topics::new("t").backfill().cleanup, Cleanup::Compact);
     }
@@ -286,6 +295,8 @@ mod tests {
         let settings = spec("varta.state.core").settings();
         assert!(settings.contains(&("cleanup.policy", "compact".to_owned())));
         assert!(settings.iter().all(|(key, _)| *key != "retention.ms"));
+        assert!(settings.contains(&("segment.bytes", "67108864".to_owned())));
+        assert!(spec("varta.raw").settings().iter().all(|(key, _)| *key != "segment.bytes"));
         assert!(spec("varta.raw").settings().contains(&("retention.ms", "604800000".to_owned())));
     }
 }

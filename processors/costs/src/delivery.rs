@@ -16,7 +16,7 @@ use eventlog::{
     Position, Record, StartAt, TopicPartition, TransactionalProducer,
 };
 use parking_lot::Mutex;
-use processors::engine::{Monotonic, OnMismatch, Worker, WorkerSettings};
+use processors::engine::{Job, Monotonic, OnMismatch, Worker, WorkerSettings};
 use processors::event_time::{Hold, Lateness};
 use processors::jobs::{CoreJob, CoreSetup};
 use processors::rules::Offer;
@@ -26,7 +26,7 @@ use crate::input::Input;
 use crate::measure::{SECOND, process_time, rate, shipped, show};
 use crate::meters::Meters;
 
-const PARTITIONS: i32 = 4;
+pub(crate) const PARTITIONS: i32 = 4;
 const ROUNDS: usize = 3;
 
 /// Offsets of what is delivered, to be committed at the next poll.
@@ -173,10 +173,15 @@ fn append(appender: &KafkaAppender, mut record: NewRecord) -> Result<(), LogErro
     }
 }
 
+/// The Kafka that is told of.
+pub(crate) fn connect() -> anyhow::Result<KafkaLog> {
+    let brokers = std::env::var("VARTA_KAFKA").context("VARTA_KAFKA names no Kafka")?;
+    Ok(KafkaLog::connect(&KafkaConfig { brokers, ..KafkaConfig::default() })?)
+}
+
 /// So many events, in each of some rounds, both ways.
 pub(crate) fn compare(meters: &Meters, agents: usize, events: usize) -> anyhow::Result<()> {
-    let brokers = std::env::var("VARTA_KAFKA").context("VARTA_KAFKA names no Kafka")?;
-    let log = KafkaLog::connect(&KafkaConfig { brokers, ..KafkaConfig::default() })?;
+    let log = connect()?;
     let registry = Arc::new(MemoryRegistry::new());
     let ids = register_all(&*registry)?;
     let run = std::process::id();
@@ -195,19 +200,21 @@ pub(crate) fn compare(meters: &Meters, agents: usize, events: usize) -> anyhow::
                 let lateness = Lateness(2 * SECOND);
                 Ok(CoreJob::new(CoreSetup { registry, ids, topics, rules, lateness, hold })?)
             };
-            let settings = settings(&raw, &topics);
+            let settings = settings(raw.raw(), &topics, "core");
             let (name, (cpu, wall)) = if which == 0 {
-                ("exactly once", work(log.clone(), job()?, settings.clone(), records)?)
+                ("exactly once", work(meters, log.clone(), job()?, settings.clone(), records)?)
             } else {
                 let plain = AtLeastOnce { log: log.clone(), delivered: Delivered::default() };
-                ("at least once", work(plain, job()?, settings.clone(), records)?)
+                ("at least once", work(meters, plain, job()?, settings.clone(), records)?)
             };
             spent[which] += cpu;
             let what = format!("{name}, Kafka to Kafka, {events} events, {agents} agents");
             show(&what, rate(events as f64, cpu), "events/CPU-s");
             show(&what, rate(events as f64, wall), "events/s");
             if which == 0 && round + 1 == ROUNDS {
-                restore(meters, log.clone(), job()?, settings)?;
+                for which in ["", ", again"] {
+                    restore(meters, log.clone(), job()?, settings.clone(), which)?;
+                }
             }
         }
     }
@@ -217,24 +224,36 @@ pub(crate) fn compare(meters: &Meters, agents: usize, events: usize) -> anyhow::
 }
 
 /// Another worker takes over all partitions.
-fn restore(meters: &Meters, log: KafkaLog, job: CoreJob, settings: WorkerSettings) -> anyhow::Result<()> {
+fn restore(
+    meters: &Meters,
+    log: KafkaLog,
+    job: CoreJob,
+    settings: WorkerSettings,
+    which: &str,
+) -> anyhow::Result<()> {
     let seen = || {
-        let rows = meters.total("varta_processors_restored_rows_total", "");
-        (rows, meters.total("varta_processors_restore_seconds", ""))
+        let total = |what: &str| meters.total(&format!("varta_processors_{what}"), "");
+        let (rows, bytes) = (total("restored_rows_total"), total("restored_bytes_total"));
+        [rows, total("restore_seconds"), bytes, total("restore_read_seconds")]
     };
     let before = seen();
     let mut worker = Worker::new(log, job, settings, Arc::new(Monotonic::start()), None);
     while worker.positions().len() < PARTITIONS as usize {
         worker.step()?;
     }
-    let (rows, seconds) = (seen().0 - before.0, seen().1 - before.1);
+    let after = seen();
+    let [rows, seconds, bytes, read] = std::array::from_fn(|at| after[at] - before[at]);
     worker.drain()?;
-    show(&format!("restore from Kafka, {rows:.0} rows, {PARTITIONS} partitions"), rows / seconds, "rows/s");
+    let what = format!("restore from Kafka{which}, {rows:.0} rows, {PARTITIONS} partitions");
+    show(&what, rows / seconds, "rows/s");
+    show(&format!("{what}: the state topic is read"), bytes / 1e6 / read, "MB/s");
+    show(&format!("{what}: reading"), read * 1e3, "ms");
+    show(&format!("{what}: applying what was read, and the rest"), (seconds - read) * 1e3, "ms");
     Ok(())
 }
 
 /// Writes the events; answers how many records there are, clock records in every partition included.
-fn fill(log: &KafkaLog, raw: &Topics, mut input: Input, events: usize) -> anyhow::Result<i64> {
+pub(crate) fn fill(log: &KafkaLog, raw: &Topics, mut input: Input, events: usize) -> anyhow::Result<u64> {
     let failed = Arc::new(AtomicBool::new(false));
     let noted = Arc::clone(&failed);
     let appender = log.appender(Box::new(move |_, delivery| {
@@ -264,13 +283,14 @@ fn fill(log: &KafkaLog, raw: &Topics, mut input: Input, events: usize) -> anyhow
     Ok(written)
 }
 
-fn settings(raw: &Topics, topics: &Topics) -> WorkerSettings {
+/// Of a worker of this job.
+pub(crate) fn settings(input: Arc<str>, topics: &Topics, job: &str) -> WorkerSettings {
     WorkerSettings {
-        group: topics.prefix().to_owned(),
-        transactional_id: format!("{}-0", topics.prefix()),
+        group: format!("{}-{job}", topics.prefix()),
+        transactional_id: format!("{}-{job}-0", topics.prefix()),
         instance: None,
-        input: raw.raw(),
-        state: topics.state("core"),
+        input,
+        state: topics.state(job),
         commit_interval: Duration::from_millis(50),
         urgent_commit_interval: Duration::from_millis(25),
         behind_commit_interval: Duration::from_millis(25),
@@ -284,20 +304,22 @@ fn settings(raw: &Topics, topics: &Topics) -> WorkerSettings {
     }
 }
 
-/// A worker until it has read everything; CPU time and time of it, from its first record on.
-fn work<L: Log>(
+/// A worker until it has committed so many records; CPU time and time of it, from its first record on.
+pub(crate) fn work<L: Log, J: Job>(
+    meters: &Meters,
     log: L,
-    job: CoreJob,
+    job: J,
     settings: WorkerSettings,
-    records: i64,
+    records: u64,
 ) -> anyhow::Result<(Duration, Duration)> {
     let mut worker = Worker::new(log, job, settings, Arc::new(Monotonic::start()), None);
     while worker.positions().len() < PARTITIONS as usize {
         worker.step()?;
     }
     let (cpu, began) = (process_time()?, Instant::now());
-    let read = |positions: Vec<(i32, i64)>| positions.iter().map(|(_, next)| next).sum::<i64>();
-    while read(worker.positions()) < records || !worker.is_settled() {
+    let committed = || meters.total("varta_processors_rows_total", "") as u64;
+    let before = committed();
+    while committed() - before < records {
         worker.step()?;
     }
     let spent = (process_time()?.saturating_sub(cpu), began.elapsed());

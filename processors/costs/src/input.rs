@@ -1,5 +1,5 @@
-//! Raw records of many agents: 60 % host metrics, 20 % process samples, 15 % process events, 5 % user activity, and the
-//! clock record of a bridge every five seconds.
+//! Raw records of many agents: 60 % host metrics, 20 % process samples, 15 % process events, 5 % user activity, or host
+//! metrics alone; and the clock record of a bridge every five seconds.
 
 use std::sync::Arc;
 
@@ -26,6 +26,8 @@ pub(crate) struct Input {
     agents: i64,
     /// Log time between two events, µs.
     step: f64,
+    /// Host metrics alone, of agents that say first which lane they use: so their windows close by what they send.
+    only_metrics: bool,
     made: i64,
     offset: i64,
     clock: i64,
@@ -42,10 +44,16 @@ impl Input {
             topic,
             agents,
             step,
+            only_metrics: false,
             made: 0,
             offset: 0,
             clock: START - CLOCK,
         }
+    }
+
+    /// Host metrics alone.
+    pub(crate) fn only_metrics(self) -> Self {
+        Self { only_metrics: true, ..self }
     }
 
     /// Log time of the next event, µs.
@@ -84,7 +92,9 @@ impl Input {
         let (agent, seq) = (self.made % self.agents, self.made / self.agents);
         let noise = (self.made as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
         let program = format!("p{}.exe", noise % 40);
-        let (event_type, payload) = match (seq * 37 + agent) % 20 {
+        let turn = (seq * 37 + agent) % 20;
+        let (event_type, payload) = match if self.only_metrics { turn % 12 } else { turn } {
+            _ if self.only_metrics && seq == 0 => ("agent_started", json!({"lanes": r#"["normal"]"#})),
             0..6 => ("cpu_usage", json!({"cpu_percent": noise % 100, "load_1": 1.5, "cpu_count": 8})),
             6..12 => ("mem_usage", json!({"mem_used_bytes": noise, "mem_total_bytes": 1_i64 << 34})),
             12..16 => ("process_sample", json!({"pid": noise, "name": program, "cpu_percent": noise % 30})),

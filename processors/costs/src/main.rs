@@ -1,7 +1,7 @@
 //! `varta-costs`: what the job costs, by its steps, as rules, agents and state grow, and what exactly once adds
 //! (`make bench ARGS="costs …"`).
 //!
-//! Each line is measured in a process of its own. All but `delivery` need no server: records lie in memory, one thread
+//! Each line is measured in a process of its own. All but `delivery` and `windows` need no server: records lie in memory, one thread
 //! works, and making the records is not counted. The time of a step is the job's own metric
 //! `varta_processors_operator_seconds`, so it is charged while it is at work in the whole job; the whole job's is CPU time
 //! of its thread, with the changes of state made but not written. The allocator is that of the server.
@@ -13,6 +13,7 @@ mod measure;
 mod meters;
 mod play;
 mod state;
+mod windows;
 
 use std::process::Command;
 
@@ -27,7 +28,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// What the job costs.
 #[derive(Parser)]
 struct Args {
-    /// What to measure; all but `delivery`, which needs Kafka, without it.
+    /// What to measure; all but `delivery` and `windows`, which need Kafka, without it.
     #[arg(long, value_enum)]
     only: Vec<What>,
     /// So much of the load: 0.01 shows in seconds that it works.
@@ -52,17 +53,23 @@ enum What {
     Dedup,
     /// Size of the changelog beside that of what lives.
     Changelog,
-    /// Kafka to Kafka: exactly once beside at least once (`VARTA_KAFKA`).
+    /// Kafka to Kafka: exactly once beside at least once, and a worker that takes over (`VARTA_KAFKA`).
     Delivery,
+    /// Kafka to Kafka: windows of a minute on host metrics and nothing else (`VARTA_KAFKA`).
+    Windows,
 }
 
 impl What {
+    const fn needs_kafka(self) -> bool {
+        matches!(self, Self::Delivery | Self::Windows)
+    }
+
     /// The numbers that are measured one by one, and what they count.
     const fn series(self) -> &'static [usize] {
         match self {
             Self::Rules => &[1, 10, 50, 100, 500],
             Self::Agents => &[100, 1_000, 10_000, 100_000],
-            Self::Steps | Self::Dedup => &[10_000],
+            Self::Steps | Self::Dedup | Self::Windows => &[10_000],
             Self::Restore => &[20_000],
             Self::Changelog => &[100],
             Self::Delivery => &[1_000],
@@ -80,7 +87,7 @@ fn main() -> anyhow::Result<()> {
     println!("profile {}, scale {}", if cfg!(debug_assertions) { "debug" } else { "release" }, args.scale);
     println!("{:<72} {:>12}  unit", "what", "measured");
     let wanted = |what: &What| {
-        if args.only.is_empty() { *what != What::Delivery } else { args.only.contains(what) }
+        if args.only.is_empty() { !what.needs_kafka() } else { args.only.contains(what) }
     };
     for what in What::value_variants().iter().filter(|what| wanted(what)) {
         for number in what.series() {
@@ -110,5 +117,6 @@ fn one(what: What, number: usize, scale: f64) -> anyhow::Result<()> {
         }
         What::Changelog => state::changelog(&meters, number, scale.min(1.0)),
         What::Delivery => delivery::compare(&meters, scaled(number), scaled(600_000)),
+        What::Windows => windows::alone(&meters, scaled(number), scaled(240 * number)),
     }
 }

@@ -22,6 +22,11 @@ impl Evidence {
         Ok(Self(Arc::from(text)))
     }
 
+    /// Bytes of its text.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.get().len()
+    }
+
     /// The fields.
     ///
     /// # Errors

@@ -1,10 +1,11 @@
-//! The job `core` once more over old records, into topics of its own.
+//! The jobs `core` and `fleet` once more over old records, into topics of their own.
 //!
 //! ```text
 //! varta.raw, from … to …  ─▶ core ─▶ PREFIX.events.* PREFIX.features.* PREFIX.alerts … PREFIX.state.core
+//!                              └▶ PREFIX.fleet, all of it, once core is done ─▶ fleet ─▶ PREFIX.alerts …
 //! ```
 //!
-//! It is the same job with the same exactly-once engine; group, transactional ids and state are its own, named after the
+//! They are the same jobs with the same exactly-once engine; group, transactional ids and state are its own, named after the
 //! prefix, so it can be killed and started again, and several processes can share it. Time comes in the log, so it
 //! gives what the live job gave, as fast as it can.
 //!
@@ -16,11 +17,11 @@
 mod place;
 mod plan;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use eventlog::Log;
 use eventlog::registry::SchemaRegistry;
+use eventlog::{Log, LogError};
 use runtime::health::Health;
 use runtime::shutdown::Shutdown;
 use schemas::topics::Topics;
@@ -29,10 +30,10 @@ pub use place::{NoPlace, Place, RangeError};
 pub use plan::{Plan, PlanError};
 
 use crate::config::{JobName, ProcessConfig};
-use crate::engine::{Span, WorkerSettings};
-use crate::jobs::{CoreJob, CoreSetup};
+use crate::engine::{Job, JobError, Span, WorkerSettings};
+use crate::jobs::{CoreJob, CoreSetup, FleetJob};
 use crate::rules::{Offer, RuleSet};
-use crate::run::{ProcessError, ids, load_rules, settings, setup};
+use crate::run::{ProcessError, ids, load_rules, settings, setup, thread_died};
 use crate::workers::Workers;
 
 /// Longest time between two commits: nobody waits for single rows, and each commit has its price.
@@ -63,8 +64,38 @@ pub struct Prepared<L: Log> {
     backfill: Backfill,
     log: L,
     rules: RuleSet,
-    span: Arc<Span>,
+    spans: Arc<Spans>,
+    /// Partitions of the topic of rows for rules over the fleet.
+    partitions: i32,
     is_resumed: bool,
+}
+
+/// What a backfill reads, and how much of it is done.
+#[derive(Debug)]
+pub struct Spans {
+    pub(crate) input: Arc<Span>,
+    /// Rows for rules over the fleet; where they end is known once the input is done.
+    fleet: OnceLock<Arc<Span>>,
+    /// Whether any rule is over the fleet.
+    watches_fleet: bool,
+}
+
+impl Spans {
+    /// The stretch of the live job's input.
+    pub fn input(&self) -> &Span {
+        &self.input
+    }
+
+    /// What is being read now.
+    pub fn current(&self) -> &Span {
+        self.fleet.get().unwrap_or(&self.input)
+    }
+
+    /// Whether everything is committed to its end.
+    pub fn is_done(&self) -> bool {
+        let fleet_is_done = || self.fleet.get().is_some_and(|span| span.is_done());
+        self.input.is_done() && (!self.watches_fleet || fleet_is_done())
+    }
 }
 
 /// Settles what is to be read: makes the topics and writes down the plan, or finds the one that was begun. Blocks on the
@@ -85,14 +116,19 @@ pub fn prepare<L: Log>(
     let wanted = plan::wanted(&backfill, rules.hash());
     let (plan, is_resumed) = plan::settle(log, &topics, partitions, &wanted, &config.name, now)?;
     log.create_topics(&topics.written(), partitions)?;
-    let span = Arc::new(Span::new(&plan.stretches));
-    Ok(Prepared { backfill, log: log.clone(), rules, span, is_resumed })
+    let partitions = log.partitions(&topics.fleet())?;
+    let spans = Arc::new(Spans {
+        input: Arc::new(Span::new(&plan.stretches)),
+        fleet: OnceLock::new(),
+        watches_fleet: rules.watches_fleet(),
+    });
+    Ok(Prepared { backfill, log: log.clone(), rules, spans, partitions, is_resumed })
 }
 
 impl<L: Log> Prepared<L> {
     /// What is to be read, and how much of it is done.
-    pub fn span(&self) -> &Arc<Span> {
-        &self.span
+    pub fn spans(&self) -> &Arc<Spans> {
+        &self.spans
     }
 
     /// Whether it was begun before.
@@ -100,7 +136,7 @@ impl<L: Log> Prepared<L> {
         self.is_resumed
     }
 
-    /// Works until all is done and committed, or until shutdown is requested; which of both, the span tells.
+    /// Works until all is done and committed, or until shutdown is requested; which of both, the spans tell.
     pub async fn run(
         self,
         config: ProcessConfig,
@@ -110,25 +146,61 @@ impl<L: Log> Prepared<L> {
         now: fn() -> i64,
     ) -> Result<(), ProcessError> {
         let Some(ids) = ids(&registry, &health, &shutdown).await? else { return Ok(()) };
-        let rules = Offer::new(self.rules, now());
-        let setup: CoreSetup = setup(&config, registry, ids, self.backfill.topics(), rules);
-        let of_slot = {
-            let (config, span, backfill) = (config.clone(), Arc::clone(&self.span), self.backfill);
-            move |slot: usize| bounded(&config, &backfill, &span, slot)
-        };
-        let plan = move || CoreJob::new(setup.clone());
+        let topics = self.backfill.topics();
+        let rules = Offer::new(self.rules.clone(), now());
+        let setup: CoreSetup = setup(&config, registry, ids, topics.clone(), rules);
+        let input = Arc::clone(&self.spans.input);
+        let (of_core, sources, partitions) =
+            (setup.clone(), input.stretches().count() as i32, self.partitions);
+        let plan = move || Ok(CoreJob::new(of_core.clone())?.with_fleet(sources, partitions));
+        self.work(JobName::Core, &config, input, plan, &health, &shutdown).await?;
+        if self.spans.watches_fleet && self.spans.input.is_done() && !shutdown.is_requested() {
+            let span = self.fleet_span(topics.fleet()).await?;
+            let plan = move || FleetJob::new(&setup);
+            self.work(JobName::Fleet, &config, span, plan, &health, &shutdown).await?;
+        }
+        Ok(())
+    }
+
+    /// All rows for rules over the fleet. Nobody writes any more: what any process of the backfill committed to the end
+    /// of its input is there, and what others left uncommitted never will be.
+    async fn fleet_span(&self, topic: Arc<str>) -> Result<Arc<Span>, ProcessError> {
+        let log = self.log.clone();
+        let found = tokio::task::spawn_blocking(move || {
+            place::stretches(&log, &topic, &Place::Earliest, &Place::Latest)
+        });
+        let stretches = found.await.map_err(thread_died(0))?.map_err(|error| match error {
+            RangeError::Log(error) => ProcessError::Log(error),
+            other => ProcessError::Log(LogError::fatal(other.to_string())),
+        })?;
+        Ok(Arc::clone(self.spans.fleet.get_or_init(|| Arc::new(Span::new(&stretches)))))
+    }
+
+    /// Runs a job until its span is done or shutdown is requested.
+    async fn work<J: Job + 'static>(
+        &self,
+        job: JobName,
+        config: &ProcessConfig,
+        span: Arc<Span>,
+        plan: impl Fn() -> Result<J, JobError> + Clone + Send + 'static,
+        health: &Health,
+        shutdown: &Shutdown,
+    ) -> Result<(), ProcessError> {
+        let stop = Shutdown::new();
+        let of_slot = |slot: usize| bounded(config, &self.backfill, &span, job, slot);
         let workers =
-            Workers::start(&self.log, "backfill", config.workers, of_slot, plan, &health, &shutdown);
-        let workers = workers.await?;
+            Workers::start(&self.log, "backfill", config.workers, of_slot, plan, health, &stop).await?;
         let done = async {
-            while !self.span.is_done() {
+            while !span.is_done() {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
         tokio::select! {
-            () = done => shutdown.request(),
-            () = workers.until_stopped(&shutdown) => {}
+            () = done => {}
+            () = shutdown.wait() => {}
+            () = workers.until_stopped(&stop) => {}
         }
+        stop.request();
         workers.join().await
     }
 }
@@ -138,16 +210,18 @@ pub(crate) fn bounded(
     config: &ProcessConfig,
     backfill: &Backfill,
     span: &Arc<Span>,
+    job: JobName,
     slot: usize,
 ) -> WorkerSettings {
+    let topics = backfill.topics();
     let prefix = format!("{}backfill-{}-", config.prefix, backfill.out_prefix);
-    let named = ProcessConfig { prefix, job: JobName::Core, ..config.clone() };
+    let named = ProcessConfig { prefix, job, ..config.clone() };
     let interval = config.commit_interval.max(COMMIT_INTERVAL);
     WorkerSettings {
-        input: backfill.live.raw(),
+        input: if job == JobName::Core { backfill.live.raw() } else { topics.fleet() },
         commit_interval: interval,
         urgent_commit_interval: interval,
         span: Some(Arc::clone(span)),
-        ..settings(&named, &backfill.topics(), slot)
+        ..settings(&named, &topics, slot)
     }
 }

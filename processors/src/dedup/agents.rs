@@ -14,6 +14,7 @@ use super::floors::{Floor, Floors, MAX_FLOORS};
 use crate::engine::operator::{
     Op, Operator, StateError, arrow_error, column, definition_hash, ops, schema_text, state_schema,
 };
+use crate::engine::pieces::{Piece, Pieces, pieces};
 
 const NAME: &str = "agents";
 
@@ -22,6 +23,13 @@ const OF_AGENT: u8 = 0;
 const OF_FLOOR: u8 = 1;
 /// Of all floors that were dropped; such a row has no agent.
 const OF_PARTITION: u8 = 2;
+
+/// What a row is made of.
+enum Of {
+    Other(Arc<str>),
+    Agent(u32),
+    Partition,
+}
 
 /// All agents of a partition, by a small number given to each while it is known.
 #[derive(Debug)]
@@ -187,45 +195,53 @@ impl Agents {
     }
 
     /// Rows of agents that are known, and what is there of all others that are named.
-    fn batch<'a>(
-        &self,
-        numbers: impl Iterator<Item = u32>,
-        others: impl Iterator<Item = &'a Arc<str>>,
+    fn pieces<'a>(
+        &'a self,
+        numbers: impl Iterator<Item = u32> + 'a,
+        others: impl Iterator<Item = Arc<str>> + 'a,
         with_bound: bool,
-    ) -> Result<RecordBatch, StateError> {
+    ) -> Pieces<'a> {
+        let others = others.filter(|other| !self.index.contains_key(other)).map(Of::Other);
+        let rows = others.chain(numbers.map(Of::Agent)).chain(with_bound.then_some(Of::Partition));
+        pieces(rows, |piece| self.batch(piece))
+    }
+
+    fn batch(&self, piece: &mut Piece<'_, impl Iterator<Item = Of>>) -> Result<RecordBatch, StateError> {
         let mut op = UInt8Builder::new();
         let mut id = StringBuilder::new();
         let mut state = BinaryBuilder::new();
         let mut row = Vec::new();
-        for other in others.filter(|other| !self.index.contains_key(&***other)) {
-            let floor = self.floors.get(other);
-            op.append_value(if floor.is_some() { Op::Put } else { Op::Delete } as u8);
-            id.append_value(other);
+        while let Some(of) = piece.next() {
             row.clear();
-            if let Some(floor) = floor {
-                row.push(OF_FLOOR);
-                for value in [floor.session, floor.watermark, floor.since] {
-                    put(&mut row, value);
+            let mut does = Op::Put;
+            let name = match &of {
+                Of::Other(other) => {
+                    if let Some(floor) = self.floors.get(other) {
+                        row.push(OF_FLOOR);
+                        for value in [floor.session, floor.watermark, floor.since] {
+                            put(&mut row, value);
+                        }
+                    } else {
+                        does = Op::Delete;
+                    }
+                    Some(other)
                 }
-            }
+                Of::Agent(number) => {
+                    let agent = self.get(*number);
+                    row.push(OF_AGENT);
+                    agent.write(&mut row);
+                    Some(&agent.id)
+                }
+                Of::Partition => {
+                    row.push(OF_PARTITION);
+                    put(&mut row, self.floors.dropped());
+                    None
+                }
+            };
+            op.append_value(does as u8);
+            id.append_option(name);
             state.append_value(&row);
-        }
-        for number in numbers {
-            let agent = self.get(number);
-            op.append_value(Op::Put as u8);
-            id.append_value(&agent.id);
-            row.clear();
-            row.push(OF_AGENT);
-            agent.write(&mut row);
-            state.append_value(&row);
-        }
-        if with_bound {
-            op.append_value(Op::Put as u8);
-            id.append_null();
-            row.clear();
-            row.push(OF_PARTITION);
-            put(&mut row, self.floors.dropped());
-            state.append_value(&row);
+            piece.took(row.len() + name.map_or(0, |name| name.len()));
         }
         RecordBatch::try_new(
             Arc::clone(&self.schema),
@@ -270,7 +286,7 @@ impl Operator for Agents {
     }
 
     fn definition_hash(&self) -> u64 {
-        definition_hash(&[NAME, "varint 5", &schema_text(&self.schema)])
+        definition_hash(&[NAME, "varint 6", &schema_text(&self.schema)])
     }
 
     fn state_schema(&self) -> SchemaRef {
@@ -297,24 +313,21 @@ impl Operator for Agents {
         Ok(())
     }
 
-    fn drain_changes(&mut self) -> Result<Option<RecordBatch>, StateError> {
+    fn changes(&mut self) -> Pieces<'_> {
         let mut dropped = std::mem::take(&mut self.dropped);
         dropped.sort_unstable();
         dropped.dedup();
         let dirty = self.take_dirty();
         let bound_moved = std::mem::take(&mut self.bound_moved);
-        if dropped.is_empty() && dirty.is_empty() && !bound_moved {
-            return Ok(None);
-        }
-        self.batch(dirty.into_iter(), dropped.iter(), bound_moved).map(Some)
+        self.pieces(dirty.into_iter(), dropped.into_iter(), bound_moved)
     }
 
-    fn snapshot(&mut self) -> Result<RecordBatch, StateError> {
+    fn all(&mut self) -> Pieces<'_> {
         self.dropped.clear();
         self.bound_moved = false;
         self.take_dirty();
-        let numbers: Vec<u32> = self.iter().map(|(number, _)| number).collect();
-        self.batch(numbers.into_iter(), self.floors.ids(), true)
+        let numbers = self.iter().map(|(number, _)| number);
+        self.pieces(numbers, self.floors.ids().cloned(), true)
     }
 
     fn live_rows(&self) -> usize {
@@ -328,6 +341,7 @@ mod tests {
 
     use super::*;
     use crate::dedup::UNTOLD;
+    use crate::engine::pieces::small;
 
     type Kept = (Vec<Agent>, Vec<(Arc<str>, Floor)>, i64);
 
@@ -360,6 +374,26 @@ mod tests {
         restored.restore(&rows).unwrap();
         assert_eq!(restored.len(), 1);
         assert_eq!(restored.get(0), agents.get(number));
+    }
+
+    #[test]
+    fn many_agents_are_given_in_small_pieces() {
+        let mut agents = Agents::default();
+        for number in 0..20_000 {
+            let number = agents.intern(&format!("agent-{number}"), 5);
+            agents.change(number).session(1_000, 5).unwrap().lane(1, 0, 5).see(0, 10, 5);
+        }
+        for number in 0..100 {
+            agents.expire(number, 60, 70, 2_000);
+        }
+        let changes = small(agents.changes(), 0);
+        let all = small(agents.all(), 0);
+        for pieces in [changes, all] {
+            assert!(pieces.len() > 3, "{}", pieces.len());
+            let mut restored = Agents::default();
+            pieces.iter().for_each(|piece| restored.restore(piece).unwrap());
+            assert_eq!(kept(&restored), kept(&agents));
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::sequence::Seen;
 use crate::engine::operator::{
     Op, Operator, StateError, arrow_error, column, definition_hash, ops, schema_text, state_schema,
 };
+use crate::engine::pieces::{Pieces, pieces};
 
 /// More ids of one agent and hour are not kept: what has them passes flagged.
 pub const MOST_AN_HOUR: u32 = 500_000;
@@ -114,24 +115,21 @@ impl ForeignIds {
         self.buckets.entry(hour).or_default().push(hash);
     }
 
-    fn batch(
-        &self,
-        ids: impl Iterator<Item = (u128, i64)>,
-        expired: &[i64],
-    ) -> Result<RecordBatch, StateError> {
+    /// Rows of ids with their hours, and of hours that are gone.
+    fn batch(&self, rows: impl Iterator<Item = (Option<u128>, i64)>) -> Result<RecordBatch, StateError> {
         let error = arrow_error(NAME);
         let mut op = UInt8Builder::new();
         let mut id = FixedSizeBinaryBuilder::new(16);
         let mut hour = Int64Builder::new();
-        for gone in expired {
-            op.append_value(Op::Delete as u8);
-            id.append_null();
-            hour.append_value(*gone);
-        }
-        for (hash, bucket) in ids {
-            op.append_value(Op::Put as u8);
-            id.append_value(hash.to_be_bytes()).map_err(&error)?;
+        for (hash, bucket) in rows {
             hour.append_value(bucket);
+            if let Some(hash) = hash {
+                op.append_value(Op::Put as u8);
+                id.append_value(hash.to_be_bytes()).map_err(&error)?;
+            } else {
+                op.append_value(Op::Delete as u8);
+                id.append_null();
+            }
         }
         RecordBatch::try_new(
             Arc::clone(&self.schema),
@@ -174,20 +172,18 @@ impl Operator for ForeignIds {
         Ok(())
     }
 
-    fn drain_changes(&mut self) -> Result<Option<RecordBatch>, StateError> {
-        if self.added.is_empty() && self.expired.is_empty() {
-            return Ok(None);
-        }
-        let added = std::mem::take(&mut self.added);
-        let expired = std::mem::take(&mut self.expired);
-        self.batch(added.into_iter(), &expired).map(Some)
+    fn changes(&mut self) -> Pieces<'_> {
+        let added = std::mem::take(&mut self.added).into_iter().map(|(hash, hour)| (Some(hash), hour));
+        let expired = std::mem::take(&mut self.expired).into_iter().map(|hour| (None, hour));
+        pieces(expired.chain(added), |piece| self.batch(piece))
     }
 
-    fn snapshot(&mut self) -> Result<RecordBatch, StateError> {
+    fn all(&mut self) -> Pieces<'_> {
         self.added.clear();
         self.expired.clear();
-        let ids = self.buckets.iter().flat_map(|(hour, ids)| ids.iter().map(|id| (*id, *hour)));
-        self.batch(ids, &[])
+        let kept = &*self;
+        let ids = kept.buckets.iter().flat_map(|(hour, ids)| ids.iter().map(|id| (Some(*id), *hour)));
+        pieces(ids, |piece| kept.batch(piece))
     }
 
     fn live_rows(&self) -> usize {

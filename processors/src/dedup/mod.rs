@@ -5,6 +5,7 @@ mod agents;
 mod codec;
 mod floors;
 mod foreign;
+mod holes;
 mod runs;
 mod sequence;
 

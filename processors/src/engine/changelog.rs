@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use bytes::Bytes;
-use eventlog::NewRecord;
+use eventlog::{LogError, NewRecord};
 use metrics::{Gauge, gauge};
 use thiserror::Error;
 
 use super::chunk::{self, ChunkError, Header, MAX_CHUNK_BYTES, OFFSET};
 use super::operator::{Operator, StateError};
+use super::pieces::batch_bytes;
 
 /// Deltas may grow to this multiple of the live state before a new generation is written.
 const OUTGROWN: usize = 3;
@@ -31,7 +32,13 @@ pub enum ChangelogError {
     /// The operator could not give its rows.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The log did not take a chunk.
+    #[error(transparent)]
+    Log(#[from] LogError),
 }
+
+/// Takes the records of a commit as they are made, so that no more than one piece of a state is held.
+pub(crate) type Send<'a> = dyn FnMut(NewRecord) -> Result<(), LogError> + 'a;
 
 /// Where one operator's changelog stands.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -46,6 +53,8 @@ pub(crate) struct Standing {
     pub(crate) row_bytes: usize,
     /// Rows in this generation.
     pub(crate) rows: usize,
+    /// How the stream of the last chunk in this generation began; the next leaves it out.
+    pub(crate) schema: Bytes,
     /// Older chunks that are still to be tombstoned: generation and how many numbers it used.
     pub(crate) stale: Vec<(u32, u32)>,
 }
@@ -104,15 +113,15 @@ impl Changelog {
         self
     }
 
-    /// The records of one commit: changes of each operator, then the note of the next input offset.
+    /// Sends the records of one commit: changes of each operator, then the note of the next input offset.
     pub(crate) fn commit(
         &mut self,
         operators: Vec<&mut dyn Operator>,
         next_offset: i64,
-    ) -> Result<Vec<NewRecord>, ChangelogError> {
-        let mut records = Vec::new();
+        send: &mut Send<'_>,
+    ) -> Result<(), ChangelogError> {
         for operator in operators {
-            self.operator(operator, next_offset, &mut records)?;
+            self.operator(operator, next_offset, send)?;
         }
         let note = Header {
             operator: OFFSET.to_owned(),
@@ -121,39 +130,36 @@ impl Changelog {
             number: 0,
             next_offset,
             last_of_commit: true,
+            without_schema: false,
         };
-        records.push(self.record(note.key(), Some(chunk::encode_header(&note))));
-        Ok(records)
+        Ok(send(self.record(note.key(), Some(chunk::encode_header(&note))))?)
     }
 
     fn operator(
         &mut self,
         operator: &mut dyn Operator,
         next_offset: i64,
-        records: &mut Vec<NewRecord>,
+        send: &mut Send<'_>,
     ) -> Result<(), ChangelogError> {
         let name = operator.name();
         let mut standing = self.standings.remove(name).unwrap_or_default();
         let outgrown =
             standing.delta_bytes > OUTGROWN * live_bytes(&standing, operator.live_rows()).max(self.small);
         let fresh = !standing.stale.is_empty() && standing.next_number == 0;
-        let written = if outgrown || fresh {
-            self.rewrite(operator, &mut standing, next_offset, records)
+        if outgrown || fresh {
+            self.rewrite(operator, &mut standing, next_offset, send)?;
         } else {
-            match operator.drain_changes()? {
-                Some(rows) if rows.num_rows() > 0 => {
-                    let before = records.len();
-                    self.write(name, operator.definition_hash(), &mut standing, next_offset, &rows, records)
-                        .map(|()| standing.delta_bytes += value_bytes(&records[before..]))
-                }
-                _ => Ok(()),
+            let definition = operator.definition_hash();
+            for rows in operator.changes() {
+                let written = self.write(name, definition, &mut standing, next_offset, &rows?, send)?;
+                standing.delta_bytes += written;
             }
-        };
+        }
         let live = operator.live_rows();
         let meter = self.meters.entry(name).or_insert_with(|| Meter::new(name, self.partition));
         meter.set(live, live_bytes(&standing, live), standing.row_bytes);
         self.standings.insert(name.to_owned(), standing);
-        written
+        Ok(())
     }
 
     /// A new generation with all live rows; the chunks of older ones become tombstones.
@@ -162,7 +168,7 @@ impl Changelog {
         operator: &mut dyn Operator,
         standing: &mut Standing,
         next_offset: i64,
-        records: &mut Vec<NewRecord>,
+        send: &mut Send<'_>,
     ) -> Result<(), ChangelogError> {
         let mut stale = std::mem::take(&mut standing.stale);
         if standing.next_number > 0 {
@@ -170,11 +176,18 @@ impl Changelog {
             standing.generation += 1;
         }
         *standing = Standing { generation: standing.generation, ..Standing::default() };
-        let rows = operator.snapshot()?;
-        self.write(operator.name(), operator.definition_hash(), standing, next_offset, &rows, records)?;
+        let (name, definition) = (operator.name(), operator.definition_hash());
+        for rows in operator.all() {
+            self.write(name, definition, standing, next_offset, &rows?, send)?;
+        }
+        if standing.next_number == 0 {
+            // An empty state is one, too: without a chunk nobody would know of the generation.
+            let none = RecordBatch::new_empty(operator.state_schema());
+            self.encode(name, definition, standing, next_offset, &none, send)?;
+        }
         for (generation, numbers) in stale {
             for number in 0..numbers {
-                records.push(self.record(chunk::key(operator.name(), generation, number), None));
+                send(self.record(chunk::key(name, generation, number), None))?;
             }
         }
         metrics::counter!("varta_processors_state_generations_total", "operator" => operator.name())
@@ -182,6 +195,7 @@ impl Changelog {
         Ok(())
     }
 
+    /// Sends one piece, cut into chunks if it is too large for one; answers the bytes sent.
     fn write(
         &self,
         operator: &'static str,
@@ -189,8 +203,38 @@ impl Changelog {
         standing: &mut Standing,
         next_offset: i64,
         rows: &RecordBatch,
-        records: &mut Vec<NewRecord>,
-    ) -> Result<(), ChangelogError> {
+        send: &mut Send<'_>,
+    ) -> Result<usize, ChangelogError> {
+        if rows.num_rows() == 0 {
+            return Ok(0);
+        }
+        let size = self.encode(operator, definition, standing, next_offset, rows, send)?;
+        if size <= MAX_CHUNK_BYTES {
+            return Ok(size);
+        }
+        if rows.num_rows() < 2 {
+            return Err(ChangelogError::Chunk { operator, source: ChunkError::RowTooLarge(size) });
+        }
+        let parts = (size / MAX_CHUNK_BYTES + 1).max(2);
+        let step = rows.num_rows().div_ceil(parts).max(1);
+        let mut written = 0;
+        for from in (0..rows.num_rows()).step_by(step) {
+            let part = rows.slice(from, step.min(rows.num_rows() - from));
+            written += self.write(operator, definition, standing, next_offset, &part, send)?;
+        }
+        Ok(written)
+    }
+
+    /// Sends rows as the next chunk unless it would be too large; answers its bytes.
+    fn encode(
+        &self,
+        operator: &'static str,
+        definition: u64,
+        standing: &mut Standing,
+        next_offset: i64,
+        rows: &RecordBatch,
+        send: &mut Send<'_>,
+    ) -> Result<usize, ChangelogError> {
         let header = Header {
             operator: operator.to_owned(),
             definition,
@@ -198,26 +242,20 @@ impl Changelog {
             number: standing.next_number,
             next_offset,
             last_of_commit: false,
+            without_schema: false,
         };
-        let value =
-            chunk::encode(&header, rows).map_err(|source| ChangelogError::Chunk { operator, source })?;
-        if value.len() > MAX_CHUNK_BYTES {
-            if rows.num_rows() < 2 {
-                return Err(ChangelogError::Chunk { operator, source: ChunkError::RowTooLarge(value.len()) });
-            }
-            let parts = (value.len() / MAX_CHUNK_BYTES + 1).max(2);
-            let step = rows.num_rows().div_ceil(parts).max(1);
-            for from in (0..rows.num_rows()).step_by(step) {
-                let part = rows.slice(from, step.min(rows.num_rows() - from));
-                self.write(operator, definition, standing, next_offset, &part, records)?;
-            }
-            return Ok(());
+        let (key, mut schema) = (header.key(), standing.schema.clone());
+        let value = chunk::encode(header, rows, &mut schema)
+            .map_err(|source| ChangelogError::Chunk { operator, source })?;
+        let size = value.len();
+        if size <= MAX_CHUNK_BYTES {
+            standing.schema = schema;
+            standing.next_number += 1;
+            standing.rows += rows.num_rows();
+            standing.row_bytes += batch_bytes(rows);
+            send(self.record(key, Some(value)))?;
         }
-        standing.next_number += 1;
-        standing.rows += rows.num_rows();
-        standing.row_bytes += rows.columns().iter().map(sliced_bytes).sum::<usize>();
-        records.push(self.record(header.key(), Some(value)));
-        Ok(())
+        Ok(size)
     }
 
     fn record(&self, key: Bytes, value: Option<Bytes>) -> NewRecord {
@@ -231,17 +269,9 @@ impl Changelog {
     }
 }
 
-fn sliced_bytes(column: &arrow::array::ArrayRef) -> usize {
-    column.to_data().get_slice_memory_size().unwrap_or(0)
-}
-
 /// What the live rows would weigh if written now.
 fn live_bytes(standing: &Standing, live_rows: usize) -> usize {
     standing.row_bytes.checked_div(standing.rows).unwrap_or(0) * live_rows
-}
-
-fn value_bytes(records: &[NewRecord]) -> usize {
-    records.iter().filter_map(|record| record.value.as_ref()).map(Bytes::len).sum()
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow::array::{Int64Array, RecordBatch, UInt8Array};
 use arrow::datatypes::{DataType, Field, SchemaRef};
@@ -8,6 +9,7 @@ use eventlog::{Appender, Consumer, Log, NewRecord, StartAt, TopicPartition};
 
 use super::*;
 use crate::engine::operator::{Op, column, state_schema};
+use crate::engine::pieces::{Pieces, pieces, small};
 use crate::engine::restore::{OnMismatch, RestoreError, apply, read};
 
 #[derive(Default)]
@@ -15,6 +17,8 @@ struct Counters {
     values: BTreeMap<i64, i64>,
     changed: Vec<i64>,
     definition: u64,
+    /// Pieces made so far.
+    made: Arc<AtomicUsize>,
 }
 
 impl Counters {
@@ -24,6 +28,7 @@ impl Counters {
     }
 
     fn batch(&self, keys: &[i64]) -> RecordBatch {
+        self.made.fetch_add(1, Ordering::Relaxed);
         let values: Vec<i64> = keys.iter().map(|key| self.values[key]).collect();
         let ops = UInt8Array::from(vec![Op::Put as u8; keys.len()]);
         let columns: Vec<arrow::array::ArrayRef> = vec![
@@ -51,20 +56,31 @@ impl Operator for Counters {
         self.values.extend(keys.values().iter().copied().zip(values.values().iter().copied()));
         Ok(())
     }
-    fn drain_changes(&mut self) -> Result<Option<RecordBatch>, StateError> {
+    fn changes(&mut self) -> Pieces<'_> {
         let mut changed = std::mem::take(&mut self.changed);
         changed.sort_unstable();
         changed.dedup();
-        Ok((!changed.is_empty()).then(|| self.batch(&changed)))
+        pieces(changed.into_iter(), |piece| Ok(self.batch(&piece.collect::<Vec<_>>())))
     }
-    fn snapshot(&mut self) -> Result<RecordBatch, StateError> {
+    fn all(&mut self) -> Pieces<'_> {
         self.changed.clear();
-        let keys: Vec<i64> = self.values.keys().copied().collect();
-        Ok(self.batch(&keys))
+        let counters = &*self;
+        pieces(counters.values.keys().copied(), |piece| Ok(counters.batch(&piece.collect::<Vec<_>>())))
     }
     fn live_rows(&self) -> usize {
         self.values.len()
     }
+}
+
+/// What one commit sends.
+fn records(changelog: &mut Changelog, operator: &mut dyn Operator, next_offset: i64) -> Vec<NewRecord> {
+    let mut records = Vec::new();
+    let mut send = |record| {
+        records.push(record);
+        Ok(())
+    };
+    changelog.commit(vec![operator], next_offset, &mut send).unwrap();
+    records
 }
 
 struct Bench {
@@ -109,7 +125,7 @@ fn the_changelog_stays_small_and_restores_after_compaction() {
         for key in 0..20 {
             counters.add((commit * 7 + key) % 50);
         }
-        bench.write(changelog.commit(vec![&mut counters], commit).unwrap());
+        bench.write(records(&mut changelog, &mut counters, commit));
         if commit % 37 == 0 {
             bench.log.compact("state");
             let (restored, standings) = bench.restore(0, OnMismatch::Refuse).unwrap();
@@ -131,7 +147,10 @@ fn large_states_are_cut_into_chunks() {
     let bench = Bench::new();
     let mut counters = Counters::default();
     (0..200_000).for_each(|key| counters.add(key));
-    let records = Changelog::new("state".into(), 0, BTreeMap::new()).commit(vec![&mut counters], 9).unwrap();
+    small(counters.all(), 0);
+    (0..200_000).for_each(|key| counters.add(key));
+    let mut changelog = Changelog::new("state".into(), 0, BTreeMap::new());
+    let records = records(&mut changelog, &mut counters, 9);
     assert!(records.len() > 3);
     assert!(
         records
@@ -142,19 +161,44 @@ fn large_states_are_cut_into_chunks() {
     assert_eq!(bench.restore(0, OnMismatch::Refuse).unwrap().0.values, counters.values);
 }
 
+/// What is written down is on its way before more of it is made: neither the batches nor their chunks pile up.
+#[test]
+fn a_state_is_written_piece_by_piece() {
+    let mut counters = Counters::default();
+    (0..200_000).for_each(|key| counters.add(key));
+    let made = Arc::clone(&counters.made);
+    let mut changelog = Changelog::new("state".into(), 0, BTreeMap::new()).with_small(1);
+    for whole in [false, true, true] {
+        made.store(0, Ordering::Relaxed);
+        let (mut sent, mut most) = (0, 0);
+        let mut send = |record: NewRecord| {
+            sent += usize::from(record.value.is_some());
+            most = most.max(made.load(Ordering::Relaxed).saturating_sub(sent - 1));
+            Ok(())
+        };
+        changelog.commit(vec![&mut counters], 1, &mut send).unwrap();
+        let pieces = made.load(Ordering::Relaxed);
+        assert!(pieces >= 10 && most == 1, "{pieces} pieces, {most} at a time");
+        assert_eq!(changelog.standings["counters"].generation > 0, whole);
+        // so that the next commit writes a new generation
+        changelog.standings.get_mut("counters").unwrap().delta_bytes = usize::MAX;
+    }
+}
+
 #[test]
 fn another_definition_is_refused_by_name_or_rebuilt() {
     let bench = Bench::new();
     let mut counters = Counters { definition: 1, ..Counters::default() };
     counters.add(5);
-    bench.write(Changelog::new("state".into(), 0, BTreeMap::new()).commit(vec![&mut counters], 1).unwrap());
+    let mut changelog = Changelog::new("state".into(), 0, BTreeMap::new());
+    bench.write(records(&mut changelog, &mut counters, 1));
     let refused = bench.restore(2, OnMismatch::Refuse).err().unwrap().to_string();
     assert!(refused.contains("counters") && refused.contains("on_state_mismatch"), "{refused}");
     let (mut rebuilt, standings) = bench.restore(2, OnMismatch::Rebuild).unwrap();
     assert!(rebuilt.values.is_empty());
     rebuilt.add(6);
     let mut changelog = Changelog::new("state".into(), 0, standings);
-    bench.write(changelog.commit(vec![&mut rebuilt], 2).unwrap());
+    bench.write(records(&mut changelog, &mut rebuilt, 2));
     assert_eq!(bench.restore(2, OnMismatch::Refuse).unwrap().0.values, rebuilt.values);
 }
 
@@ -165,7 +209,7 @@ fn a_missing_chunk_is_named() {
     let mut changelog = Changelog::new("state".into(), 0, BTreeMap::new());
     for commit in 0..3 {
         counters.add(commit);
-        let mut records = changelog.commit(vec![&mut counters], commit).unwrap();
+        let mut records = records(&mut changelog, &mut counters, commit);
         if commit == 1 {
             records.remove(0);
         }

@@ -4,6 +4,7 @@ mod changelog;
 mod chunk;
 mod job;
 pub mod operator;
+pub mod pieces;
 mod restore;
 mod span;
 mod ticker;
@@ -13,6 +14,8 @@ pub(crate) mod worker;
 pub(crate) mod simulation;
 
 pub use changelog::ChangelogError;
+#[cfg(test)]
+pub(crate) use chunk::RowsReader;
 pub use chunk::{ChunkError, Header, MAX_CHUNK_BYTES, decode as decode_chunk};
 pub use job::{Job, JobError, Output, PartitionState};
 pub use restore::{OnMismatch, RestoreError};

@@ -6,6 +6,8 @@ use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt8Array};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use thiserror::Error;
 
+use super::pieces::Pieces;
+
 /// State that could not be written or read back. Always fatal: a worker must not run on half a state.
 #[derive(Debug, Error)]
 pub enum StateError {
@@ -57,8 +59,9 @@ pub const OP: &str = "op";
 /// One operator's state of one partition.
 ///
 /// The engine calls `restore` for each batch in the order in which they were drained, then `restored` once,
-/// before the first row is processed. After that it calls `drain_changes` in every commit; work there must
-/// be proportional to what changed since the last call.
+/// before the first row is processed. After that it calls `changes` in every commit; work there must
+/// be proportional to what changed since the last call. Rows are given in pieces, and each is made when it is asked
+/// for: what a state takes while it is written down does not grow with it.
 pub trait Operator: Send {
     /// Stable name: part of the changelog's keys.
     fn name(&self) -> &'static str;
@@ -72,12 +75,29 @@ pub trait Operator: Send {
     fn restored(&mut self) -> Result<(), StateError> {
         Ok(())
     }
-    /// The keys that changed since the last call, or `None`.
-    fn drain_changes(&mut self) -> Result<Option<RecordBatch>, StateError>;
-    /// All live keys, and forgets pending changes: the snapshot contains them.
-    fn snapshot(&mut self) -> Result<RecordBatch, StateError>;
+    /// The keys that changed since the last call; no piece if none did.
+    fn changes(&mut self) -> Pieces<'_>;
+    /// All live keys, and forgets pending changes: these pieces contain them.
+    fn all(&mut self) -> Pieces<'_>;
     /// How many keys live.
     fn live_rows(&self) -> usize;
+
+    /// The changes as one batch, or `None`.
+    #[cfg(test)]
+    fn drain_changes(&mut self) -> Result<Option<RecordBatch>, StateError> {
+        let schema = self.state_schema();
+        let pieces: Vec<RecordBatch> = self.changes().collect::<Result<_, _>>()?;
+        let rows = arrow::compute::concat_batches(&schema, &pieces).map_err(arrow_error(self.name()))?;
+        Ok((rows.num_rows() > 0).then_some(rows))
+    }
+
+    /// All live keys as one batch.
+    #[cfg(test)]
+    fn snapshot(&mut self) -> Result<RecordBatch, StateError> {
+        let schema = self.state_schema();
+        let pieces: Vec<RecordBatch> = self.all().collect::<Result<_, _>>()?;
+        arrow::compute::concat_batches(&schema, &pieces).map_err(arrow_error(self.name()))
+    }
 }
 
 /// A state schema: [`OP`] first, then the given columns.

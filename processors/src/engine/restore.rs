@@ -8,8 +8,9 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use super::changelog::Standing;
-use super::chunk::{self, ChunkError, Header, OFFSET};
+use super::chunk::{self, ChunkError, Header, OFFSET, RowsReader};
 use super::operator::{Operator, StateError};
+use super::pieces::batch_bytes;
 
 /// What to do with state that another definition of an operator wrote.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -74,8 +75,8 @@ pub enum RestoreError {
     },
 }
 
-/// Chunks of one generation by number: definition hash and rows.
-type Generation = BTreeMap<u32, (u64, Bytes)>;
+/// Chunks of one generation by number: definition hash, whether the schema is left out, and rows.
+type Generation = BTreeMap<u32, (u64, bool, Bytes)>;
 
 /// What the state topic holds for one partition, before it is judged.
 #[derive(Debug, Default)]
@@ -83,6 +84,8 @@ pub(crate) struct Found {
     chunks: BTreeMap<String, BTreeMap<u32, Generation>>,
     /// The input offset that the last commit named.
     pub(crate) next_offset: Option<i64>,
+    /// Bytes of all values that were read.
+    pub(crate) bytes: usize,
 }
 
 impl Found {
@@ -102,18 +105,19 @@ impl Found {
             }
             return Ok(());
         };
+        self.bytes += value.len();
         let (header, rows) = chunk::decode(value)?;
         self.next_offset = Some(header.next_offset);
         if header.operator == OFFSET {
             return Ok(());
         }
-        let Header { operator, definition, generation, number, .. } = header;
+        let Header { operator, definition, generation, number, without_schema, .. } = header;
         self.chunks
             .entry(operator)
             .or_default()
             .entry(generation)
             .or_default()
-            .insert(number, (definition, rows));
+            .insert(number, (definition, without_schema, rows));
         Ok(())
     }
 }
@@ -161,7 +165,7 @@ pub(crate) fn apply(
             ..Standing::default()
         };
         let expected = operator.definition_hash();
-        if let Some((found, _)) = numbers.values().find(|(definition, _)| *definition != expected) {
+        if let Some((found, ..)) = numbers.values().find(|(definition, ..)| *definition != expected) {
             if on_mismatch == OnMismatch::Refuse {
                 return Err(RestoreError::Mismatch {
                     operator: operator.name().to_owned(),
@@ -176,8 +180,10 @@ pub(crate) fn apply(
             standings.insert(operator.name().to_owned(), standing);
             continue;
         }
-        for (number, (_, rows)) in &numbers {
-            if *number != standing.next_number {
+        let mut reader = RowsReader::default();
+        // Each chunk goes once it is applied: what was read shrinks while the state grows.
+        for (number, (_, without_schema, rows)) in numbers {
+            if number != standing.next_number {
                 return Err(RestoreError::Incomplete {
                     operator: operator.name().to_owned(),
                     partition,
@@ -186,24 +192,21 @@ pub(crate) fn apply(
                 });
             }
             standing.next_number += 1;
-            for batch in chunk::rows(rows).map_err(|source| RestoreError::Chunk {
+            for batch in reader.read(&rows, without_schema).map_err(|source| RestoreError::Chunk {
                 topic: operator.name().to_owned(),
                 partition,
-                offset: i64::from(*number),
+                offset: i64::from(number),
                 source,
             })? {
                 standing.rows += batch.num_rows();
-                standing.row_bytes += batch
-                    .columns()
-                    .iter()
-                    .map(|column| column.to_data().get_slice_memory_size().unwrap_or(0))
-                    .sum::<usize>();
+                standing.row_bytes += batch_bytes(&batch);
                 operator.restore(&batch)?;
             }
-            if *number > 0 {
+            if number > 0 {
                 standing.delta_bytes += rows.len();
             }
         }
+        standing.schema = reader.schema().clone();
         operator.restored()?;
         standings.insert(operator.name().to_owned(), standing);
     }
@@ -213,7 +216,7 @@ pub(crate) fn apply(
                 .values()
                 .next_back()
                 .and_then(|numbers| numbers.values().next())
-                .map_or(0, |(definition, _)| *definition);
+                .map_or(0, |(definition, ..)| *definition);
             return Err(RestoreError::Mismatch { operator, partition, found, expected: 0 });
         }
         tracing::warn!(operator, partition, "state of an operator that the job no longer has is left alone");

@@ -13,6 +13,7 @@ use arrow::datatypes::{DataType, Field, SchemaRef};
 use crate::engine::operator::{
     Op, Operator, StateError, arrow_error, column, definition_hash, schema_text, state_schema,
 };
+use crate::engine::pieces::{Pieces, one};
 
 const NAME: &str = "clock";
 const SECOND: i64 = 1_000_000;
@@ -156,16 +157,13 @@ impl Operator for Clock {
         Ok(())
     }
 
-    fn drain_changes(&mut self) -> Result<Option<RecordBatch>, StateError> {
-        if !std::mem::take(&mut self.changed) {
-            return Ok(None);
-        }
-        self.batch().map(Some)
+    fn changes(&mut self) -> Pieces<'_> {
+        if std::mem::take(&mut self.changed) { one(self.batch()) } else { Box::new(std::iter::empty()) }
     }
 
-    fn snapshot(&mut self) -> Result<RecordBatch, StateError> {
+    fn all(&mut self) -> Pieces<'_> {
         self.changed = false;
-        self.batch()
+        one(self.batch())
     }
 
     fn live_rows(&self) -> usize {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::backfill::{Backfill, PlanError, Prepared, bounded, prepare};
-use crate::config::ProcessConfig;
+use crate::config::{JobName, ProcessConfig};
 use crate::engine::Span;
 use eventlog::TopicPartition;
 use eventlog::memory::{Call, Fault};
@@ -70,7 +70,7 @@ fn run_with(
 ) -> (Outputs, Vec<Call>) {
     let begun = prepared(log, from, to).unwrap();
     assert!(!begun.is_resumed());
-    let span: Arc<Mutex<Arc<Span>>> = Arc::new(Mutex::new(Arc::clone(begun.span())));
+    let span: Arc<Mutex<Arc<Span>>> = Arc::new(Mutex::new(Arc::clone(&begun.spans().input)));
     let given = Arc::clone(&span);
     let (wanted, batch) = (backfill(from, to), if chaos.is_some() { 40 } else { 4_000 });
     let settings = Box::new(move |slot| WorkerSettings {
@@ -78,7 +78,7 @@ fn run_with(
         commit_interval: Duration::from_millis(30),
         linger: Duration::ZERO,
         restore_deadline: Duration::from_hours(1),
-        ..bounded(&config(), &wanted, &given.lock(), slot)
+        ..bounded(&config(), &wanted, &given.lock(), JobName::Core, slot)
     });
     let mut fleet = Fleet::new(log.clone(), 2, Box::new(job_again), settings, None);
     let first = fleet.handle(0).clone();
@@ -101,7 +101,7 @@ fn run_with(
             (0..2).for_each(|slot| fleet.handle(slot).kill());
             let resumed = prepared(log, from, to).unwrap();
             assert!(resumed.is_resumed());
-            *span.lock() = Arc::clone(resumed.span());
+            *span.lock() = Arc::clone(&resumed.spans().input);
             (0..2).for_each(|slot| fleet.restart(slot));
         }
         if kills == 0 || chance.one_in(12) {
@@ -211,12 +211,15 @@ fn what_was_begun_goes_on_as_it_was_begun() {
     let error = prepare(&log.handle(), &config(), taken, 1).err().unwrap();
     assert!(matches!(error, PlanError::Occupied(_)), "{error}");
 
-    let span = Arc::clone(prepared(&log, "earliest", "latest").unwrap().span());
+    let span = Arc::clone(prepared(&log, "earliest", "latest").unwrap().spans());
     let writer = log.handle().appender(Box::new(|_, _| {})).unwrap();
     writer.append(NewRecord::keyed("varta.raw", "later", "poison"), 0).unwrap();
     let again = prepared(&log, "earliest", "latest").unwrap();
     assert!(again.is_resumed());
-    assert_eq!(again.span().stretches().collect::<Vec<_>>(), span.stretches().collect::<Vec<_>>());
+    assert_eq!(
+        again.spans().input().stretches().collect::<Vec<_>>(),
+        span.input().stretches().collect::<Vec<_>>()
+    );
     assert!(refusal("2023-11-14T22:14:05Z", "latest").unwrap().contains("--from earliest, not 2023-11-14"));
     assert!(refusal("earliest", "0:1,1:1,2:1").unwrap().contains("--to latest, not 0:1,1:1,2:1"));
 }

@@ -6,9 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use arrow::array::AsArray;
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use eventlog::batches::BatchDecoder;
+use runtime::health::Health;
+use runtime::shutdown::Shutdown;
 
 use super::split::{Kept, has_read, of_job};
 use super::*;
+use crate::backfill::{Backfill, Place, prepare};
+use crate::config::ProcessConfig;
 use crate::jobs::FleetJob;
 use crate::planted::{Planted, plant};
 
@@ -183,7 +187,11 @@ fn recomputed(starts: &[Start]) -> Told {
 }
 
 fn alerts(log: &MemoryLog) -> (Told, Vec<i64>) {
-    let records = log.records(&Topics::default().alerts());
+    alerts_in(log, &Topics::default())
+}
+
+fn alerts_in(log: &MemoryLog, topics: &Topics) -> (Told, Vec<i64>) {
+    let records = log.records(&topics.alerts());
     let decoded = BatchDecoder::new(registry().0).decode(&records).unwrap();
     let (mut told, mut uids) = (Told::new(), BTreeSet::new());
     for group in &decoded.groups {
@@ -309,4 +317,59 @@ fn without_the_job_fleet_nothing_is_sent_for_it() {
     let log = run_jobs(&rows, &CALM, Box::new(move || alone.clone()));
     let topics = Topics::default();
     assert!(log.records(&topics.fleet()).is_empty() && log.records(&topics.alerts()).is_empty());
+}
+
+/// With the threads that a person starts: stopped in the middle of the first job, stopped before the second, and started
+/// again.
+#[test]
+fn a_backfill_tells_of_the_fleet_what_was_told_live() {
+    let (rows, starts) = town(3);
+    let log = run_both(&rows, &STEADY);
+    let live = alerts(&log).0;
+    assert_eq!(live, recomputed(&starts));
+    let folder = tempfile::tempdir().unwrap();
+    fs_err::write(folder.path().join("r.yaml"), RULE).unwrap();
+    let config = ProcessConfig {
+        rules: Some(folder.path().to_owned()),
+        static_membership: false,
+        max_batch_rows: 50,
+        max_commit_rows: 50,
+        ..ProcessConfig::default()
+    };
+    let topics = Topics::new("again");
+    for turn in 0..3 {
+        let wanted = Backfill {
+            live: Topics::default(),
+            out_prefix: "again".to_owned(),
+            from: Place::Earliest,
+            to: Place::Latest,
+        };
+        let prepared = prepare(&log.handle(), &config, wanted, 1).unwrap();
+        assert_eq!(prepared.is_resumed(), turn > 0);
+        let (spans, shutdown) = (Arc::clone(prepared.spans()), Shutdown::new());
+        let is_enough = || match turn {
+            0 => spans.input().done() > spans.input().total() / 3,
+            1 => spans.input().is_done(),
+            _ => false,
+        };
+        let run = prepared.run(config.clone(), registry().0, Health::default(), shutdown.clone(), || 1);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            tokio::pin!(run);
+            loop {
+                tokio::select! {
+                    outcome = &mut run => break outcome.unwrap(),
+                    () = tokio::time::sleep(Duration::from_millis(1)) => {}
+                }
+                if is_enough() {
+                    shutdown.request();
+                }
+            }
+        });
+        assert_eq!(spans.is_done(), turn == 2, "turn {turn}");
+        assert_eq!(spans.input().is_done(), turn > 0);
+    }
+    assert_eq!(alerts_in(&log, &topics).0, live);
+    assert_eq!(log.records(&topics.fleet()).len(), log.records(&Topics::default().fleet()).len());
+    assert!(log.records(&topics.dlq()).is_empty());
 }

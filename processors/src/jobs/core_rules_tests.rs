@@ -2,11 +2,10 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use arrow::ipc::reader::StreamReader;
 use serde_json::Value;
 
 use super::*;
-use crate::engine::decode_chunk;
+use crate::engine::{RowsReader, decode_chunk};
 use crate::rules::Held;
 
 pub(super) const RULES: &str = r#"
@@ -195,13 +194,13 @@ fn histories(log: &MemoryLog) -> Vec<Vec<Held>> {
     let topic = Topics::default().state("core");
     (0..PARTITIONS)
         .map(|partition| {
-            let mut state = RuleState::new(partition);
+            let (mut state, mut reader) = (RuleState::new(partition), RowsReader::default());
             for record in log.records(&topic).iter().filter(|record| record.partition == partition) {
                 let Some(value) = &record.value else { continue };
                 let (header, rows) = decode_chunk(value).unwrap();
                 if header.operator == "rules" {
-                    for batch in StreamReader::try_new(&rows[..], None).unwrap() {
-                        state.operators()[0].restore(&batch.unwrap()).unwrap();
+                    for batch in reader.read(&rows, header.without_schema).unwrap() {
+                        state.operators()[0].restore(&batch).unwrap();
                     }
                 }
             }

@@ -13,7 +13,7 @@ use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray, TimestampMi
 use arrow::error::ArrowError;
 use serde::{Deserialize, Serialize};
 
-use super::keyed::{Key, Keyed};
+use super::keyed::{Key, Keyed, Remembered};
 use super::nodes::Nodes;
 use super::reads::silence_columns;
 use super::rule::Subject;
@@ -56,6 +56,10 @@ struct Bridge {
     /// Since when it says that it does not hear its broker.
     away: Option<i64>,
 }
+
+impl Remembered for Open {}
+
+impl Remembered for Bridge {}
 
 /// Somebody who is silent for as long as some rule says.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -24,7 +24,7 @@ use serde_json::{Map, Value};
 
 use super::RuleError;
 use super::judge::{Judge, wrong};
-use super::keyed::{Key, Keyed, joined};
+use super::keyed::{Key, Keyed, Remembered, joined};
 use super::predicates::Predicates;
 use super::reads::Reads;
 use super::rule::{Condition, Rule};
@@ -276,6 +276,8 @@ fn to_columns(origin: Origin, of: &[Option<&FleetRow>]) -> Result<RecordBatch, A
         ],
     )
 }
+
+impl Remembered for (i64, i32) {}
 
 /// How far the sources of fleet rows have come: in the job that reads events its own partition, in the job `fleet` all.
 #[derive(Debug)]

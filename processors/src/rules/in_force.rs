@@ -11,6 +11,7 @@ use super::set::{RuleSet, Sources};
 use crate::engine::operator::{
     Op, Operator, StateError, arrow_error, column, definition_hash, ops, schema_text, state_schema,
 };
+use crate::engine::pieces::{Pieces, one, pieces};
 
 const NAME: &str = "rules";
 const META: &str = "meta";
@@ -105,7 +106,7 @@ impl InForce {
         let malformed =
             |error: serde_json::Error| StateError::Malformed { operator: NAME, what: error.to_string() };
         let text = serde_json::to_string(&**sources).map_err(malformed)?;
-        let pieces = pieces(&text);
+        let pieces = cut(&text);
         let meta = Meta { held: held.clone(), before: self.before.clone(), pieces: pieces.len() };
         let mut rows = vec![(META.to_owned(), Some(serde_json::to_string(&meta).map_err(malformed)?))];
         let written = std::mem::replace(&mut self.written, pieces.len());
@@ -115,6 +116,21 @@ impl InForce {
             pieces.into_iter().enumerate().map(|(number, text)| (part(number), Some(text.to_owned()))),
         );
         Ok(rows)
+    }
+
+    fn pieces(&mut self) -> Pieces<'_> {
+        let rows = match self.rows() {
+            Ok(rows) => rows,
+            Err(error) => return one(Err(error)),
+        };
+        pieces(rows.into_iter(), |piece| {
+            let mut rows = Vec::new();
+            while let Some((part, text)) = piece.next() {
+                piece.took(part.len() + text.as_ref().map_or(0, String::len));
+                rows.push((part, text));
+            }
+            self.batch(&rows)
+        })
     }
 
     fn batch(&self, rows: &[(String, Option<String>)]) -> Result<RecordBatch, StateError> {
@@ -136,7 +152,7 @@ fn part(number: usize) -> String {
 }
 
 /// Cuts a text between characters.
-fn pieces(mut text: &str) -> Vec<&str> {
+fn cut(mut text: &str) -> Vec<&str> {
     let mut pieces = Vec::new();
     while !text.is_empty() {
         let most = text.len().min(PIECE);
@@ -189,20 +205,15 @@ impl Operator for InForce {
         Ok(())
     }
 
-    fn drain_changes(&mut self) -> Result<Option<RecordBatch>, StateError> {
-        if !std::mem::take(&mut self.changed) {
-            return Ok(None);
-        }
-        let rows = self.rows()?;
-        self.batch(&rows).map(Some)
+    fn changes(&mut self) -> Pieces<'_> {
+        if std::mem::take(&mut self.changed) { self.pieces() } else { Box::new(std::iter::empty()) }
     }
 
-    fn snapshot(&mut self) -> Result<RecordBatch, StateError> {
+    fn all(&mut self) -> Pieces<'_> {
         self.changed = false;
         // a new generation has nothing to delete
         self.written = 0;
-        let rows = self.rows()?;
-        self.batch(&rows)
+        self.pieces()
     }
 
     fn live_rows(&self) -> usize {

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::engine::operator::{
     Op, Operator, StateError, arrow_error, column, definition_hash, ops, schema_text, state_schema,
 };
+use crate::engine::pieces::{PIECE_BYTES, Piece, Pieces, pieces};
 
 /// What a row is about, beside the agent.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,6 +51,23 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 
 /// More rows of one partition are not kept: what is new is passed over.
 const MOST_ROWS: usize = 200_000;
+/// More bytes of one partition are not kept: what is new is passed over. Enough for as many rows as there may be, with
+/// an ordinary row of evidence each.
+const MOST_BYTES: usize = 128 << 20;
+/// More bytes of one agent are not kept: whoever sends huge fields pushes out what is remembered of himself.
+const MOST_OF_AGENT: usize = 1 << 20;
+/// Most bytes of one row; it must fit into a chunk of the changelog, whatever its texts look like as JSON.
+pub(super) const MOST_OF_ROW: usize = 128 * 1024;
+/// What a row takes beside its texts, in bytes.
+const ROW: usize = 64;
+
+/// What can be remembered.
+pub(super) trait Remembered: Serialize + DeserializeOwned {
+    /// Bytes of it that its sender chose. The same after a restore: what is kept depends on it.
+    fn bytes(&self) -> usize {
+        0
+    }
+}
 
 /// Keyed rows of one partition. What is removed while something is remembered about it is the caller's to decide; it
 /// must depend on the order of the log alone.
@@ -60,11 +78,12 @@ pub(super) struct Keyed<V> {
     /// Rows of each rule; rules without rows are left out.
     rules: AHashMap<Arc<str>, usize>,
     rows: usize,
+    bytes: usize,
     changed: AHashSet<(Arc<str>, Key)>,
     schema: SchemaRef,
 }
 
-impl<V: Serialize + DeserializeOwned> Keyed<V> {
+impl<V: Remembered> Keyed<V> {
     /// Nothing remembered under this name in the changelog.
     pub(super) fn new(name: &'static str) -> Self {
         let schema = state_schema([
@@ -78,6 +97,7 @@ impl<V: Serialize + DeserializeOwned> Keyed<V> {
             agents: AHashMap::new(),
             rules: AHashMap::new(),
             rows: 0,
+            bytes: 0,
             changed: AHashSet::new(),
             schema,
         }
@@ -88,23 +108,32 @@ impl<V: Serialize + DeserializeOwned> Keyed<V> {
         self.agents.get(agent)?.get(key)
     }
 
-    /// One row, to be changed in its place. What was changed has to be [`put`](Self::put) back or
-    /// [noted](Self::has_changed).
-    pub(super) fn get_mut(&mut self, agent: &str, key: &Key) -> Option<&mut V> {
-        self.agents.get_mut(agent)?.get_mut(key)
+    /// Takes what a row has and leaves nothing in its place, until it is [put back](Self::put_back) or removed.
+    pub(super) fn take(&mut self, agent: &str, key: &Key) -> Option<V>
+    where
+        V: Default,
+    {
+        let value = std::mem::take(self.agents.get_mut(agent)?.get_mut(key)?);
+        self.bytes -= value.bytes();
+        Some(value)
     }
 
-    /// Notes that a row was changed in its place.
-    pub(super) fn has_changed(&mut self, agent: &str, key: &Key) {
-        if let Some((agent, rows)) = self.agents.get_key_value(agent)
+    /// Gives a row back what was taken, changed or as it was.
+    pub(super) fn put_back(&mut self, agent: &str, key: &Key, value: V, is_changed: bool) {
+        if is_changed
+            && let Some((agent, rows)) = self.agents.get_key_value(agent)
             && let Some((key, _)) = rows.get_key_value(key)
         {
             self.changed.insert((Arc::clone(agent), key.clone()));
         }
+        if let Some(place) = self.agents.get_mut(agent).and_then(|rows| rows.get_mut(key)) {
+            self.bytes += value.bytes();
+            *place = value;
+        }
     }
 
     /// All rows of an agent, sorted by key.
-    pub(super) fn of(&self, agent: &str) -> impl Iterator<Item = (&Key, &V)> {
+    pub(super) fn of(&self, agent: &str) -> impl Iterator<Item = (&Key, &V)> + Clone {
         self.agents.get(agent).into_iter().flatten()
     }
 
@@ -189,9 +218,47 @@ impl<V: Serialize + DeserializeOwned> Keyed<V> {
         has_room
     }
 
+    /// Makes room for so many bytes that a row of an agent is to have, if it can be made: rows of the agent go of which `last` says
+    /// the earliest time (µs).
+    pub(super) fn has_bytes_for(
+        &mut self,
+        agent: &str,
+        key: &Key,
+        bytes: usize,
+        last: impl Fn(&V) -> Option<i64>,
+    ) -> bool {
+        let weight = ROW + key.by.len() + bytes;
+        let known = self.get(agent, key).map_or(0, |known| self::weight(key, known));
+        if weight <= known {
+            return true;
+        }
+        loop {
+            let others = self.of(agent).filter(|(other, _)| *other != key);
+            let all: usize = others.clone().map(|(other, value)| self::weight(other, value)).sum();
+            if all + weight <= MOST_OF_AGENT {
+                break;
+            }
+            let Some(earliest) = others.min_by_key(|(other, value)| (last(value), *other)) else { break };
+            let earliest = earliest.0.clone();
+            self.has_dropped();
+            self.remove(agent, &earliest);
+        }
+        let has_room = self.bytes - known + weight <= MOST_BYTES;
+        if !has_room {
+            self.has_dropped();
+        }
+        has_room
+    }
+
     /// Counts something that had to be forgotten for lack of room.
     pub(super) fn has_dropped(&self) {
         metrics::counter!("varta_processors_rule_state_dropped_total", "of" => self.name).increment(1);
+    }
+
+    /// What the rows take, in bytes.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// How many rows there are.
@@ -202,8 +269,11 @@ impl<V: Serialize + DeserializeOwned> Keyed<V> {
     fn set(&mut self, agent: &str, key: Key, value: V) -> Arc<str> {
         let known = self.agents.get_key_value(agent).map(|(known, _)| Arc::clone(known));
         let agent = known.unwrap_or_else(|| Arc::from(agent));
-        let rule = Arc::clone(&key.rule);
-        if self.agents.entry(Arc::clone(&agent)).or_default().insert(key, value).is_none() {
+        let (rule, by) = (Arc::clone(&key.rule), key.by.len());
+        self.bytes += weight(&key, &value);
+        if let Some(before) = self.agents.entry(Arc::clone(&agent)).or_default().insert(key, value) {
+            self.bytes -= ROW + by + before.bytes();
+        } else {
             self.rows += 1;
             *self.rules.entry(rule).or_default() += 1;
         }
@@ -217,6 +287,7 @@ impl<V: Serialize + DeserializeOwned> Keyed<V> {
             self.agents.remove(agent);
         }
         self.rows -= 1;
+        self.bytes -= weight(key, &removed);
         if let Some(count) = self.rules.get_mut(&key.rule) {
             *count -= 1;
             if *count == 0 {
@@ -226,20 +297,24 @@ impl<V: Serialize + DeserializeOwned> Keyed<V> {
         Some(removed)
     }
 
-    fn batch(&self, keys: &[(Arc<str>, Key)]) -> Result<RecordBatch, StateError> {
-        let mut states = StringBuilder::with_capacity(keys.len(), 64 * keys.len());
-        let mut ops = Vec::with_capacity(keys.len());
-        let mut text = Vec::new();
-        for (agent, key) in keys {
-            let Some(state) = self.get(agent, key) else {
+    fn batch(
+        &self,
+        piece: &mut Piece<'_, impl Iterator<Item = (Arc<str>, Key)>>,
+    ) -> Result<RecordBatch, StateError> {
+        let (mut keys, mut ops, mut text) = (Vec::new(), Vec::new(), Vec::new());
+        let mut states = StringBuilder::with_capacity(256, PIECE_BYTES);
+        while let Some((agent, key)) = piece.next() {
+            text.clear();
+            if let Some(state) = self.get(&agent, &key) {
+                serde_json::to_writer(&mut text, state).map_err(|error| self.malformed(&error))?;
+                states.append_value(String::from_utf8_lossy(&text));
+                ops.push(Op::Put as u8);
+            } else {
                 states.append_null();
                 ops.push(Op::Delete as u8);
-                continue;
-            };
-            text.clear();
-            serde_json::to_writer(&mut text, state).map_err(|error| self.malformed(&error))?;
-            states.append_value(String::from_utf8_lossy(&text));
-            ops.push(Op::Put as u8);
+            }
+            piece.took(agent.len() + key.rule.len() + key.by.len() + text.len());
+            keys.push((agent, key));
         }
         RecordBatch::try_new(
             Arc::clone(&self.schema),
@@ -259,7 +334,7 @@ impl<V: Serialize + DeserializeOwned> Keyed<V> {
     }
 }
 
-impl<V: Serialize + DeserializeOwned + Send> Operator for Keyed<V> {
+impl<V: Remembered + Send> Operator for Keyed<V> {
     fn name(&self) -> &'static str {
         self.name
     }
@@ -291,18 +366,19 @@ impl<V: Serialize + DeserializeOwned + Send> Operator for Keyed<V> {
         Ok(())
     }
 
-    fn drain_changes(&mut self) -> Result<Option<RecordBatch>, StateError> {
-        if self.changed.is_empty() {
-            return Ok(None);
-        }
+    fn changes(&mut self) -> Pieces<'_> {
         let mut changed: Vec<_> = self.changed.drain().collect();
         changed.sort_unstable();
-        self.batch(&changed).map(Some)
+        pieces(changed.into_iter(), |piece| self.batch(piece))
     }
 
-    fn snapshot(&mut self) -> Result<RecordBatch, StateError> {
+    fn all(&mut self) -> Pieces<'_> {
         self.changed.clear();
-        self.batch(&self.keys())
+        let kept = &*self;
+        let mut agents: Vec<_> = kept.agents.iter().collect();
+        agents.sort_unstable_by_key(|(agent, _)| *agent);
+        let rows = agents.into_iter().flat_map(|(agent, rows)| rows.keys().map(move |key| (agent, key)));
+        pieces(rows.map(|(agent, key)| (Arc::clone(agent), key.clone())), |piece| kept.batch(piece))
     }
 
     fn live_rows(&self) -> usize {
@@ -310,9 +386,69 @@ impl<V: Serialize + DeserializeOwned + Send> Operator for Keyed<V> {
     }
 }
 
+/// What a row takes, in bytes: about as much in memory as in the changelog.
+fn weight<V: Remembered>(key: &Key, value: &V) -> usize {
+    ROW + key.by.len() + value.bytes()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::pieces::small;
+
+    impl Remembered for Vec<i64> {}
+    impl Remembered for i64 {}
+    impl Remembered for String {
+        fn bytes(&self) -> usize {
+            self.len()
+        }
+    }
+
+    #[test]
+    fn a_large_state_is_given_in_small_pieces() {
+        let mut keyed = Keyed::new("test");
+        for row in 0..2_000 {
+            keyed.put(
+                &format!("a{}", row % 50),
+                Key::new("r", &row.to_string()),
+                "x".repeat(row * 7 % 5_000),
+            );
+        }
+        let changes = small(keyed.changes(), 5_000);
+        let all = small(keyed.all(), 5_000);
+        assert!(all.len() > 15, "{}", all.len());
+        for pieces in [changes, all] {
+            let mut restored = Keyed::<String>::new("test");
+            pieces.iter().for_each(|piece| restored.restore(piece).unwrap());
+            assert_eq!((restored.len(), restored.bytes), (keyed.len(), keyed.bytes));
+        }
+    }
+
+    #[test]
+    fn neither_an_agent_nor_all_of_them_fill_the_memory_with_bytes() {
+        let mut keyed: Keyed<String> = Keyed::new("test");
+        let put = |keyed: &mut Keyed<String>, agent: &str, number: usize, length: usize| {
+            let (key, value) = (Key::new("r", &format!("{number:05}")), "x".repeat(length));
+            let has_room = keyed.has_bytes_for(agent, &key, length, |_| None);
+            if has_room {
+                keyed.put(agent, key, value);
+            }
+            has_room
+        };
+        for number in 0..100 {
+            assert!(put(&mut keyed, "loud", number, 60_000), "its own rows make room");
+            assert!(keyed.bytes <= MOST_OF_AGENT);
+        }
+        assert!(keyed.len() > 10 && keyed.get("loud", &Key::new("r", "00099")).is_some());
+        assert!(put(&mut keyed, "calm", 0, 100));
+        let full = (0..).find(|agent| !put(&mut keyed, &format!("a{agent}"), 0, 500_000)).unwrap();
+        assert!(keyed.bytes <= MOST_BYTES && full > 200, "{full}");
+        let before = keyed.bytes;
+        assert!(put(&mut keyed, "a7", 0, 400_000), "what shrinks needs no room");
+        assert_eq!(before - keyed.bytes, 100_000);
+        keyed.remove_where(|agent, _, _| agent != "calm");
+        assert_eq!(keyed.bytes, ROW + "00000".len() + 100);
+    }
 
     fn rows(keyed: &Keyed<Vec<i64>>) -> Vec<(Arc<str>, Key, Vec<i64>)> {
         let keys = keyed.keys().into_iter();

@@ -11,7 +11,7 @@ use schemas::event::event_type;
 use schemas::identity::{FOREIGN_SEQ, Lane};
 use serde::{Deserialize, Serialize};
 
-use super::keyed::{Key, Keyed};
+use super::keyed::{Key, Keyed, Remembered};
 use super::reads::fact_columns;
 use crate::alerts::{AlertError, rows};
 use crate::engine::operator::Operator;
@@ -41,6 +41,12 @@ struct Start {
     previous: i64,
     time: i64,
     minutes: u8,
+}
+
+impl Remembered for Node {
+    fn bytes(&self) -> usize {
+        self.host.as_ref().map_or(0, String::len)
+    }
 }
 
 impl Node {

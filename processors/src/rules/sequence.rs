@@ -12,7 +12,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::keyed::{Key, Keyed};
+use super::keyed::{Key, Keyed, MOST_OF_ROW, Remembered};
 use crate::alerts::Evidence;
 use crate::engine::operator::Operator;
 use crate::event_time::Tracker;
@@ -33,6 +33,20 @@ pub(crate) struct Waiting {
     pub(crate) id: String,
     /// The row, for evidence.
     pub(crate) row: Evidence,
+}
+
+impl Waiting {
+    fn bytes(&self) -> usize {
+        // An id may need escapes in the changelog; the row is written as it is.
+        let escapes = self.id.as_bytes().iter().filter(|byte| **byte < b' ' || b"\"\\".contains(byte)).count();
+        size_of::<Self>() + self.id.len() + 5 * escapes + self.row.bytes()
+    }
+}
+
+impl Remembered for Vec<Waiting> {
+    fn bytes(&self) -> usize {
+        self.iter().map(Waiting::bytes).sum()
+    }
 }
 
 /// What a sequence asks of its rows.
@@ -99,20 +113,20 @@ impl Sequences {
         row: Waiting,
         watermark: i64,
     ) -> Option<Vec<Waiting>> {
-        // The rows are taken out of their place, which they find empty but there when they come back.
-        let mut waiting = match self.rows.get_mut(agent, key) {
-            Some(waiting) => std::mem::take(waiting),
-            None if !shape.keeps(&row, watermark) => return None,
-            None => {
-                let age = |waiting: &Vec<Waiting>| {
-                    let is_over = waiting.iter().all(|row| shape.is_over(row, watermark));
-                    (waiting.iter().map(|row| row.time).max(), is_over)
-                };
-                if self.rows.has_room(agent, &key.rule, MOST_KEYS, age) {
-                    self.rows.put(agent, key.clone(), vec![row]);
-                }
-                return None;
+        let last = |waiting: &Vec<Waiting>| waiting.iter().map(|row| row.time).max();
+        let Some(mut waiting) = self.rows.take(agent, key) else {
+            let age = |waiting: &Vec<Waiting>| {
+                (last(waiting), waiting.iter().all(|row| shape.is_over(row, watermark)))
+            };
+            if row.bytes() > MOST_OF_ROW {
+                self.rows.has_dropped();
+            } else if shape.keeps(&row, watermark)
+                && self.rows.has_room(agent, &key.rule, MOST_KEYS, age)
+                && self.rows.has_bytes_for(agent, key, row.bytes(), last)
+            {
+                self.rows.put(agent, key.clone(), vec![row]);
             }
+            return None;
         };
         let before = waiting.len();
         waiting.retain(|other| !shape.is_over(other, watermark));
@@ -125,11 +139,13 @@ impl Sequences {
                 let is_told = chain.iter().any(|told| told.id == other.id && told.step == other.step);
                 !is_told && (other.step == shape.last() || other.time > end)
             });
-        } else if shape.keeps(&row, watermark) {
+        } else if shape.keeps(&row, watermark)
+            && self.rows.has_bytes_for(agent, key, waiting.bytes() + row.bytes(), last)
+        {
             is_changed = true;
             waiting.push(row);
             supersede(&mut waiting, shape, watermark);
-            if waiting.len() > MOST_WAITING
+            while (waiting.len() > MOST_WAITING || waiting.bytes() > MOST_OF_ROW)
                 && let Some(earliest) = (0..waiting.len()).min_by_key(|index| waiting[*index].time)
             {
                 waiting.remove(earliest);
@@ -138,13 +154,8 @@ impl Sequences {
         }
         if waiting.is_empty() {
             self.rows.remove(agent, key);
-            return chain;
-        }
-        if let Some(place) = self.rows.get_mut(agent, key) {
-            *place = waiting;
-        }
-        if is_changed {
-            self.rows.has_changed(agent, key);
+        } else {
+            self.rows.put_back(agent, key, waiting, is_changed);
         }
         chain
     }

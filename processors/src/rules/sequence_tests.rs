@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::engine::pieces::small;
 
 const TWO: Shape<'static> = Shape { waits: &[true, true], within: 60 };
 const THREE: Shape<'static> = Shape { waits: &[true, true, true], within: 60 };
@@ -143,4 +144,46 @@ proptest! {
             watermark = watermark.max(time - 20);
         }
     }
+}
+
+/// Fields full of characters that take six bytes each as JSON, in every key and from an id that is no shorter.
+#[test]
+fn whoever_sends_huge_fields_fills_neither_memory_nor_changelog() {
+    let row = |number: i64, id: usize| {
+        let mut fields = serde_json::Map::new();
+        fields.insert("name".into(), "\u{1}".repeat(16_000).into());
+        let (step, time) = (if number % 3 == 0 { 1 } else { 0 }, 1_000 - number);
+        Waiting {
+            step,
+            time,
+            id: format!("{number}{}", "\u{2}".repeat(id)),
+            row: serde_json::from_str(&serde_json::Value::Object(fields).to_string()).unwrap(),
+        }
+    };
+    let shape = Shape { waits: &[true, true, true], within: 60_000 };
+    let mut sequences = Sequences::default();
+    let mut restored = Sequences::default();
+    let see = |sequences: &mut Sequences, number: i64| {
+        let key = Key::new(&format!("r{}", number % 4), &(number % 7).to_string());
+        assert!(sequences.see("loud", &key, shape, row(number, (number % 5 * 5_000) as usize), 0).is_none());
+        sequences.rows.bytes()
+    };
+    let kept = |sequences: &Sequences| -> Vec<(Key, Vec<Waiting>)> {
+        sequences.rows.of("loud").map(|(key, rows)| (key.clone(), rows.clone())).collect()
+    };
+    sequences.see("calm", &key(), shape, self::row(0, 10), 0);
+    for number in 0..400 {
+        let bytes = see(&mut sequences, number);
+        assert!(bytes <= (1 << 20) + 1_000, "{bytes}");
+        if number == 200 {
+            let pieces = small(sequences.operator().all(), MOST_OF_ROW);
+            pieces.iter().for_each(|piece| restored.operator().restore(piece).unwrap());
+            assert_eq!((restored.rows.bytes(), kept(&restored)), (bytes, kept(&sequences)));
+        } else if number > 200 {
+            assert_eq!(see(&mut restored, number), bytes, "as if nothing had happened");
+        }
+    }
+    assert_eq!(kept(&restored), kept(&sequences));
+    assert!(kept(&sequences).iter().any(|(_, rows)| !rows.is_empty()), "the last are there");
+    assert!(sequences.has_agent("calm"));
 }

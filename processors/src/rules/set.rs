@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::format::{Surroundings, rules_of};
 use super::keyed::hex;
-use super::rule::Rule;
+use super::rule::{Condition, Rule};
 use super::shipped;
 use crate::functions::{Functions, List, Lists};
 
@@ -121,6 +121,11 @@ impl RuleSet {
     /// The rules, sorted by id.
     pub fn rules(&self) -> &[Arc<Rule>] {
         &self.rules
+    }
+
+    /// Whether any of them is over the whole fleet.
+    pub(crate) fn watches_fleet(&self) -> bool {
+        self.rules.iter().any(|rule| matches!(rule.condition, Condition::Fleet { .. }))
     }
 
     /// The rule of this id.

@@ -10,7 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::keyed::{Key, Keyed};
+use super::keyed::{Key, Keyed, Remembered};
 use super::rule::Rule;
 use crate::engine::operator::Operator;
 
@@ -30,6 +30,12 @@ pub(crate) struct Period {
     held: i64,
     first: i64,
     last: i64,
+}
+
+impl Remembered for Vec<Period> {
+    fn bytes(&self) -> usize {
+        self.len() * size_of::<Period>()
+    }
 }
 
 /// What an alert stands for beside itself.

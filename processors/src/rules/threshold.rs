@@ -7,7 +7,7 @@ use arrow::array::{Array, BooleanArray};
 use arrow::record_batch::RecordBatch;
 use serde::{Deserialize, Serialize};
 
-use super::keyed::{Key, Keyed, joined};
+use super::keyed::{Key, Keyed, Remembered, joined};
 use super::rule::{Condition, Rule, RuleOf, Subject};
 use super::suppress::{Asks, Suppressions};
 use crate::alerts::{Alert, AlertError, Lasting, Told, rows};
@@ -25,6 +25,8 @@ struct Run {
     /// What was told of it; nothing while it is too short, or held back.
     told: Option<Told>,
 }
+
+impl Remembered for Run {}
 
 /// What threshold rules remember of one partition: only runs that go on, so it is empty while nothing is wrong.
 #[derive(Debug)]

@@ -13,6 +13,7 @@ use arrow::compute::{filter_record_batch, interleave_record_batch};
 use arrow::datatypes::SchemaRef;
 
 use super::aggregate::starts;
+use crate::engine::pieces::PIECE_ROWS;
 use crate::plan::PlanError;
 
 /// A window with this many partial rows is reduced.
@@ -21,7 +22,7 @@ const CROWD: usize = 16;
 const FEW: usize = 4096;
 
 /// Where a row lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     chunk: u32,
     row: u32,
@@ -225,12 +226,13 @@ impl Partials {
         Ok(rows)
     }
 
-    /// All rows that count; none of them is fresh any more.
-    pub(super) fn all(&mut self) -> Result<RecordBatch, PlanError> {
+    /// Where all rows are that count, chunk by chunk; none of them is fresh any more.
+    pub(super) fn places(&mut self) -> Result<Vec<Place>, PlanError> {
         self.take_fresh()?;
-        let places: Vec<Place> =
-            self.agents.values().flatten().flat_map(|window| window.places.iter().copied()).collect();
-        self.gather(&places)
+        let windows = self.agents.values().flatten();
+        let mut places: Vec<Place> = windows.flat_map(|window| window.places.iter().copied()).collect();
+        places.sort_unstable();
+        Ok(places)
     }
 
     /// Reduces crowded windows and frees chunks that are mostly dead. Not while rows are fresh: what was reduced could
@@ -262,9 +264,11 @@ impl Partials {
             self.crowded.clear();
         }
         if self.dead > self.live + FEW {
-            let all = self.all()?;
+            let places = self.places()?;
+            let kept = places.chunks(PIECE_ROWS).map(|some| self.gather(some));
+            let kept: Vec<RecordBatch> = kept.collect::<Result<_, _>>()?;
             *self = Self { copied: self.copied, ..Self::new(Arc::clone(&self.schema)) };
-            self.insert(all, false);
+            kept.into_iter().for_each(|rows| self.insert(rows, false));
         }
         Ok(())
     }

@@ -24,6 +24,7 @@ use super::partials::Place;
 use super::store::Store;
 use super::{Closed, Closing, Late, Timed, Windows, in_time};
 use crate::engine::operator::{Operator, StateError};
+use crate::engine::pieces::{PIECE_ROWS, Pieces, one};
 use crate::plan::PlanError;
 
 /// Columns after a partial row: times of its first and its last row.
@@ -187,17 +188,20 @@ impl Sessions {
 
     /// Sessions of restored rows: what is less than a gap apart is one.
     fn rebuild(&mut self) -> Result<(), PlanError> {
-        let rows = self.store.level(0).all()?;
+        let places = self.store.level(0).places()?;
         let mut known: AHashMap<Arc<str>, Vec<Session>> = AHashMap::new();
-        let agents = rows.column(0).as_string::<i32>();
-        let [firsts, lasts] = spans(&rows);
-        for (row, number) in starts(&rows).iter().enumerate() {
-            self.next = self.next.max(number.saturating_add(1));
-            let (first, last) = (firsts.value(row), lasts.value(row));
-            let session = Session { first, last, numbers: vec![*number] };
-            match known.get_mut(agents.value(row)) {
-                Some(sessions) => sessions.push(session),
-                None => drop(known.insert(Arc::from(agents.value(row)), vec![session])),
+        for some in places.chunks(PIECE_ROWS) {
+            let rows = self.store.level(0).gather(some)?;
+            let agents = rows.column(0).as_string::<i32>();
+            let [firsts, lasts] = spans(&rows);
+            for (row, number) in starts(&rows).iter().enumerate() {
+                self.next = self.next.max(number.saturating_add(1));
+                let (first, last) = (firsts.value(row), lasts.value(row));
+                let session = Session { first, last, numbers: vec![*number] };
+                match known.get_mut(agents.value(row)) {
+                    Some(sessions) => sessions.push(session),
+                    None => drop(known.insert(Arc::from(agents.value(row)), vec![session])),
+                }
             }
         }
         for (agent, mut sessions) in known {
@@ -350,14 +354,18 @@ impl Operator for Sessions {
         self.rebuild().map_err(|error| self.store.malformed(&error))
     }
 
-    fn drain_changes(&mut self) -> Result<Option<RecordBatch>, StateError> {
-        self.is_settled()?;
-        self.store.drain_changes()
+    fn changes(&mut self) -> Pieces<'_> {
+        match self.is_settled() {
+            Ok(()) => self.store.changes(),
+            Err(error) => one(Err(error)),
+        }
     }
 
-    fn snapshot(&mut self) -> Result<RecordBatch, StateError> {
-        self.is_settled()?;
-        self.store.snapshot()
+    fn all(&mut self) -> Pieces<'_> {
+        match self.is_settled() {
+            Ok(()) => self.store.all(),
+            Err(error) => one(Err(error)),
+        }
     }
 
     fn live_rows(&self) -> usize {

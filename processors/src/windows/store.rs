@@ -17,10 +17,14 @@ use super::{Closing, Late, in_time};
 use crate::engine::operator::{
     Op, Operator, StateError, arrow_error, definition_hash, ops, schema_text, state_schema,
 };
+use crate::engine::pieces::{Pieces, groups, one, rows_of_a_piece};
 use crate::plan::PlanError;
 
 /// Columns before the partial row: operation and level.
 const BEFORE: usize = 2;
+/// Rows of the first piece of a snapshot. The next has fewer if those were large: what a sketch takes is seen once it is
+/// copied.
+const FIRST_ROWS: usize = 1_024;
 
 /// The partial rows of one operator, by level: longer windows are made of those of the level before.
 #[derive(Debug)]
@@ -161,6 +165,24 @@ impl Store {
         RecordBatch::try_new(Arc::clone(&self.schema), columns).map_err(arrow_error(self.name))
     }
 
+    /// What changed since the last call: what the changelog shall forget, then what it shall add.
+    fn changed(&mut self) -> Result<Vec<RecordBatch>, StateError> {
+        if !self.waiting.is_empty() {
+            return Err(self.malformed(&"rows wait that were not made partial rows before the commit"));
+        }
+        let mut rows = Vec::new();
+        if !self.gone.is_empty() {
+            rows.push(self.deletions()?);
+        }
+        for level in 0..self.levels.len() {
+            let fresh = self.levels[level].take_fresh().map_err(|error| self.malformed(&error))?;
+            for fresh in fresh {
+                rows.push(self.merges(level as u8, &fresh)?);
+            }
+        }
+        Ok(rows)
+    }
+
     fn deletions(&mut self) -> Result<RecordBatch, StateError> {
         let gone = std::mem::take(&mut self.gone);
         let agents: StringArray = gone.iter().map(|(_, agent, _)| Some(&**agent)).collect();
@@ -236,37 +258,43 @@ impl Operator for Store {
         Ok(())
     }
 
-    fn drain_changes(&mut self) -> Result<Option<RecordBatch>, StateError> {
-        if !self.waiting.is_empty() {
-            return Err(self.malformed(&"rows wait that were not made partial rows before the commit"));
-        }
-        let mut rows = Vec::new();
-        if !self.gone.is_empty() {
-            rows.push(self.deletions()?);
-        }
-        for level in 0..self.levels.len() {
-            let fresh = self.levels[level].take_fresh().map_err(|error| self.malformed(&error))?;
-            for fresh in fresh {
-                rows.push(self.merges(level as u8, &fresh)?);
+    fn changes(&mut self) -> Pieces<'_> {
+        match self.changed() {
+            Ok(rows) => {
+                let (schema, name) = (Arc::clone(&self.schema), self.name);
+                let join = move |rows: Vec<_>| concat_batches(&schema, &rows).map_err(arrow_error(name));
+                Box::new(groups(rows).into_iter().map(join))
             }
+            Err(error) => one(Err(error)),
         }
-        if rows.is_empty() {
-            return Ok(None);
-        }
-        concat_batches(&self.schema, &rows).map(Some).map_err(arrow_error(self.name))
     }
 
-    fn snapshot(&mut self) -> Result<RecordBatch, StateError> {
+    fn all(&mut self) -> Pieces<'_> {
         if !self.waiting.is_empty() {
-            return Err(self.malformed(&"rows wait that were not made partial rows before the snapshot"));
+            return one(
+                Err(self.malformed(&"rows wait that were not made partial rows before the snapshot")),
+            );
         }
         self.gone.clear();
-        let mut rows = Vec::new();
-        for level in 0..self.levels.len() {
-            let all = self.levels[level].all().map_err(|error| self.malformed(&error))?;
-            rows.push(self.merges(level as u8, &all)?);
-        }
-        concat_batches(&self.schema, &rows).map_err(arrow_error(self.name))
+        let (mut next_level, mut places, mut rows) = (0, Vec::new().into_iter(), FIRST_ROWS);
+        Box::new(std::iter::from_fn(move || {
+            while places.len() == 0 {
+                places = match self.levels.get_mut(next_level)?.places() {
+                    Ok(places) => places.into_iter(),
+                    Err(error) => return Some(Err(self.malformed(&error))),
+                };
+                next_level += 1;
+            }
+            let level = next_level - 1;
+            let some: Vec<Place> = places.by_ref().take(rows).collect();
+            match self.levels[level].gather(&some) {
+                Ok(piece) => {
+                    rows = rows.min(rows_of_a_piece(&piece));
+                    Some(self.merges(level as u8, &piece))
+                }
+                Err(error) => Some(Err(self.malformed(&error))),
+            }
+        }))
     }
 
     fn live_rows(&self) -> usize {

@@ -14,6 +14,7 @@ use schemas::identity::Lane;
 
 use super::*;
 use crate::engine::operator::StateError;
+use crate::engine::pieces::small;
 use crate::engine::simulation::Chance;
 use crate::event_time::{Hold, Lateness, Row, Tracker, Verdict};
 use crate::functions::Functions;
@@ -622,6 +623,31 @@ fn closing_costs_what_closes() {
     }
     assert!(tumbling.copied() <= 2 * added, "{} for {added} rows", tumbling.copied());
     assert_eq!(tumbling.operator().live_rows(), 0);
+}
+
+#[test]
+fn many_windows_are_given_in_small_pieces() {
+    let mut aggregate = aggregate();
+    let mut tumbling = Tumbling::new("tumbling", &[60], &aggregate);
+    let agents = 20_000;
+    for round in 0..2 {
+        let events: Vec<Event> = (0..agents).map(|agent| event(agent, 30 + round, 0, round)).collect();
+        add(&mut tumbling, &events);
+        tumbling.close(&mut aggregate, &[]).unwrap();
+        if round == 0 {
+            assert!(small(tumbling.operator().changes(), 0).len() > 3);
+        }
+    }
+    let pieces = small(tumbling.operator().all(), 0);
+    assert!(pieces.len() > 7, "{}", pieces.len());
+    let mut restored = Tumbling::new("tumbling", &[60], &aggregate);
+    pieces.iter().for_each(|piece| restored.operator().restore(piece).unwrap());
+    restored.operator().restored().unwrap();
+    assert_eq!(restored.operator().live_rows(), tumbling.operator().live_rows());
+    for agent in [0, 7, agents - 1] {
+        let closed = restored.close(&mut aggregate, &closing(agent, 60)).unwrap();
+        assert_eq!(counts(&mut aggregate, closed), [(0, 2)]);
+    }
 }
 
 #[test]

@@ -71,7 +71,7 @@ pub(crate) async fn backfill(config: Config, backfill: Backfill) -> anyhow::Resu
             return Ok(Exit::WrongConfiguration);
         }
     };
-    let span = Arc::clone(prepared.span());
+    let spans = Arc::clone(prepared.spans());
     if prepared.is_resumed() {
         eprintln!("{out_prefix}: going on with what was begun");
     }
@@ -90,15 +90,15 @@ pub(crate) async fn backfill(config: Config, backfill: Backfill) -> anyhow::Resu
     let outcome = loop {
         tokio::select! {
             outcome = &mut run => break outcome,
-            _ = tick.tick() => tell(&Progress::of(&span, started.elapsed()), is_terminal),
+            _ = tick.tick() => tell(&Progress::of(spans.current(), started.elapsed()), is_terminal),
         }
     };
     if is_terminal {
         eprint!("\r\x1b[2K");
     }
     outcome?;
-    let progress = Progress::of(&span, started.elapsed());
-    for (partition, stretch) in span.stretches() {
+    let progress = Progress::of(spans.input(), started.elapsed());
+    for (partition, stretch) in spans.input().stretches() {
         println!("{input}-{partition}  {} … {}", stretch.from, stretch.to);
     }
     println!(
@@ -107,11 +107,12 @@ pub(crate) async fn backfill(config: Config, backfill: Backfill) -> anyhow::Resu
         progress.elapsed.as_secs_f64(),
         progress.rate()
     );
-    if span.is_done() {
+    if spans.is_done() {
         println!("{out_prefix}: all {} offsets are done", progress.total);
         return Ok(Exit::Done);
     }
-    println!("{out_prefix}: stopped at {:.1} %; the same command goes on from there", progress.percent());
+    let stopped = Progress::of(spans.current(), started.elapsed());
+    println!("{out_prefix}: stopped at {:.1} %; the same command goes on from there", stopped.percent());
     Ok(Exit::NotMet)
 }
 

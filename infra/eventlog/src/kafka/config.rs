@@ -166,7 +166,9 @@ impl KafkaConfig {
         config
             .set("group.id", "varta-reader")
             .set("enable.partition.eof", "true")
-            .set("fetch.wait.max.ms", "10");
+            // It reads up to an end that is known, one partition at a time: nothing to wait for, and room for all.
+            .set("fetch.wait.max.ms", "1")
+            .set("max.partition.fetch.bytes", (self.fetch_ahead.bytes() / 4).max(1 << 20).to_string());
         self.finish(config)
     }
 

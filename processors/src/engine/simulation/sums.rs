@@ -11,6 +11,7 @@ use crate::engine::job::{Job, JobError, Output, PartitionState};
 use crate::engine::operator::{
     Op, Operator, StateError, arrow_error, column, definition_hash, ops, state_schema,
 };
+use crate::engine::pieces::{Pieces, pieces};
 
 /// Per key: which numbers were seen and their sum. Every output shows both, so that a state that is too old,
 /// too new or applied twice shows in the outputs.
@@ -62,13 +63,14 @@ impl Operator for Sums {
         }
         Ok(())
     }
-    fn drain_changes(&mut self) -> Result<Option<RecordBatch>, StateError> {
+    fn changes(&mut self) -> Pieces<'_> {
         let changed = std::mem::take(&mut self.changed);
-        if changed.is_empty() { Ok(None) } else { self.batch(&changed).map(Some) }
+        pieces(changed.into_iter(), |piece| self.batch(&piece.collect()))
     }
-    fn snapshot(&mut self) -> Result<RecordBatch, StateError> {
+    fn all(&mut self) -> Pieces<'_> {
         self.changed.clear();
-        self.batch(&self.sums.keys().cloned().collect())
+        let sums = &*self;
+        pieces(sums.sums.keys().cloned(), |piece| sums.batch(&piece.collect()))
     }
     fn live_rows(&self) -> usize {
         self.sums.len()

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 #[cfg(test)]
 use eventlog::{Consumer, TopicPartition};
-use eventlog::{Log, LogError, LogErrorKind, Position, TransactionalProducer};
+use eventlog::{Log, LogError, LogErrorKind, NewRecord, Position, TransactionalProducer};
 use runtime::failpoint;
 
 #[cfg(test)]
 use super::Defect;
 use super::{Job, JobError, Output, PartitionState, Slot, Transaction, Trouble, Worker, WorkerError};
+use crate::engine::changelog::ChangelogError;
 
 impl<L: Log, J: Job> Worker<L, J> {
     /// Commits, and returns where the partitions stand that were fetched further than that.
@@ -57,15 +58,18 @@ impl<L: Log, J: Job> Worker<L, J> {
                 Err(JobError::Log(error)) => return Err(Trouble::Log(error)),
                 Err(error) => return Err(Trouble::Fatal(WorkerError::Job(error.to_string()))),
             }
-            let records = active
-                .changelog
-                .commit(active.state.operators(), active.next)
-                .map_err(|error| Trouble::Fatal(WorkerError::Changelog(error)))?;
-            for record in records {
-                let bytes = record.value.as_ref().map_or(0, bytes::Bytes::len) as u64;
-                metrics::counter!("varta_processors_state_written_bytes_total").increment(bytes);
-                session.producer.send(record)?;
-            }
+            let mut written = 0;
+            let mut send = |record: NewRecord| {
+                written += record.value.as_ref().map_or(0, bytes::Bytes::len) as u64;
+                producer.send(record)
+            };
+            active.changelog.commit(active.state.operators(), active.next, &mut send).map_err(|error| {
+                match error {
+                    ChangelogError::Log(error) => Trouble::Log(error),
+                    error => Trouble::Fatal(WorkerError::Changelog(error)),
+                }
+            })?;
+            metrics::counter!("varta_processors_state_written_bytes_total").increment(written);
             let topic = Arc::clone(&self.settings.input);
             offsets.push(Position { topic, partition: *partition, offset: active.next });
         }

@@ -73,6 +73,7 @@ impl<L: Log, J: Job> Worker<L, J> {
         let started = self.ticker.now();
         let attempt = restore::attempt(&self.log, &mut session.consumer, &input, &state, to, begin)
             .map_err(restore_trouble)?;
+        let read = self.ticker.now().saturating_sub(started);
         let (found, next) = match attempt {
             Attempt::Agreed { found, next } => (found, next),
             #[cfg(test)]
@@ -91,11 +92,14 @@ impl<L: Log, J: Job> Worker<L, J> {
                 return Ok(Step::Worked);
             }
         };
+        let bytes = found.bytes;
         let mut opened = self.job.open(partition).map_err(|error| WorkerError::Job(error.to_string()))?;
         let standings = restore::apply(found, partition, opened.operators(), self.settings.on_state_mismatch)
             .map_err(restore_trouble)?;
         let rows: usize = standings.values().map(|standing| standing.rows).sum();
         metrics::counter!("varta_processors_restored_rows_total").increment(rows as u64);
+        metrics::counter!("varta_processors_restored_bytes_total").increment(bytes as u64);
+        metrics::histogram!("varta_processors_restore_read_seconds").record(read.as_secs_f64());
         session.consumer.start(&[Position { topic: input.topic, partition, offset: next }])?;
         let changelog = Changelog::new(state.topic, partition, standings);
         let active = Active { state: opened, changelog, next, touched: false, moved: false };
@@ -107,7 +111,7 @@ impl<L: Log, J: Job> Worker<L, J> {
         failpoint::hit("worker.after_restore");
         let took = self.ticker.now().saturating_sub(started);
         metrics::histogram!("varta_processors_restore_seconds").record(took.as_secs_f64());
-        tracing::info!(partition, next, ?took, "state restored");
+        tracing::info!(partition, next, rows, bytes, ?read, ?took, "state restored");
         self.is_well();
         Ok(Step::Worked)
     }

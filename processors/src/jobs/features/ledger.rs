@@ -16,6 +16,7 @@ use super::{LEVELS, MINUTE, SIZES};
 use crate::engine::operator::{
     Op, Operator, StateError, arrow_error, column, definition_hash, ops, schema_text, state_schema,
 };
+use crate::engine::pieces::{Pieces, pieces};
 use crate::windows::Closing;
 
 const NAME: &str = "features.ledger";
@@ -23,6 +24,8 @@ const SECOND: i64 = 1_000_000;
 const SECONDS: i64 = MINUTE / SECOND;
 /// More of a host name is not kept, in bytes.
 const HOST: usize = 256;
+/// Bytes of a row in the changelog, without its texts.
+const ROW: usize = 64;
 
 /// One window of one agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,6 +55,11 @@ pub(super) struct Entry {
 impl Entry {
     fn at(start: i64) -> Self {
         Self { start, ..Self::default() }
+    }
+
+    /// What it takes in the changelog.
+    fn bytes(&self, agent: &str) -> usize {
+        ROW + agent.len() + self.host.as_ref().map_or(0, |host| host.len())
     }
 
     /// Adds a run of events.
@@ -371,38 +379,56 @@ impl Operator for Ledger {
         Ok(())
     }
 
-    fn drain_changes(&mut self) -> Result<Option<RecordBatch>, StateError> {
-        let mut rows = Vec::new();
-        for (level, agent, start) in std::mem::take(&mut self.gone) {
-            rows.push((level, agent, None, start));
-        }
-        for (level, agent, start) in std::mem::take(&mut self.changed) {
-            let found = self.agents.get_mut(&agent).and_then(|open| {
-                let at = open[level].binary_search_by_key(&start, |entry| entry.start).ok()?;
-                Some(&mut open[level][at])
-            });
-            // An entry made anew is noted twice; once is enough.
-            if let Some(entry) = found.filter(|entry| entry.dirty) {
-                (entry.dirty, entry.logged) = (false, true);
-                rows.push((level, Arc::clone(&agent), Some(entry.clone()), start));
-            }
-        }
-        if rows.is_empty() { Ok(None) } else { self.batch(&rows).map(Some) }
-    }
-
-    fn snapshot(&mut self) -> Result<RecordBatch, StateError> {
-        self.gone.clear();
-        self.changed.clear();
-        let mut rows = Vec::with_capacity(self.live);
-        for (agent, open) in &mut self.agents {
-            for (level, entries) in open.iter_mut().enumerate() {
-                for entry in entries {
+    fn changes(&mut self) -> Pieces<'_> {
+        let gone = std::mem::take(&mut self.gone).into_iter().map(|of| (of, true));
+        let changed = std::mem::take(&mut self.changed).into_iter().map(|of| (of, false));
+        pieces(gone.chain(changed), |piece| {
+            let mut rows = Vec::new();
+            while let Some(((level, agent, start), is_gone)) = piece.next() {
+                if is_gone {
+                    piece.took(ROW + agent.len());
+                    rows.push((level, agent, None, start));
+                    continue;
+                }
+                let found = self.agents.get_mut(&agent).and_then(|open| {
+                    let at = open[level].binary_search_by_key(&start, |entry| entry.start).ok()?;
+                    Some(&mut open[level][at])
+                });
+                // An entry made anew is noted twice; once is enough.
+                if let Some(entry) = found.filter(|entry| entry.dirty) {
                     (entry.dirty, entry.logged) = (false, true);
-                    rows.push((level, Arc::clone(agent), Some(entry.clone()), entry.start));
+                    piece.took(entry.bytes(&agent));
+                    rows.push((level, agent, Some(entry.clone()), start));
                 }
             }
+            self.batch(&rows)
+        })
+    }
+
+    fn all(&mut self) -> Pieces<'_> {
+        self.gone.clear();
+        self.changed.clear();
+        for entry in self.agents.values_mut().flatten().flatten() {
+            (entry.dirty, entry.logged) = (false, true);
         }
-        self.batch(&rows)
+        let kept = &*self;
+        let of_agent = |(agent, open): (&'_ Arc<str>, &'_ Open)| {
+            let agent = Arc::clone(agent);
+            let entries = open.iter().enumerate();
+            let entries: Vec<_> = entries
+                .flat_map(|(level, entries)| entries.iter().map(move |entry| (level, entry.clone())))
+                .collect();
+            entries.into_iter().map(move |(level, entry)| (level, Arc::clone(&agent), entry))
+        };
+        pieces(kept.agents.iter().flat_map(of_agent), |piece| {
+            let mut rows = Vec::new();
+            while let Some((level, agent, entry)) = piece.next() {
+                piece.took(entry.bytes(&agent));
+                let start = entry.start;
+                rows.push((level, agent, Some(entry), start));
+            }
+            kept.batch(&rows)
+        })
     }
 
     fn live_rows(&self) -> usize {
@@ -413,6 +439,7 @@ impl Operator for Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::pieces::small;
 
     fn closing(agent: &str, watermark: i64) -> Closing {
         Closing { agent: Arc::from(agent), before: i64::MIN, watermark }
@@ -466,6 +493,25 @@ mod tests {
         assert_eq!(revisions(&open), [vec![0], vec![1], vec![1]]);
         assert_eq!(open[1][0].entry.events, 2, "the closed minute and the open one");
         assert_eq!(revisions(&ledger.close(&[closing("a", 60 * MINUTE)])), [vec![1], vec![2], vec![2]]);
+    }
+
+    #[test]
+    fn many_windows_are_given_in_small_pieces() {
+        let mut ledger = Ledger::default();
+        for agent in 0..10_000 {
+            let host = "h".repeat(agent % 256);
+            let run = Run { host: Some(&host), ..heard(&[0], SECOND) };
+            ledger.note(&Arc::from(format!("agent-{agent}")), 0, &run);
+        }
+        let changes = small(ledger.changes(), 0);
+        let all = small(ledger.all(), 0);
+        for pieces in [changes, all] {
+            assert!(pieces.len() > 5, "{}", pieces.len());
+            let mut restored = Ledger::default();
+            pieces.iter().for_each(|piece| restored.restore(piece).unwrap());
+            assert_eq!(restored.live_rows(), 10_000);
+            assert_eq!(restored.agents["agent-255"][0][0].host.as_ref().unwrap().len(), 255);
+        }
     }
 
     #[test]

@@ -388,7 +388,9 @@ mod tests {
         assert!(all.len() > 15, "{}", all.len());
         for pieces in [changes, all] {
             let mut restored = Keyed::<String>::new("test");
-            pieces.iter().for_each(|piece| restored.restore(piece).unwrap());
+            for piece in &pieces {
+                restored.restore(piece).unwrap();
+            }
             assert_eq!((restored.len(), restored.bytes), (keyed.len(), keyed.bytes));
         }
     }

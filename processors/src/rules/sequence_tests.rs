@@ -152,7 +152,7 @@ fn whoever_sends_huge_fields_fills_neither_memory_nor_changelog() {
     let row = |number: i64, id: usize| {
         let mut fields = serde_json::Map::new();
         fields.insert("name".into(), "\u{1}".repeat(16_000).into());
-        let (step, time) = (if number % 3 == 0 { 1 } else { 0 }, 1_000 - number);
+        let (step, time) = (usize::from(number % 3 == 0), 1_000 - number);
         Waiting {
             step,
             time,

@@ -92,8 +92,8 @@ impl Input {
         let (agent, seq) = (self.made % self.agents, self.made / self.agents);
         let noise = (self.made as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
         let program = format!("p{}.exe", noise % 40);
-        let turn = (seq * 37 + agent) % 20;
-        let (event_type, payload) = match if self.only_metrics { turn % 12 } else { turn } {
+        let turn = (seq * 37 + agent) % if self.only_metrics { 12 } else { 20 };
+        let (event_type, payload) = match turn {
             _ if self.only_metrics && seq == 0 => ("agent_started", json!({"lanes": r#"["normal"]"#})),
             0..6 => ("cpu_usage", json!({"cpu_percent": noise % 100, "load_1": 1.5, "cpu_count": 8})),
             6..12 => ("mem_usage", json!({"mem_used_bytes": noise, "mem_total_bytes": 1_i64 << 34})),

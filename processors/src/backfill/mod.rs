@@ -215,7 +215,7 @@ pub(crate) fn bounded(
 ) -> WorkerSettings {
     let topics = backfill.topics();
     let prefix = format!("{}backfill-{}-", config.prefix, backfill.out_prefix);
-    let named = ProcessConfig { prefix, job, ..config.clone() };
+    let named = ProcessConfig { job, prefix, ..config.clone() };
     let interval = config.commit_interval.max(COMMIT_INTERVAL);
     WorkerSettings {
         input: if job == JobName::Core { backfill.live.raw() } else { topics.fleet() },

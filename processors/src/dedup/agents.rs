@@ -391,7 +391,9 @@ mod tests {
         for pieces in [changes, all] {
             assert!(pieces.len() > 3, "{}", pieces.len());
             let mut restored = Agents::default();
-            pieces.iter().for_each(|piece| restored.restore(piece).unwrap());
+            for piece in &pieces {
+                restored.restore(piece).unwrap();
+            }
             assert_eq!(kept(&restored), kept(&agents));
         }
     }

@@ -76,7 +76,7 @@ impl Header {
         out.extend_from_slice(&MAGIC);
         out.push(FORMAT);
         out.push(
-            u8::from(self.last_of_commit) * LAST_OF_COMMIT | u8::from(self.without_schema) * WITHOUT_SCHEMA,
+            u8::from(self.last_of_commit) * LAST_OF_COMMIT + u8::from(self.without_schema) * WITHOUT_SCHEMA,
         );
         out.extend_from_slice(&self.definition.to_be_bytes());
         out.extend_from_slice(&self.next_offset.to_be_bytes());

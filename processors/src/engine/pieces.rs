@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn groups_cut_what_is_large_and_join_what_is_small() {
         let batches =
-            [texts(&[10; 50]), texts(&[20; 50]), texts(&[1_000; 2_000]), texts(&[5; 40_000]), texts(&[])];
+            [texts(&[10; 50]), texts(&[20; 50]), texts(&[1_000; 2_000]), texts(&vec![5; 40_000]), texts(&[])];
         let groups = groups(batches.clone());
         assert_eq!(groups[0].len(), 2, "the small ones");
         for group in &groups {

@@ -419,7 +419,9 @@ mod tests {
         assert!(all.len() > 15, "{}", all.len());
         for pieces in [changes, all] {
             let mut restored = Keyed::<String>::new("test");
-            pieces.iter().for_each(|piece| restored.restore(piece).unwrap());
+            for piece in &pieces {
+                restored.restore(piece).unwrap();
+            }
             assert_eq!((restored.len(), restored.bytes), (keyed.len(), keyed.bytes));
         }
     }
@@ -441,7 +443,7 @@ mod tests {
         }
         assert!(keyed.len() > 10 && keyed.get("loud", &Key::new("r", "00099")).is_some());
         assert!(put(&mut keyed, "calm", 0, 100));
-        let full = (0..).find(|agent| !put(&mut keyed, &format!("a{agent}"), 0, 500_000)).unwrap();
+        let full = (0..10_000).find(|agent| !put(&mut keyed, &format!("a{agent}"), 0, 500_000)).unwrap();
         assert!(keyed.bytes <= MOST_BYTES && full > 200, "{full}");
         let before = keyed.bytes;
         assert!(put(&mut keyed, "a7", 0, 400_000), "what shrinks needs no room");

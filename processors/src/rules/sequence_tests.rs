@@ -152,7 +152,7 @@ fn whoever_sends_huge_fields_fills_neither_memory_nor_changelog() {
     let row = |number: i64, id: usize| {
         let mut fields = serde_json::Map::new();
         fields.insert("name".into(), "\u{1}".repeat(16_000).into());
-        let (step, time) = (if number % 3 == 0 { 1 } else { 0 }, 1_000 - number);
+        let (step, time) = (usize::from(number % 3 == 0), 1_000 - number);
         Waiting {
             step,
             time,
@@ -177,7 +177,9 @@ fn whoever_sends_huge_fields_fills_neither_memory_nor_changelog() {
         assert!(bytes <= (1 << 20) + 1_000, "{bytes}");
         if number == 200 {
             let pieces = small(sequences.operator().all(), MOST_OF_ROW);
-            pieces.iter().for_each(|piece| restored.operator().restore(piece).unwrap());
+            for piece in &pieces {
+                restored.operator().restore(piece).unwrap();
+            }
             assert_eq!((restored.rows.bytes(), kept(&restored)), (bytes, kept(&sequences)));
         } else if number > 200 {
             assert_eq!(see(&mut restored, number), bytes, "as if nothing had happened");

@@ -268,7 +268,9 @@ impl Partials {
             let kept = places.chunks(PIECE_ROWS).map(|some| self.gather(some));
             let kept: Vec<RecordBatch> = kept.collect::<Result<_, _>>()?;
             *self = Self { copied: self.copied, ..Self::new(Arc::clone(&self.schema)) };
-            kept.into_iter().for_each(|rows| self.insert(rows, false));
+            for rows in kept {
+                self.insert(rows, false);
+            }
         }
         Ok(())
     }

@@ -102,7 +102,8 @@ fn must_be_equal(stage: &Stage, prefix: &str) -> anyhow::Result<()> {
     let (expected, found) = (written(stage, &stage.prefix)?, written(stage, prefix)?);
     let events = of_kind(&expected, "events.");
     ensure!(events as u64 >= EVENTS, "{events} events");
-    ensure!(of_kind(&expected, "features.") > 10 && of_kind(&expected, "alerts") > 10);
+    let (features, alerts) = (of_kind(&expected, "features."), of_kind(&expected, "alerts"));
+    ensure!(features > 10 && alerts > 10, "{features} features and {alerts} alerts");
     for (record, count) in &expected {
         ensure!(found.get(record) == Some(count), "{record:?}: {count} live, {:?} again", found.get(record));
     }

@@ -508,7 +508,9 @@ mod tests {
         for pieces in [changes, all] {
             assert!(pieces.len() > 5, "{}", pieces.len());
             let mut restored = Ledger::default();
-            pieces.iter().for_each(|piece| restored.restore(piece).unwrap());
+            for piece in &pieces {
+                restored.restore(piece).unwrap();
+            }
             assert_eq!(restored.live_rows(), 10_000);
             assert_eq!(restored.agents["agent-255"][0][0].host.as_ref().unwrap().len(), 255);
         }

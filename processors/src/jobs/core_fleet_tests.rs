@@ -241,6 +241,38 @@ fn whatever_happens_to_the_workers_the_fleet_is_told_the_same() {
     }
 }
 
+/// Who is behind reads several batches before a commit, and all sources may announce hours in the first of them.
+#[test]
+fn windows_that_end_before_the_first_commit_are_told() {
+    let (rows, starts) = town(3);
+    let sent = run_both(&rows, &STEADY).records(&Topics::default().fleet());
+    let told = |most: usize| {
+        let log = MemoryLog::new();
+        for spec in Topics::default().all() {
+            log.create(&spec.name, PARTITIONS);
+        }
+        let writer = log.handle().appender(Box::new(|_, _| {})).unwrap();
+        let mut sink = |record| {
+            writer.append(record, 0).unwrap();
+            Ok(())
+        };
+        let (mut job, mut output) = (jobs().fleet, Output::new(&mut sink));
+        for partition in 0..PARTITIONS {
+            let is_in = |record: &&Record| record.partition == partition;
+            let records: Vec<_> = sent.iter().filter(is_in).cloned().collect();
+            let mut state = job.open(partition).unwrap();
+            for batch in records.chunks(most) {
+                job.process(&mut state, batch, &mut output).unwrap();
+            }
+            job.settle(&mut state, &mut output).unwrap();
+        }
+        alerts(&log).0
+    };
+    for most in [1, 20, 100, 4_000] {
+        assert_eq!(told(most), recomputed(&starts), "batches of {most}");
+    }
+}
+
 /// The simulation is worth something only if it finds what is planted.
 #[test]
 fn a_window_that_ends_without_waiting_for_all_is_found() {

@@ -52,8 +52,10 @@ pub struct FleetJob {
 pub struct FleetState {
     windows: FleetWindows,
     rules: RuleState,
-    /// Up to where windows have been closed (µs); `None`: as far as the sources had come when the state was restored.
+    /// Up to where windows have been closed (µs); `None`: none has been.
     closed: Option<i64>,
+    /// Whether it has taken any records since it was opened or restored.
+    has_begun: bool,
     open: Gauge,
 }
 
@@ -116,7 +118,7 @@ impl Job for FleetJob {
     fn open(&mut self, partition: i32) -> Result<FleetState, JobError> {
         let open = gauge!("varta_processors_fleet_open_rows", "partition" => partition.to_string());
         let windows = FleetWindows::new(&self.plan);
-        Ok(FleetState { windows, rules: RuleState::new(partition), closed: None, open })
+        Ok(FleetState { windows, rules: RuleState::new(partition), closed: None, has_begun: false, open })
     }
 
     fn process(
@@ -127,7 +129,9 @@ impl Job for FleetJob {
     ) -> Result<(), JobError> {
         let decoded = self.decoder.decode(records).map_err(|error| registry_trouble(&error))?;
         dead_letters(NAME, &self.dlq, decoded.poison, records, output)?;
-        if state.closed.is_none() {
+        // What was restored had been closed as far as its sources had come. Whatever they announce from now on has closed
+        // nothing until the next commit does, however many batches come before it.
+        if !std::mem::replace(&mut state.has_begun, true) {
             state.closed = state.rules.fleet_watermark();
         }
         self.rules_in_force(state, records, output)?;

@@ -58,6 +58,9 @@ insert into alert_feedback (alert_id, author, verdict, given_at) values
     ('f2', 'ann', 'benign', '2026-01-06 11:00Z'), ('f0', 'ann', 'fp', '2026-01-06 11:00Z');
 ";
 
+/// For one query.
+const LIMIT: Duration = Duration::from_mins(1);
+
 fn day(text: &str) -> NaiveDate {
     text.parse().unwrap()
 }
@@ -66,7 +69,7 @@ fn tuesday() -> Period {
     Period::holding(Kind::Day, day("2026-01-06"))
 }
 
-async fn filled() -> (Database, PgConnection) {
+pub(crate) async fn filled() -> (Database, PgConnection) {
     let database = Database::migrated().await;
     let mut connection = database.connect().await;
     connection.execute(ROWS).await.unwrap();
@@ -74,7 +77,7 @@ async fn filled() -> (Database, PgConnection) {
 }
 
 async fn computed(connection: &mut PgConnection, period: Period, subject: &Subject) -> Report {
-    compute(connection, period, subject, "UTC").await.unwrap()
+    compute(connection, period, subject, "UTC", LIMIT).await.unwrap()
 }
 
 /// The named members of an object.
@@ -288,12 +291,12 @@ async fn days_begin_in_the_zone_and_an_unknown_zone_is_told() {
     let (_database, mut connection) = filled().await;
     // 10:00 UTC is 00:00 of the next day in Kiritimati (UTC+14)
     let (zone, wednesday) = ("Pacific/Kiritimati", Period::holding(Kind::Day, day("2026-01-07")));
-    let json = compute(&mut connection, wednesday, &Subject::Fleet, zone).await.unwrap().json;
+    let json = compute(&mut connection, wednesday, &Subject::Fleet, zone, LIMIT).await.unwrap().json;
     assert_eq!(
         members(&json["activity"], &["active_s", "first_hour"]),
         json!({ "active_s": 900, "first_hour": "2026-01-07 00:00" })
     );
-    let error = compute(&mut connection, tuesday(), &Subject::Fleet, "Mars/Olympus").await.unwrap_err();
+    let error = compute(&mut connection, tuesday(), &Subject::Fleet, "Mars/Olympus", LIMIT).await.unwrap_err();
     assert!(error.to_string().contains("Mars/Olympus"), "{error}");
 }
 

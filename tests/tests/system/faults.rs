@@ -106,7 +106,7 @@ async fn stores_whose_disks_are_full_are_waited_for_and_lose_nothing() -> anyhow
 
     let options = Options { small_batches: true, ..Options::default() };
     let mut server = stage.starter("up", &["up"], &options)?.start(&Load::new(0, 1, 1), &[])?;
-    let load = Load::new(EVENTS / 2, RATE, STEP);
+    let load = Load::new(EVENTS / 4, RATE, STEP);
     let mut sender = stage.load_starter("load", &AgentOptions::new("busy-host"))?.start(&load, &[])?;
     stage
         .until("both stores hold something", PATIENCE, async || {

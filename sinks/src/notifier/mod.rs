@@ -35,10 +35,13 @@ mod upkeep;
 
 use std::sync::Arc;
 
-use futures::future::try_join_all;
-use runtime::{health::Health, shutdown::Shutdown};
 pub(crate) use self::line::clean;
-use self::{channel::{Spare, Speaker}, config::Channel, dealer::Dealer, service::Service};
+use self::{
+    channel::{Spare, Speaker},
+    config::Channel,
+    dealer::Dealer,
+    service::Service,
+};
 pub use self::{
     config::{
         EmailConfig, MailTls, NotifierConfig, PaceConfig, QuietConfig, SlackConfig, TelegramConfig,
@@ -49,6 +52,8 @@ pub use self::{
     upkeep::Standing,
 };
 use crate::{SinkError, postgres};
+use futures::future::try_join_all;
+use runtime::{health::Health, shutdown::Shutdown};
 
 impl NotifierConfig {
     /// What the PostgreSQL sink is to write into the outbox; nothing when nobody is told.
@@ -159,8 +164,7 @@ pub async fn try_out(config: &NotifierConfig) -> Result<Vec<Trial>, SinkError> {
             let problem = match service.send(&message).await {
                 service::Answer::Taken => None,
                 service::Answer::TakenInPart(missed) => Some(service::words(&missed)),
-                service::Answer::Refused(reason)
-                | service::Answer::Later { reason, .. } => Some(reason),
+                service::Answer::Refused(reason) | service::Answer::Later { reason, .. } => Some(reason),
             };
             Trial { channel: channel.name, service: service.kind(), problem }
         }

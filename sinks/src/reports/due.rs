@@ -153,12 +153,7 @@ async fn round(
 
 /// One report. If it alone fails (a sum that overflows, a query that takes too long) the others do not wait for it; it
 /// stays due.
-async fn one(
-    connection: &mut PgConnection,
-    due: &Due,
-    zone: &str,
-    limit: Duration,
-) -> Result<(), SinkError> {
+async fn one(connection: &mut PgConnection, due: &Due, zone: &str, limit: Duration) -> Result<(), SinkError> {
     let attempt = async {
         let report = compute(connection, due.period, &due.subject, zone, limit).await?;
         answered(limit, store(connection, &report)).await

@@ -68,10 +68,8 @@ async fn pass(client: TcpStream, server: String, moods: watch::Receiver<Mood>) {
     let server = TcpStream::connect(server).await.unwrap();
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
     // Whoever breaks off is not missed here.
-    let _ = tokio::join!(
-        onward(from_client, to_server, moods.clone()),
-        onward(from_server, to_client, moods)
-    );
+    let _ =
+        tokio::join!(onward(from_client, to_server, moods.clone()), onward(from_server, to_client, moods));
 }
 
 async fn onward(
@@ -163,8 +161,7 @@ async fn a_database_that_hangs_delays_reports() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    let waits: fn(&State) -> bool =
-        |state| matches!(state, State::Waiting(why) if why.contains("no answer"));
+    let waits: fn(&State) -> bool = |state| matches!(state, State::Waiting(why) if why.contains("no answer"));
     // It hangs from the beginning, then before a round has got anywhere, then in the midst of one.
     between.becomes(Mood::Hung);
     let task = tokio::spawn(run(config, postgres, health.clone(), shutdown.clone()));

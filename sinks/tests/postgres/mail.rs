@@ -8,11 +8,14 @@ use tokio::net::{TcpListener, TcpStream};
 /// How a recipient is answered.
 type Mood = fn(&str) -> &'static str;
 
-/// Takes mail without TLS, and remembers it: recipients and text.
+/// Recipients, and the text.
+type Mail = (Vec<String>, String);
+
+/// Takes mail without TLS, and remembers it.
 pub(crate) struct MailServer {
     pub(crate) port: u16,
     mood: Arc<Mutex<Mood>>,
-    took: Arc<Mutex<Vec<(Vec<String>, String)>>>,
+    took: Arc<Mutex<Vec<Mail>>>,
 }
 
 impl MailServer {
@@ -43,11 +46,7 @@ impl MailServer {
     }
 }
 
-async fn converse(
-    stream: TcpStream,
-    mood: &Mutex<Mood>,
-    took: &Mutex<Vec<(Vec<String>, String)>>,
-) -> std::io::Result<()> {
+async fn converse(stream: TcpStream, mood: &Mutex<Mood>, took: &Mutex<Vec<Mail>>) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
     stream.write_all(b"220 mail.example.com ESMTP\r\n").await?;
     let mut to = Vec::new();

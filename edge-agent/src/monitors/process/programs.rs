@@ -55,13 +55,11 @@ impl Programs {
                 return anew;
             }
         };
-        match parse(&text) {
-            Some((since, started)) => Self { since: Some(since), started, ..anew },
-            None => {
-                tracing::warn!(file = %file.display(), "the programs seen so far are not in order, they are learnt anew");
-                anew
-            }
-        }
+        let Some((since, started)) = parse(&text) else {
+            tracing::warn!(file = %file.display(), "the programs seen so far are not in order, they are learnt anew");
+            return anew;
+        };
+        Self { since: Some(since), started, ..anew }
     }
 
     /// A program is started. Whether it never was before; `None`: that is not known yet.

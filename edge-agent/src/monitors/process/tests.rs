@@ -226,7 +226,8 @@ fn a_program_is_told_as_new_at_its_first_start_and_never_again() {
     // It is written when the start is surely stored.
     monitor.sample(second(20));
 
-    let mut next = ProcessMonitor::new(&config, Box::new(fake.clone()), Programs::open(&file, Duration::ZERO));
+    let mut next =
+        ProcessMonitor::new(&config, Box::new(fake.clone()), Programs::open(&file, Duration::ZERO));
     next.sample(second(30));
     fake.with(|state| drop(state.processes.remove(&12)));
     fake.put(13, 30_500_000, "editor");

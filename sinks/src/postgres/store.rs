@@ -43,8 +43,7 @@ pub async fn connect(config: &PostgresConfig, name: &str) -> Result<PgConnection
             ("tcp_keepalives_count", "3".to_owned()),
         ]);
     let connecting = PgConnection::connect_with(&options);
-    let connected = tokio::time::timeout(config.timeout, connecting).await;
-    connected.map_err(|_| SinkError::unavailable("postgres", "no answer"))?.map_err(failed)
+    answered(config.timeout, async { connecting.await.map_err(failed) }).await
 }
 
 /// A connection to a database whose schema is of this version.

@@ -91,11 +91,11 @@ async fn onward(
     }
 }
 
-const TIMEOUT: Duration = Duration::from_millis(200);
+const TIMEOUT: Duration = Duration::from_millis(400);
 /// Before each piece, when the database is slow.
 const PAUSE: Duration = Duration::from_millis(5);
 /// Longer than a stop waits for a statement, much shorter than a step is waited for.
-const SOON: Duration = Duration::from_millis(1200);
+const SOON: Duration = Duration::from_secs(2);
 
 /// Items that are in messages which the receiver has.
 const TOLD: &str = "select coalesce(sum(items), 0)::text from notification_messages where state = 'sent'";
@@ -114,9 +114,7 @@ async fn a_database_that_hangs_delays_what_people_are_told_and_loses_nothing() {
     let texts: Vec<String> = (0..30).map(|n| format!("meanwhile {n}")).collect();
     write(&database, &texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
     for component in ["notifier", "notifier.hook"] {
-        running.says(component, Some("no answer within 2s")).await;
-        // And again, on a connection that never came to anything.
-        running.says(component, Some("no answer")).await;
+        running.says(component, Some("no answer within")).await;
     }
     assert_eq!(receiver.took().len(), 1);
     let asked = Instant::now();
@@ -126,7 +124,7 @@ async fn a_database_that_hangs_delays_what_people_are_told_and_loses_nothing() {
     // Another one, which has never seen it answer.
     let running = Running::with(config);
     for component in ["notifier", "notifier.hook"] {
-        running.says(component, Some("no answer")).await;
+        running.says(component, Some("no answer within 400ms")).await;
     }
     between.becomes(Mood::Open);
     until(&database, TOLD, "31").await;

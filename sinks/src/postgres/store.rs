@@ -42,7 +42,7 @@ pub async fn connect(config: &PostgresConfig, name: &str) -> Result<PgConnection
             ("tcp_keepalives_interval", "10".to_owned()),
             ("tcp_keepalives_count", "3".to_owned()),
         ]);
-    let connecting = PgConnection::connect_with(&options);
+    let connecting = Box::pin(PgConnection::connect_with(&options));
     answered(config.timeout, async { connecting.await.map_err(failed) }).await
 }
 
@@ -50,7 +50,7 @@ pub async fn connect(config: &PostgresConfig, name: &str) -> Result<PgConnection
 pub(crate) async fn connect_migrated(config: &PostgresConfig, name: &str) -> Result<PgConnection, SinkError> {
     let mut connection = connect(config, name).await?;
     // A few statements, of which one waits for who migrates at the same time.
-    answered(4 * config.timeout, migrate(&mut connection)).await?;
+    answered(4 * config.timeout, Box::pin(migrate(&mut connection))).await?;
     Ok(connection)
 }
 

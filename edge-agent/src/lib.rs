@@ -55,7 +55,7 @@ pub enum AgentError {
 
 /// Runs the agent with the monitors that the configuration asks for, until the shutdown.
 pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentError> {
-    let monitors = monitors::build(&config.monitors);
+    let monitors = monitors::build(&config.monitors, &config.state_dir);
     run_with(config, monitors, shutdown).await
 }
 

@@ -26,6 +26,7 @@ pub mod influx;
 pub mod lake;
 pub mod mqtt;
 pub mod notifier;
+mod pending;
 pub mod postgres;
 pub mod reports;
 mod row_json;

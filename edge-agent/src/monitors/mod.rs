@@ -10,6 +10,7 @@ mod memory;
 mod network;
 pub mod process;
 
+use std::path::Path;
 use std::time::Duration;
 
 use runtime::config::{Check, Problems, key};
@@ -148,9 +149,9 @@ impl Check for MonitorsConfig {
     }
 }
 
-/// The monitors that the configuration asks for. One that cannot start is left out with a warning:
+/// The monitors that the configuration asks for; what they remember over restarts is in `state_dir`. One that cannot start is left out with a warning:
 /// the others still see.
-pub fn build(config: &MonitorsConfig) -> Vec<Box<dyn Monitor>> {
+pub fn build(config: &MonitorsConfig, state_dir: &Path) -> Vec<Box<dyn Monitor>> {
     let system = &config.system;
     let mut monitors: Vec<Box<dyn Monitor>> = Vec::new();
     if !system.cpu_interval.is_zero() {
@@ -167,7 +168,7 @@ pub fn build(config: &MonitorsConfig) -> Vec<Box<dyn Monitor>> {
         keep(&mut monitors, "network", network::NetworkMonitor::open(system.network_interval, ignored));
     }
     if !config.process.interval.is_zero() {
-        keep(&mut monitors, "process", process::open(&config.process));
+        keep(&mut monitors, "process", process::open(&config.process, state_dir));
     }
     if config.input.enabled {
         monitors.push(Box::new(input::InputMonitor::start(config.input.interval)));

@@ -34,6 +34,7 @@ use crate::{
     DeadLetters, Flush, Sink, SinkError, Start,
     batch::{Batch, Place},
     dead_letters::origin,
+    pending::{Pending, is_among},
     runner::{self, Feed},
 };
 
@@ -96,9 +97,7 @@ struct InfluxSink {
     dead: DeadLetters,
     guard: Arc<Mutex<TagGuard>>,
     waiting: Vec<Waiting>,
-    letters: Vec<(Arc<str>, i32, DeadLetter)>,
-    /// Offsets to go on from once everything waiting is written.
-    positions: BTreeMap<(Arc<str>, i32), i64>,
+    pending: Pending,
     since: Option<Instant>,
 }
 
@@ -110,8 +109,7 @@ impl InfluxSink {
             config,
             dead,
             waiting: Vec::new(),
-            letters: Vec::new(),
-            positions: BTreeMap::new(),
+            pending: Pending::default(),
             since: None,
         })
     }
@@ -133,7 +131,7 @@ impl InfluxSink {
             original,
             headers: Vec::new(),
         };
-        self.letters.push((Arc::clone(topic), place.partition, letter));
+        self.pending.bury(topic, place.partition, letter);
     }
 
     /// Writes lines `from..to` of a batch of lines. Refused ones are halved until the culprits are alone.
@@ -198,10 +196,8 @@ impl Sink for InfluxSink {
 
     async fn accept(&mut self, mut batch: Batch) -> Result<(), SinkError> {
         let topic = Arc::clone(&batch.topic);
-        for (partition, _, letter) in self.dead.take_poison(&mut batch) {
-            self.letters.push((Arc::clone(&topic), partition, letter));
-        }
-        let (spans, rows, skip) = (batch.spans, batch.rows, self.config.skip.clone());
+        self.pending.take(&mut batch, &self.dead);
+        let (rows, skip) = (batch.rows, self.config.skip.clone());
         let guard = Arc::clone(&self.guard);
         let built = tokio::task::spawn_blocking(move || {
             let (mut lines, mut guard) = (Lines::default(), guard.lock());
@@ -217,9 +213,6 @@ impl Sink for InfluxSink {
         }
         for (place, reason, row) in std::mem::take(&mut lines.refused) {
             self.refuse(&topic, place, row, reason);
-        }
-        for span in spans {
-            self.positions.insert((Arc::clone(&topic), span.partition), span.to);
         }
         if !lines.ends.is_empty() {
             self.waiting.push(Waiting { topic, lines, done: 0 });
@@ -243,15 +236,11 @@ impl Sink for InfluxSink {
                 self.write(number, from, to).await?;
             }
         }
-        let letters = self.letters.iter().map(|(_, _, letter)| letter.clone()).collect();
-        self.dead.deliver(letters).await?;
+        let positions = self.pending.settle(&self.dead, &BTreeMap::new()).await?;
         failpoint::hit("influx.after_write");
         self.waiting.clear();
-        self.letters.clear();
         self.since = None;
-        let positions = std::mem::take(&mut self.positions);
-        let position = |((topic, partition), offset)| Position { topic, partition, offset };
-        Ok(positions.into_iter().map(position).collect())
+        Ok(positions)
     }
 
     fn positions_stored(&mut self) {
@@ -260,18 +249,14 @@ impl Sink for InfluxSink {
 
     /// Lines go, too: the new owner may have written a newer revision of the same window.
     fn discard(&mut self, of: &[TopicPartition]) {
-        let is_gone = |topic: &Arc<str>, partition: i32| {
-            of.iter().any(|gone| gone.topic == *topic && gone.partition == partition)
-        };
-        self.positions.retain(|(topic, partition), _| !is_gone(topic, *partition));
-        self.letters.retain(|(topic, partition, _)| !is_gone(topic, *partition));
+        self.pending.discard(of);
         for Waiting { topic, lines, done } in &mut self.waiting {
             if of.iter().any(|gone| gone.topic == *topic) {
-                lines.keep(*done, |place| !is_gone(topic, place.partition));
+                lines.keep(*done, |place| !is_among(of, topic, place.partition));
             }
         }
         self.waiting.retain(|waiting| waiting.done < waiting.lines.ends.len());
-        if self.positions.is_empty() && self.waiting.is_empty() && self.letters.is_empty() {
+        if self.pending.is_empty() && self.waiting.is_empty() {
             self.since = None;
         }
     }
@@ -329,9 +314,9 @@ mod tests {
         sink.discard(&[TopicPartition::new(Arc::clone(&topic), 0)]);
         let text = String::from_utf8(sink.waiting[0].lines.text.clone()).unwrap();
         assert!(text.contains("agent_id=a1") && !text.contains("agent_id=a0"), "{text}");
-        assert_eq!(sink.letters.iter().map(|(_, partition, _)| *partition).collect::<Vec<_>>(), [1]);
+        assert_eq!(sink.pending.buried(), [1]);
         sink.discard(&[TopicPartition::new(topic, 1)]);
-        assert!(sink.waiting.is_empty() && sink.letters.is_empty() && sink.due().is_none());
+        assert!(sink.waiting.is_empty() && sink.pending.is_empty() && sink.due().is_none());
     }
 
     /// Answers each request with the next of these.

@@ -1,6 +1,6 @@
 //! Sorted files of one day become one sorted file.
 //!
-//! In memory are the inputs as they lie in the store, a thousand decoded rows of each or a megabyte, and the file that is
+//! In memory are the inputs as they lie in the store, a thousand decoded rows of each or about a megabyte, and the file that is
 //! being made: about twice the bytes of the result. Only CPU, no I/O.
 
 #[cfg(test)]
@@ -19,8 +19,12 @@ use arrow::{
 };
 use bytes::Bytes;
 use parquet::{
-    arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder},
-    file::metadata::SortingColumn,
+    arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder},
+    errors::ParquetError,
+    file::{
+        metadata::{PageIndexPolicy, SortingColumn},
+        page_index::offset_index::OffsetIndexMetaData,
+    },
 };
 
 use super::{
@@ -45,7 +49,7 @@ pub(super) fn merge(
 ) -> Result<DataFile, SinkError> {
     let mut opened = Vec::with_capacity(files.len());
     for (path, content) in files {
-        let builder = ParquetRecordBatchReaderBuilder::try_new(content);
+        let builder = open(content);
         opened.push((builder.map_err(|error| unreadable(&path, &error))?, path));
     }
     let schemas: Vec<SchemaRef> = opened.iter().map(|(builder, _)| Arc::clone(builder.schema())).collect();
@@ -86,14 +90,35 @@ pub(super) fn merge(
     writer.finish(day.to_owned())
 }
 
-/// As many rows as are about [`DECODED`] bytes by what the file says of its uncompressed pages.
+/// With what it says of its pages.
+fn open(content: Bytes) -> Result<ParquetRecordBatchReaderBuilder<Bytes>, ParquetError> {
+    let options = ArrowReaderOptions::new().with_offset_index_policy(PageIndexPolicy::Optional);
+    ParquetRecordBatchReaderBuilder::try_new_with_options(content, options)
+}
+
+/// As many rows as are about [`DECODED`] bytes where the file's rows are widest. A dictionary holds a text once, and decoded
+/// it is there in each row: what counts is its length, and not what it takes in the file.
 fn rows_at_once(file: &ParquetRecordBatchReaderBuilder<Bytes>) -> usize {
-    let (mut bytes, mut rows) = (0, 0);
-    for group in file.metadata().row_groups() {
-        bytes += group.total_byte_size();
-        rows += group.num_rows();
+    let mut widest = 1;
+    for (number, group) in file.metadata().row_groups().iter().enumerate() {
+        let rows = group.num_rows().max(1);
+        let pages = file.metadata().offset_index().and_then(|index| index.get(number));
+        let texts = group.columns().iter().enumerate().map(|(column, chunk)| {
+            let of_pages = pages.and_then(|pages| widest_page(pages.get(column)?, rows));
+            of_pages.or_else(|| Some(chunk.unencoded_byte_array_data_bytes()? / rows)).unwrap_or(0)
+        });
+        let numbers = 8 * group.columns().len() as i64;
+        widest = widest.max(numbers + texts.sum::<i64>()).max(group.total_byte_size() / rows);
     }
-    (DECODED / (bytes / rows.max(1)).max(1)).clamp(1, ROWS as i64) as usize
+    (DECODED / widest).clamp(1, ROWS as i64) as usize
+}
+
+/// Bytes of text in a row, in the page where they are most.
+fn widest_page(pages: &OffsetIndexMetaData, rows: i64) -> Option<i64> {
+    let texts = pages.unencoded_byte_array_data_bytes()?;
+    let begins = pages.page_locations().iter().map(|page| page.first_row_index);
+    let ends = begins.clone().skip(1).chain([rows]);
+    texts.iter().zip(begins.zip(ends)).map(|(bytes, (begin, end))| bytes / (end - begin).max(1)).max()
 }
 
 fn unreadable(path: &str, error: &dyn std::fmt::Display) -> SinkError {

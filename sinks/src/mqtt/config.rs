@@ -65,6 +65,10 @@ pub struct MqttConfig {
     /// Longest wait for the broker to acknowledge what is held.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
+    /// How long an alert waits while the broker does not let us publish to its topic; then it is a dead letter. The
+    /// offsets behind it are not stored meanwhile. `0s`: it does not wait.
+    #[serde(with = "humantime_serde")]
+    pub access_wait: Duration,
     /// Rows in one poll at most.
     pub poll_rows: usize,
     /// Bytes that one poll aims at.
@@ -104,6 +108,7 @@ impl Default for MqttConfig {
             batch_rows: 500,
             batch_age: Duration::from_millis(50),
             timeout: Duration::from_secs(15),
+            access_wait: Duration::from_hours(1),
             poll_rows: 500,
             poll_bytes: ByteSize::mib(1),
             drain: Duration::from_secs(10),
@@ -142,6 +147,9 @@ impl Check for MqttConfig {
         if self.reports_every < Duration::from_millis(100) || self.reports_every > Duration::from_hours(1) {
             problems.add(key(at, "reports_every"), "must be between 100 ms and 1 h", None);
         }
+        if self.access_wait > Duration::from_hours(24) {
+            problems.add(key(at, "access_wait"), "must be at most a day", None);
+        }
         if self.max_payload < ByteSize::kib(16) || self.max_payload > ByteSize::mib(2) {
             problems.add(key(at, "max_payload"), "must be between 16 KiB and 2 MiB", None);
         }
@@ -171,12 +179,20 @@ mod tests {
     fn off_by_default_and_all_problems_are_named_at_once() {
         assert!(!load::<MqttConfig>("", "test", &|_| None).unwrap().enabled);
         let text = "host = \"a/b\"\nport = 0\npassword = \"hunter2\"\nclient_id = \"\"\nmax_payload = \"1 B\"\n\
-                    reports = [\"people\"]\nreports_every = \"0s\"\n[tls]\nkey = \"/k\"";
+                    reports = [\"people\"]\nreports_every = \"0s\"\naccess_wait = \"2days\"\n[tls]\nkey = \"/k\"";
         let problems = load::<MqttConfig>(text, "test", &|_| None).unwrap_err();
         let named: Vec<&str> = problems.iter().map(|problem| problem.at.as_str()).collect();
-        for place in
-            ["host", "port", "password", "client_id", "max_payload", "reports[0]", "reports_every", "tls"]
-        {
+        for place in [
+            "host",
+            "port",
+            "password",
+            "client_id",
+            "max_payload",
+            "reports[0]",
+            "reports_every",
+            "access_wait",
+            "tls",
+        ] {
             assert!(named.contains(&place), "{place} is missing from {named:?}");
         }
         assert!(!problems.to_string().contains("hunter2"));

@@ -2,8 +2,10 @@
 //! ([`reports`]).
 //!
 //! At least once: publish, hear from the broker that it has each message, then commit the offsets to the log's consumer
-//! group. A crash between repeats alerts; `finding_uid` and `revision` in the payload tell a repetition.
+//! group. A crash between repeats alerts; `finding_uid` and `revision` in the payload tell a repetition. What the broker's
+//! access list keeps back waits by itself ([`barred`]).
 
+mod barred;
 mod config;
 mod payload;
 mod publisher;
@@ -12,23 +14,25 @@ mod reports;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use async_trait::async_trait;
-use eventlog::{Log, Position, TopicPartition, dead_letter::DeadLetter, registry::SchemaRegistry};
+use eventlog::{Log, Position, TopicPartition, registry::SchemaRegistry};
 use runtime::{failpoint, health::Health, shutdown::Shutdown};
 use schemas::{record::RecordKind, topics::Topics};
 
 pub use self::config::{MqttConfig, Scope, TlsConfig};
 use self::{
+    barred::Barred,
     publisher::{Message, Publisher},
-    refusal::{Failed, Origin, Refusal, packet_bytes},
+    refusal::{Failed, Origin, Verdict, packet_bytes},
     reports::Reports,
 };
 use crate::{
     DeadLetters, Flush, Sink, SinkError, Start,
     batch::Batch,
     column,
+    pending::{Pending, is_among},
     postgres::PostgresConfig,
     row_json,
     runner::{self, Feed},
@@ -60,7 +64,8 @@ pub async fn run<L: Log>(
     let letters = DeadLetters::open(&log, &topics, "mqtt")?;
     runtime::tls::install_crypto();
     let reports = Reports::new(config.clone(), postgres).run(health.clone(), shutdown.clone());
-    let alerts = runner::run(MqttSink::new(config, letters), feed, log, registry, health, shutdown);
+    let sink = MqttSink::new(config, letters, health.clone());
+    let alerts = runner::run(sink, feed, log, registry, health, shutdown);
     tokio::try_join!(alerts, reports)?;
     Ok(())
 }
@@ -73,33 +78,33 @@ struct MqttSink {
     messages: Vec<Message>,
     /// What these were made of.
     origins: Vec<Origin>,
-    letters: Vec<(Arc<str>, i32, DeadLetter)>,
-    /// Offsets to go on from once everything is acknowledged.
-    positions: BTreeMap<(Arc<str>, i32), i64>,
+    barred: Barred,
+    pending: Pending,
     since: Option<Instant>,
 }
 
 impl MqttSink {
-    fn new(config: MqttConfig, dead: DeadLetters) -> Self {
+    fn new(config: MqttConfig, dead: DeadLetters, health: Health) -> Self {
         Self {
+            barred: Barred::new(config.access_wait, health),
             config,
             dead,
             publisher: None,
             messages: Vec::new(),
             origins: Vec::new(),
-            letters: Vec::new(),
-            positions: BTreeMap::new(),
+            pending: Pending::default(),
             since: None,
         }
     }
 
     /// What is acknowledged is let go, also when the rest fails. What the broker refuses for good goes without its
-    /// evidence, and else to the dead letters: one message must not keep back those behind it.
+    /// evidence, and else to the dead letters, and what it does not let us publish waits aside: one message must not keep
+    /// back those behind it.
     async fn publish(&mut self) -> Result<(), SinkError> {
         loop {
             match self.attempt().await {
                 Ok(()) => return Ok(()),
-                Err(Failed::Refused(refusal)) => self.refused(&refusal),
+                Err(Failed::Refused(verdicts)) => self.refused(verdicts),
                 Err(Failed::TooLarge { max }) if self.lighten(max) => {}
                 Err(Failed::Unusable(error)) => return Err(error),
                 Err(error) => return Err(SinkError::unavailable(self.config.broker(), error)),
@@ -107,39 +112,76 @@ impl MqttSink {
         }
     }
 
-    /// The first message is refused; those behind it that are acknowledged go.
-    fn refused(&mut self, Refusal { reason, behind }: &Refusal) {
-        let mut taken = std::iter::once(&false).chain(behind);
-        self.messages.retain(|_| taken.next() != Some(&true));
-        let mut taken = std::iter::once(&false).chain(behind);
-        self.origins.retain(|_| taken.next() != Some(&true));
-        self.lighten_or_bury(0, &format!("the broker refuses it: {reason}"));
+    /// Each of the first messages goes where its verdict sends it; those that are to be sent again come before the rest.
+    fn refused(&mut self, verdicts: Vec<Verdict>) {
+        let behind = (self.messages.split_off(verdicts.len()), self.origins.split_off(verdicts.len()));
+        let judged = std::mem::take(&mut self.messages).into_iter().zip(std::mem::take(&mut self.origins));
+        for ((message, origin), verdict) in judged.zip(verdicts) {
+            let again = match verdict {
+                Verdict::Taken => None,
+                Verdict::Later(_) => Some((message, origin)),
+                Verdict::Unauthorized => {
+                    self.barred.hold(message, origin);
+                    None
+                }
+                Verdict::Refused(reason) => {
+                    self.lighten_or_bury(message, origin, &format!("the broker refuses it: {reason}"))
+                }
+            };
+            if let Some((message, origin)) = again {
+                self.messages.push(message);
+                self.origins.push(origin);
+            }
+        }
+        self.messages.extend(behind.0);
+        self.origins.extend(behind.1);
     }
 
     /// No packet is longer than `max` bytes any more. False: none was.
     fn lighten(&mut self, max: usize) -> bool {
-        let (mut at, mut was_any) = (0, false);
-        while let Some(message) = self.messages.get(at) {
-            if packet_bytes(&message.topic, &message.payload) <= max {
-                at += 1;
-                continue;
+        let mut was_any = false;
+        let all = std::mem::take(&mut self.messages).into_iter().zip(std::mem::take(&mut self.origins));
+        for (message, origin) in all {
+            let mut fitting = Some((message, origin));
+            while let Some((message, origin)) =
+                fitting.take_if(|(message, _)| packet_bytes(&message.topic, &message.payload) > max)
+            {
+                was_any = true;
+                let reason = format!("the broker takes no packet of more than {max} bytes");
+                fitting = self.lighten_or_bury(message, origin, &reason);
             }
-            was_any = true;
-            self.lighten_or_bury(at, &format!("the broker takes no packet of more than {max} bytes"));
+            if let Some((message, origin)) = fitting {
+                self.messages.push(message);
+                self.origins.push(origin);
+            }
         }
         was_any
     }
 
-    fn lighten_or_bury(&mut self, at: usize, reason: &str) {
-        let message = &mut self.messages[at];
+    fn lighten_or_bury(
+        &mut self,
+        mut message: Message,
+        origin: Origin,
+        reason: &str,
+    ) -> Option<(Message, Origin)> {
         if let Some(lighter) = payload::without_evidence(&message.payload) {
             message.payload = lighter;
-            return;
+            return Some((message, origin));
         }
-        self.messages.remove(at);
-        let origin = self.origins.remove(at);
-        let letter = origin.letter(reason.to_owned());
-        self.letters.push((Arc::clone(&origin.topic), origin.partition, letter));
+        self.bury(&origin, reason.to_owned());
+        None
+    }
+
+    fn bury(&mut self, origin: &Origin, reason: String) {
+        self.pending.bury(&origin.topic, origin.partition, origin.letter(reason));
+    }
+
+    /// What waits for the broker's access list is tried again, before what has come since.
+    fn release_barred(&mut self) {
+        let (mut messages, mut origins): (Vec<_>, Vec<_>) = self.barred.release().into_iter().unzip();
+        messages.append(&mut self.messages);
+        origins.append(&mut self.origins);
+        (self.messages, self.origins) = (messages, origins);
     }
 
     async fn attempt(&mut self) -> Result<(), Failed> {
@@ -180,9 +222,7 @@ impl Sink for MqttSink {
 
     async fn accept(&mut self, mut batch: Batch) -> Result<(), SinkError> {
         let topic = Arc::clone(&batch.topic);
-        for (partition, _, letter) in self.dead.take_poison(&mut batch) {
-            self.letters.push((Arc::clone(&topic), partition, letter));
-        }
+        self.pending.take(&mut batch, &self.dead);
         let longest = self.config.max_payload.bytes() as usize;
         for rows in batch.rows.iter().filter(|rows| rows.kind == Some(RecordKind::Alert)) {
             let (agent, severity) =
@@ -195,20 +235,22 @@ impl Sink for MqttSink {
                     offset: place.offset,
                     rows: rows.batch.clone(),
                     row,
+                    barred_since: None,
                 };
                 if let Some(payload) = payload::payload(bodies.value(row), longest) {
                     let topic = payload::topic(agent.value(row), severity.value(row));
-                    self.messages.push(Message { topic, payload, is_retained: false });
-                    self.origins.push(of_row);
+                    let message = Message { topic, payload, is_retained: false };
+                    if self.barred.has(&message.topic) {
+                        self.barred.hold(message, of_row);
+                    } else {
+                        self.messages.push(message);
+                        self.origins.push(of_row);
+                    }
                     continue;
                 }
                 let reason = format!("larger than {} without its evidence", self.config.max_payload);
-                let letter = of_row.letter(reason);
-                self.letters.push((Arc::clone(&topic), place.partition, letter));
+                self.bury(&of_row, reason);
             }
-        }
-        for span in batch.spans {
-            self.positions.insert((Arc::clone(&topic), span.partition), span.to);
         }
         self.since.get_or_insert_with(Instant::now);
         Ok(())
@@ -216,32 +258,39 @@ impl Sink for MqttSink {
 
     fn due(&self) -> Option<Instant> {
         let full = self.messages.len() >= self.config.batch_rows;
-        self.since.map(|since| if full { since } else { since + self.config.batch_age })
+        let fresh = self.since.map(|since| if full { since } else { since + self.config.batch_age });
+        fresh.into_iter().chain(self.barred.due()).min()
     }
 
     async fn flush(&mut self, _: Flush) -> Result<Vec<Position>, SinkError> {
         failpoint::hit("mqtt.before_publish");
+        self.release_barred();
         if !self.messages.is_empty() {
             self.publish().await?;
         }
-        let letters = self.letters.iter().map(|(_, _, letter)| letter.clone()).collect();
-        self.dead.deliver(letters).await?;
+        for origin in self.barred.give_up() {
+            self.bury(&origin, "the broker does not let us publish it: NotAuthorized".to_owned());
+        }
+        self.barred.tell();
+        let positions = self.pending.settle(&self.dead, &self.barred.first_offsets()).await?;
         failpoint::hit("mqtt.after_publish");
-        self.letters.clear();
         self.since = None;
-        let positions = std::mem::take(&mut self.positions);
-        let position = |((topic, partition), offset)| Position { topic, partition, offset };
-        Ok(positions.into_iter().map(position).collect())
+        Ok(positions)
     }
 
     fn positions_stored(&mut self) {
         failpoint::hit("mqtt.after_offsets");
     }
 
-    /// Alerts of partitions that go stay in the queue: told twice they are one finding. Their offsets go.
+    /// Alerts go, too: their new owner publishes them.
     fn discard(&mut self, of: &[TopicPartition]) {
-        self.positions.retain(|(topic, partition), _| {
-            !of.iter().any(|gone| gone.topic == *topic && gone.partition == *partition)
-        });
+        let kept = std::mem::take(&mut self.messages).into_iter().zip(std::mem::take(&mut self.origins));
+        let kept = kept.filter(|(_, origin)| !is_among(of, &origin.topic, origin.partition));
+        (self.messages, self.origins) = kept.unzip();
+        self.barred.discard(of);
+        self.pending.discard(of);
+        if self.pending.is_empty() && self.messages.is_empty() {
+            self.since = None;
+        }
     }
 }

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use rumqttc::{
-    AsyncClient, ConnectionError, EventLoop, MqttOptions, PubAckReason, PublishNoticeError, PublishOptions,
-    PublishResult, TlsConfiguration, Transport,
+    AsyncClient, ConnectionError, EventLoop, MqttOptions, PublishNoticeError, PublishOptions, PublishResult,
+    TlsConfiguration, Transport,
 };
 use tokio::task::JoinHandle;
 
 use super::{
     config::{MqttConfig, TlsConfig},
-    refusal::{Failed, Refusal, is_definite},
+    refusal::{Failed, Verdict},
 };
 use crate::SinkError;
 
@@ -57,7 +57,8 @@ impl Publisher {
     }
 
     /// Publishes all and waits for the broker's acknowledgement of each; `acknowledged` is called in their order. Ends
-    /// with the part in which one is refused, or when the connection does.
+    /// with the part in which one is refused, or when the connection does. What is told to wait, and not refused, is an
+    /// error of the whole.
     pub(super) async fn publish(
         &mut self,
         messages: &[Message],
@@ -72,21 +73,16 @@ impl Publisher {
                     let notice = client.publish_tracked(topic.clone(), payload.clone(), options).await;
                     notices.push(notice.map_err(|error| Failed::Away(error.to_string()))?);
                 }
-                let mut refusal: Option<Refusal> = None;
+                let mut verdicts: Vec<Verdict> = Vec::new();
                 for notice in notices {
-                    let outcome = judge(notice.wait_async().await);
-                    if let Some(refusal) = &mut refusal {
-                        refusal.behind.push(outcome == Ok(None));
-                        continue;
-                    }
-                    match outcome {
-                        Ok(None) => acknowledged(),
-                        Ok(Some(reason)) => refusal = Some(Refusal { reason, behind: Vec::new() }),
-                        Err(error) => return Err(Failed::Away(error)),
+                    match judge(notice.wait_async().await) {
+                        Verdict::Taken if verdicts.is_empty() => acknowledged(),
+                        Verdict::Later(reason) if verdicts.is_empty() => return Err(Failed::Away(reason)),
+                        verdict => verdicts.push(verdict),
                     }
                 }
-                if let Some(refusal) = refusal {
-                    return Err(Failed::Refused(refusal));
+                if !verdicts.is_empty() {
+                    return Err(Failed::Refused(verdicts));
                 }
             }
             Ok(())
@@ -113,16 +109,11 @@ fn why(ended: Result<ConnectionError, tokio::task::JoinError>) -> Failed {
     }
 }
 
-/// Nothing: the broker has it; or why it never will. The error says why that is not known.
-fn judge(notice: Result<PublishResult, PublishNoticeError>) -> Result<Option<String>, String> {
+fn judge(notice: Result<PublishResult, PublishNoticeError>) -> Verdict {
     match notice {
-        Ok(PublishResult::Qos1(ack)) => match ack.reason {
-            PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Ok(None),
-            reason if is_definite(reason) => Ok(Some(format!("{reason:?}"))),
-            reason => Err(format!("the broker refuses a message: {reason:?}")),
-        },
-        Ok(other) => Err(format!("the broker answers {other:?}")),
-        Err(error) => Err(error.to_string()),
+        Ok(PublishResult::Qos1(ack)) => Verdict::of(ack.reason),
+        Ok(other) => Verdict::Later(format!("the broker answers {other:?}")),
+        Err(error) => Verdict::Later(error.to_string()),
     }
 }
 

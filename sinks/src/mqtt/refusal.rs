@@ -1,6 +1,6 @@
 //! What the broker does not take, and where it came from.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use arrow::array::RecordBatch;
 use eventlog::dead_letter::DeadLetter;
@@ -17,20 +17,50 @@ pub(super) enum Failed {
     /// The connection, or the broker as a whole: later.
     #[error("{0}")]
     Away(String),
-    /// The first that is not acknowledged, for good.
-    #[error("it refuses a message: {}", .0.reason)]
-    Refused(Refusal),
+    /// Some that it refuses: of the first that is not acknowledged, and of those that went with it.
+    #[error("it refuses messages: {}", words(.0))]
+    Refused(Vec<Verdict>),
     /// Packets beyond so many bytes; the connection has ended of one.
     #[error("it takes no packet of more than {max} bytes")]
     TooLarge { max: usize },
 }
 
-/// A message that the broker refuses.
+/// What the broker says of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Refusal {
-    pub(super) reason: String,
-    /// Which of those behind it the broker has acknowledged.
-    pub(super) behind: Vec<bool>,
+pub(super) enum Verdict {
+    /// It has it.
+    Taken,
+    /// Not now, or nothing is known.
+    Later(String),
+    /// We may not publish to this topic; a person can change that.
+    Unauthorized,
+    /// Never.
+    Refused(String),
+}
+
+impl Verdict {
+    /// What an acknowledgement means. Answers that do not speak of the message may be others later.
+    pub(super) fn of(reason: PubAckReason) -> Self {
+        use PubAckReason as Reason;
+        match reason {
+            Reason::Success | Reason::NoMatchingSubscribers => Self::Taken,
+            Reason::NotAuthorized => Self::Unauthorized,
+            Reason::UnspecifiedError
+            | Reason::ImplementationSpecificError
+            | Reason::TopicNameInvalid
+            | Reason::PayloadFormatInvalid => Self::Refused(format!("{reason:?}")),
+            Reason::PacketIdentifierInUse | Reason::QuotaExceeded => {
+                Self::Later(format!("the broker refuses a message: {reason:?}"))
+            }
+        }
+    }
+}
+
+fn words(verdicts: &[Verdict]) -> &str {
+    match verdicts.first() {
+        Some(Verdict::Refused(reason) | Verdict::Later(reason)) => reason,
+        _ => "NotAuthorized",
+    }
 }
 
 impl Failed {
@@ -43,22 +73,6 @@ impl Failed {
             ) => Self::TooLarge { max: *max as usize },
             error => Self::Away(error.to_string()),
         }
-    }
-}
-
-/// Whether a broker says of a message that it will never take it. All other answers may be others later.
-pub(super) fn is_definite(reason: PubAckReason) -> bool {
-    use PubAckReason as Reason;
-    match reason {
-        Reason::UnspecifiedError
-        | Reason::ImplementationSpecificError
-        | Reason::NotAuthorized
-        | Reason::TopicNameInvalid
-        | Reason::PayloadFormatInvalid => true,
-        Reason::Success
-        | Reason::NoMatchingSubscribers
-        | Reason::PacketIdentifierInUse
-        | Reason::QuotaExceeded => false,
     }
 }
 
@@ -81,6 +95,8 @@ pub(super) struct Origin {
     pub(super) offset: i64,
     pub(super) rows: RecordBatch,
     pub(super) row: usize,
+    /// Since when the broker does not let us publish it.
+    pub(super) barred_since: Option<Instant>,
 }
 
 impl Origin {

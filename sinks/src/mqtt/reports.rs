@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     SinkError,
-    postgres::{PostgresConfig, answered, connect, failed, migrate},
+    postgres::{PostgresConfig, answered, connect_migrated, failed},
 };
 
 /// Reports that are published in one transaction.
@@ -110,9 +110,7 @@ impl Reports {
         let mut connection = if let Some(connection) = self.connection.take() {
             connection
         } else {
-            let mut connection = connect(&self.postgres, "varta-mqtt-reports").await?;
-            migrate(&mut connection).await?;
-            connection
+            connect_migrated(&self.postgres, "varta-mqtt-reports").await?
         };
         let mut transaction = connection.begin().await.map_err(failed)?;
         let is_ours: bool = sqlx::query_scalar("select pg_try_advisory_xact_lock($1)")

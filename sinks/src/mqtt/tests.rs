@@ -1,6 +1,6 @@
 //! The sink before a broker that refuses messages.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use parking_lot::Mutex;
@@ -11,14 +11,19 @@ use tokio::{
 };
 
 use super::*;
-use crate::testing::World;
+use crate::{batch::Span, testing::World};
 
 /// What a broker answers to a payload: a reason code of MQTT 5.
 type Mood = fn(&str) -> u8;
 
+const NOT_AUTHORIZED: u8 = 0x87;
+const PAYLOAD_FORMAT_INVALID: u8 = 0x99;
+const QUOTA_EXCEEDED: u8 = 0x97;
+
 /// As much of MQTT 5 as a publisher needs. Remembers the payloads that it took.
 struct Broker {
     port: u16,
+    mood: Arc<Mutex<Mood>>,
     took: Arc<Mutex<Vec<String>>>,
 }
 
@@ -27,14 +32,14 @@ impl Broker {
     async fn start(mood: Mood, max: u32) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let took = Arc::new(Mutex::new(Vec::new()));
-        let shared = Arc::clone(&took);
+        let (mood, took) = (Arc::new(Mutex::new(mood)), Arc::new(Mutex::new(Vec::new())));
+        let broker = Self { port, mood: Arc::clone(&mood), took: Arc::clone(&took) };
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, mood, max, Arc::clone(&shared)));
+                tokio::spawn(serve(stream, Arc::clone(&mood), max, Arc::clone(&took)));
             }
         });
-        Self { port, took }
+        broker
     }
 
     fn took(&self) -> Vec<Value> {
@@ -42,7 +47,7 @@ impl Broker {
     }
 }
 
-async fn serve(mut stream: TcpStream, mood: Mood, max: u32, took: Arc<Mutex<Vec<String>>>) {
+async fn serve(mut stream: TcpStream, mood: Arc<Mutex<Mood>>, max: u32, took: Arc<Mutex<Vec<String>>>) {
     while let Some((kind, body)) = packet(&mut stream).await {
         let answer = match kind >> 4 {
             // CONNACK with the largest packet as its one property.
@@ -51,7 +56,7 @@ async fn serve(mut stream: TcpStream, mood: Mood, max: u32, took: Arc<Mutex<Vec<
                 let topic = usize::from(u16::from_be_bytes([body[0], body[1]]));
                 let (id, payload) = (&body[2 + topic..4 + topic], &body[5 + topic..]);
                 let payload = String::from_utf8(payload.to_vec()).unwrap();
-                let reason = mood(&payload);
+                let reason = (mood.lock())(&payload);
                 if reason == 0 {
                     took.lock().push(payload);
                 }
@@ -85,24 +90,37 @@ async fn packet(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
 fn sink(broker: &Broker, world: &World, payloads: &[&str]) -> MqttSink {
     runtime::tls::install_crypto();
     let config = MqttConfig { port: broker.port, ..MqttConfig::default() };
-    let mut sink = MqttSink::new(config, DeadLetters::open(&world.log, &world.topics, "mqtt").unwrap());
+    let letters = DeadLetters::open(&world.log, &world.topics, "mqtt").unwrap();
+    let mut sink = MqttSink::new(config, letters, Health::new());
+    sink.barred.retry = Duration::ZERO;
     let texts: Arc<StringArray> = Arc::new(StringArray::from(payloads.to_vec()));
     let rows = RecordBatch::try_from_iter([("message", texts as ArrayRef)]).unwrap();
     for (row, payload) in payloads.iter().enumerate() {
-        let (topic, payload) = ("alerts/a/high".to_owned(), payload.as_bytes().to_vec());
-        sink.messages.push(Message { topic, payload, is_retained: false });
-        let topic = world.topics.alerts();
-        sink.origins.push(Origin { topic, partition: 0, offset: row as i64, rows: rows.clone(), row });
+        let topic = if payload.contains("barred") { "alerts/a/low" } else { "alerts/a/high" };
+        let payload = payload.as_bytes().to_vec();
+        sink.messages.push(Message { topic: topic.to_owned(), payload, is_retained: false });
+        let (topic, offset) = (world.topics.alerts(), row as i64);
+        let rows = rows.clone();
+        sink.origins.push(Origin { topic, partition: 0, offset, rows, row, barred_since: None });
     }
+    let spans = vec![Span { partition: 0, from: 0, to: payloads.len() as i64 }];
+    sink.pending.take(&mut batch(world, spans), &sink.dead);
     sink
+}
+
+/// Of nothing but offsets.
+fn batch(world: &World, spans: Vec<Span>) -> Batch {
+    Batch { topic: world.topics.alerts(), spans, rows: Vec::new(), plain: Vec::new(), poison: Vec::new() }
+}
+
+fn offsets(positions: &[Position]) -> Vec<i64> {
+    positions.iter().map(|position| position.offset).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_the_broker_refuses_keeps_back_nobody() {
-    // 0x87 not authorized, 0x99 payload format invalid
     let mood: Mood = |payload| match payload {
-        payload if payload.contains("never") => 0x87,
-        payload if payload.contains("[1]") => 0x99,
+        payload if payload.contains("never") || payload.contains("[1]") => PAYLOAD_FORMAT_INVALID,
         _ => 0,
     };
     let (broker, world) = (Broker::start(mood, 1 << 20).await, World::new(1));
@@ -140,10 +158,76 @@ async fn a_packet_that_the_broker_does_not_take_keeps_back_nobody() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_has_had_enough_is_waited_for() {
-    // 0x97 quota exceeded
-    let (broker, world) = (Broker::start(|_| 0x97, 1 << 20).await, World::new(1));
+    let (broker, world) = (Broker::start(|_| QUOTA_EXCEEDED, 1 << 20).await, World::new(1));
     let mut sink = sink(&broker, &world, &["{\"n\":1}"]);
     let error = sink.flush(Flush::Due).await.unwrap_err();
     assert!(matches!(error, SinkError::Unavailable { .. }) && error.to_string().contains("Quota"), "{error}");
     assert_eq!((sink.messages.len(), world.dead_letters().len()), (1, 0));
+}
+
+/// Alerts on a topic that the access list forbids, between others that it does not.
+const MIXED: [&str; 6] = [
+    "{\"n\":1}",
+    "{\"n\":\"barred 2\"}",
+    "{\"n\":3}",
+    "{\"n\":\"barred 4\",\"evidence\":[1]}",
+    "{\"n\":\"barred 5\"}",
+    "{\"n\":6}",
+];
+const BARS: Mood = |payload| if payload.contains("barred") { NOT_AUTHORIZED } else { 0 };
+
+fn state(sink: &MqttSink) -> Option<runtime::health::State> {
+    sink.barred.health.snapshot().remove("mqtt.access")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_access_list_forbids_waits_alone_until_it_is_mended() {
+    let (broker, world) = (Broker::start(BARS, 1 << 20).await, World::new(1));
+    let mut sink = sink(&broker, &world, &MIXED);
+    for _ in 0..3 {
+        // Nothing is stored past the first that waits: whoever comes next reads it again.
+        assert_eq!(offsets(&sink.flush(Flush::Due).await.unwrap()), [1]);
+        assert_eq!(broker.took(), [json!({ "n": 1 }), json!({ "n": 3 }), json!({ "n": 6 })], "each once");
+        assert!(sink.due().is_some());
+    }
+    let told = format!("{:?}", state(&sink));
+    assert!(told.contains("alerts/a/low: 3 alerts wait"), "{told}");
+    // What comes meanwhile goes, and waits behind those of its topic.
+    sink.barred.retry = Duration::from_mins(1);
+    sink.pending.take(&mut batch(&world, vec![Span { partition: 0, from: 6, to: 9 }]), &sink.dead);
+    assert_eq!(offsets(&sink.flush(Flush::Due).await.unwrap()), [1]);
+
+    *broker.mood.lock() = |_| 0;
+    sink.barred.retry = Duration::ZERO;
+    sink.barred.retry_at = Instant::now();
+    assert_eq!(offsets(&sink.flush(Flush::Due).await.unwrap()), [9]);
+    let late: Vec<Value> = broker.took().drain(3..).map(|payload| payload["n"].clone()).collect();
+    assert_eq!(late, ["barred 2", "barred 4", "barred 5"], "in their order, once");
+    assert_eq!(state(&sink), Some(runtime::health::State::Ready));
+    assert!(world.dead_letters().is_empty() && sink.due().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_access_list_forbids_for_too_long_is_a_dead_letter() {
+    let (broker, world) = (Broker::start(BARS, 1 << 20).await, World::new(1));
+    let mut sink = sink(&broker, &world, &MIXED);
+    sink.barred = Barred::new(Duration::ZERO, Health::new());
+    assert_eq!(offsets(&sink.flush(Flush::Due).await.unwrap()), [6]);
+    let letters = world.dead_letters();
+    assert_eq!(letters.len(), 3);
+    let letter = String::from_utf8_lossy(letters[1].value.as_ref().unwrap()).into_owned();
+    assert!(letter.contains("barred 4"), "{letter}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_an_access_list_is_bounded_and_goes_with_its_partition() {
+    let (broker, world) = (Broker::start(BARS, 1 << 20).await, World::new(1));
+    let many: Vec<String> = (0..1200).map(|n| format!("{{\"n\":\"barred {n}\"}}")).collect();
+    let mut sink = sink(&broker, &world, &many.iter().map(String::as_str).collect::<Vec<_>>());
+    sink.barred.retry = Duration::from_mins(1);
+    assert_eq!(offsets(&sink.flush(Flush::Due).await.unwrap()), [200]);
+    assert_eq!(world.dead_letters().len(), 200);
+    sink.discard(&[TopicPartition::new(world.topics.alerts(), 0)]);
+    assert!(sink.due().is_none() && sink.flush(Flush::All).await.unwrap().is_empty());
+    assert!(broker.took().is_empty());
 }

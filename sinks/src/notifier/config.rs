@@ -1,7 +1,12 @@
 //! What may be set for notifications.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Duration,
+};
 
+use lettre::message::Mailbox;
 use runtime::config::{Check, Problems, Secret, key};
 use serde::Deserialize;
 
@@ -305,6 +310,12 @@ impl NotifierConfig {
         names
     }
 
+    /// Names of all channels, those of single mailboxes among them.
+    pub(super) fn queues(&self) -> Vec<String> {
+        let spares = self.email.iter().flat_map(|email| email.spares().into_values().map(|spare| spare.name));
+        self.channel_names().into_iter().map(str::to_owned).chain(spares).collect()
+    }
+
     /// How lines are written.
     pub(super) fn lines(&self) -> Result<Lines, String> {
         Lines::parse(&self.line, &self.zone)
@@ -384,6 +395,22 @@ impl WebhookConfig {
 impl EmailConfig {
     /// Ours: what no server takes for a flood.
     pub(super) const LIMITS: Limits = Limits { interval: Duration::from_secs(1), per_minute: 20 };
+
+    /// A channel for each mailbox, by its address, where mail goes to several: what one could not take for now is told by
+    /// it, to that mailbox alone.
+    pub(super) fn spares(&self) -> BTreeMap<String, Self> {
+        // An address that is none is told when the service is made.
+        let addresses = self.to.iter().filter_map(|to| Some(to.parse::<Mailbox>().ok()?.email.to_string()));
+        let addresses: BTreeSet<String> = addresses.collect();
+        if addresses.len() < 2 {
+            return BTreeMap::new();
+        }
+        let spare = |address: String| {
+            let name = format!("{}/{address}", self.name);
+            (address.clone(), Self { name, to: vec![address], ..self.clone() })
+        };
+        addresses.into_iter().map(spare).collect()
+    }
 }
 
 impl Check for NotifierConfig {

@@ -29,7 +29,12 @@ impl Dealer {
         let (mut count_at, mut purge_at) = (Instant::now(), Instant::now());
         while !shutdown.is_requested() {
             let turn = self.turn(&mut connection, &mut count_at, &mut purge_at);
-            let wait = match answered(10 * self.config.timeout, turn).await {
+            let outcome = tokio::select! {
+                outcome = answered(10 * self.config.timeout, turn) => outcome,
+                // What is under way is rolled back, and dealt by who comes next.
+                () = store::given_up(&shutdown, self.config.timeout) => return Ok(()),
+            };
+            let wait = match outcome {
                 Ok(more) => {
                     if backoff.attempts() > 0 {
                         tracing::info!("the outbox is back");
@@ -88,8 +93,8 @@ impl Dealer {
             }
         }
         if now >= *purge_at && !more {
-            let channels = self.config.channel_names();
-            let (purged, more) = upkeep::purge(database, self.config.retention, &channels).await?;
+            let queues = self.config.queues();
+            let (purged, more) = upkeep::purge(database, self.config.retention, &queues).await?;
             // In pieces, between which rows are dealt, until all is done.
             *purge_at = if more { now } else { now + PURGE_EVERY };
             tracing::debug!(purged, "old notifications deleted");

@@ -13,6 +13,9 @@
 //! **A dead service delays only itself.** Each channel has its own queue, pace and task. All queues lie in PostgreSQL, so
 //! memory does not grow with what waits. What a service refuses for good is marked *failed* with its words and counted.
 //!
+//! **A mailbox that cannot take mail for now** keeps nobody else from hearing, and misses nothing: what it did not get
+//! waits in a queue of its own.
+//!
 //! **Nobody drowns.** [`pace`] says when a channel may speak, [`compose`] what it says of many things at once.
 
 mod channel;
@@ -32,12 +35,13 @@ mod upkeep;
 
 use std::sync::Arc;
 
-use futures::future::try_join_all;
-use runtime::{health::Health, shutdown::Shutdown};
-use tokio::sync::Notify;
-
 pub(crate) use self::line::clean;
-use self::{channel::Speaker, config::Channel, dealer::Dealer, service::Service};
+use self::{
+    channel::{Spare, Speaker},
+    config::Channel,
+    dealer::Dealer,
+    service::Service,
+};
 pub use self::{
     config::{
         EmailConfig, MailTls, NotifierConfig, PaceConfig, QuietConfig, SlackConfig, TelegramConfig,
@@ -48,6 +52,8 @@ pub use self::{
     upkeep::Standing,
 };
 use crate::{SinkError, postgres};
+use futures::future::try_join_all;
+use runtime::{health::Health, shutdown::Shutdown};
 
 impl NotifierConfig {
     /// What the PostgreSQL sink is to write into the outbox; nothing when nobody is told.
@@ -101,18 +107,28 @@ pub async fn run(config: NotifierConfig, health: Health, shutdown: Shutdown) -> 
     let lines = config.lines().map_err(|error| SinkError::Fatal(format!("notifier: {error}")))?;
     let config = Arc::new(config);
     let (mut speakers, mut filters, mut dealt) = (Vec::new(), Vec::new(), Vec::new());
+    let speaker = |channel: Channel, service: Service, spares: Vec<Spare>| Speaker {
+        component: health.component(format!("notifier.{}", channel.name)),
+        config: Arc::clone(&config),
+        channel,
+        service,
+        lines: lines.clone(),
+        dealt: Arc::default(),
+        spares,
+        is_spare: false,
+    };
     for (channel, service) in config.channels()? {
-        let notify = Arc::new(Notify::new());
+        let mut spares = Vec::new();
+        let email = config.email.iter().find(|email| email.name == channel.name);
+        for (mailbox, email) in email.map(EmailConfig::spares).unwrap_or_default() {
+            let alone = Channel { name: email.name.clone(), ..channel.clone() };
+            let alone = speaker(alone, Service::email(&email, config.timeout)?, Vec::new());
+            spares.push(Spare { mailbox, queue: email.name, deferred: Arc::clone(&alone.dealt) });
+            speakers.push(Speaker { is_spare: true, ..alone }.run(shutdown.clone()));
+        }
         filters.push((channel.name.clone(), channel.filter.clone()));
-        dealt.push(Arc::clone(&notify));
-        let speaker = Speaker {
-            component: health.component(format!("notifier.{}", channel.name)),
-            config: Arc::clone(&config),
-            channel,
-            service,
-            lines: lines.clone(),
-            dealt: notify,
-        };
+        let speaker = speaker(channel, service, spares);
+        dealt.push(Arc::clone(&speaker.dealt));
         speakers.push(speaker.run(shutdown.clone()));
     }
     let dealer = Dealer {
@@ -147,9 +163,8 @@ pub async fn try_out(config: &NotifierConfig) -> Result<Vec<Trial>, SinkError> {
             let message = compose::trial(&channel.name, lines, now);
             let problem = match service.send(&message).await {
                 service::Answer::Taken => None,
-                service::Answer::TakenInPart(reason)
-                | service::Answer::Refused(reason)
-                | service::Answer::Later { reason, .. } => Some(reason),
+                service::Answer::TakenInPart(missed) => Some(service::words(&missed)),
+                service::Answer::Refused(reason) | service::Answer::Later { reason, .. } => Some(reason),
             };
             Trial { channel: channel.name, service: service.kind(), problem }
         }

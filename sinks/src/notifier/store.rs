@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use runtime::shutdown::Shutdown;
 use sqlx::{Connection as _, PgConnection, Postgres, Row as _, Transaction, postgres::PgRow, types::Json};
 use uuid::Uuid;
 
@@ -57,9 +58,13 @@ pub(super) enum Next {
 pub(super) async fn connect(config: &NotifierConfig) -> Result<PgConnection, SinkError> {
     let url = config.url.clone().ok_or_else(|| SinkError::Fatal("notifier: no database".to_owned()))?;
     let database = PostgresConfig { url, timeout: config.timeout, ..PostgresConfig::default() };
-    let mut connection = postgres::connect(&database, "varta-notifier").await?;
-    postgres::migrate(&mut connection).await?;
-    Ok(connection)
+    postgres::connect_migrated(&database, "varta-notifier").await
+}
+
+/// Ends when a stop has been asked for and the database has had time for what is under way: it may hang.
+pub(super) async fn given_up(shutdown: &Shutdown, timeout: Duration) {
+    shutdown.wait().await;
+    tokio::time::sleep(timeout).await;
 }
 
 /// The database's clock, in µs since 1970-01-01 UTC.
@@ -373,8 +378,8 @@ async fn store_message(
 /// What becomes of a message.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Outcome<'a> {
-    /// It is told; and who did not get it.
-    Sent(Option<&'a str>),
+    /// It is told; and to whom not. What is in it waits again in these queues.
+    Sent { reason: Option<&'a str>, again: &'a [String] },
     /// It never will be, unless a person opens it again.
     Failed(&'a str),
     /// It is tried again after the pause; the channel is left alone until then.
@@ -393,7 +398,10 @@ pub(super) async fn mark(
     let Standstill { mut paced, now, .. } = paced(&mut transaction, channel).await?;
     channel.pace.spoke(&mut paced, now);
     let (state, reason) = match outcome {
-        Outcome::Sent(reason) => ("sent", reason),
+        Outcome::Sent { reason, again } => {
+            defer(&mut transaction, claimed, again).await?;
+            ("sent", reason)
+        }
         Outcome::Failed(reason) => ("failed", Some(reason)),
         Outcome::Postponed(reason, pause) => {
             paced.block(now.saturating_add(i64::try_from(pause.as_micros()).unwrap_or(i64::MAX / 4)));
@@ -418,6 +426,28 @@ pub(super) async fn mark(
     .map_err(failed)?;
     transaction.commit().await.map_err(failed)?;
     Ok(is_hopeless)
+}
+
+/// Lets what is in a message wait in other queues as well.
+async fn defer(
+    transaction: &mut Transaction<'_, Postgres>,
+    claimed: &Claimed,
+    queues: &[String],
+) -> Result<(), SinkError> {
+    if queues.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "insert into notification_deliveries (channel, outbox_id, severity_id) \
+         select queue, d.outbox_id, d.severity_id from notification_deliveries d, unnest($2::text[]) queue \
+         where d.message_id = $1::uuid on conflict do nothing",
+    )
+    .bind(claimed.message.id.to_string())
+    .bind(queues)
+    .execute(&mut **transaction)
+    .await
+    .map_err(failed)?;
+    Ok(())
 }
 
 /// Whether a message was tried too often while the service took one that is younger.

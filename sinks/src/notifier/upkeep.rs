@@ -71,12 +71,12 @@ pub(super) async fn reopen(connection: &mut PgConnection, channel: &str) -> Resu
     Ok(ids.len() as u64)
 }
 
-/// Deletes what was told, or failed, longer ago. What still waits is kept, however old, unless none of `channels` is to
+/// Deletes what was told, or failed, longer ago. What still waits is kept, however old, unless none of `queues` is to
 /// tell it. How many rows, and whether there are more.
 pub(super) async fn purge(
     connection: &mut PgConnection,
     retention: Duration,
-    channels: &[&str],
+    queues: &[String],
 ) -> Result<(u64, bool), SinkError> {
     let nobodys = "delete from notification_deliveries where (channel, outbox_id) in (select d.channel, d.outbox_id \
          from notification_deliveries d join notification_outbox o on o.id = d.outbox_id \
@@ -94,7 +94,7 @@ pub(super) async fn purge(
     let (mut purged, mut more) = (0, false);
     for statement in [nobodys, nobodys_messages, outbox, messages] {
         let query = sqlx::query(statement).bind(retention.as_secs_f64()).bind(PURGED_AT_ONCE);
-        let query = if statement.contains("$3") { query.bind(channels) } else { query };
+        let query = if statement.contains("$3") { query.bind(queues) } else { query };
         let done = query.execute(&mut *connection).await.map_err(failed)?.rows_affected();
         purged += done;
         more |= done >= PURGED_AT_ONCE as u64;

@@ -31,7 +31,7 @@ use runtime::{failpoint, health::Health, shutdown::Shutdown};
 use schemas::{family::Family, topics::Topics};
 use sqlx::PgConnection;
 
-pub(crate) use self::store::{answered, failed};
+pub(crate) use self::store::{answered, connect_migrated, failed};
 use self::tables::{ForTable, Staged, TABLES};
 pub use self::{
     config::{Exclude, PostgresConfig},

@@ -28,6 +28,9 @@ pub(crate) async fn answered<T>(
 }
 
 /// A connection under this name, with nothing asked yet.
+///
+/// The server looks after a minute whether we are still there: one that cannot hear that we have gone, because the way is
+/// cut, would keep what the session has locked for hours.
 pub async fn connect(config: &PostgresConfig, name: &str) -> Result<PgConnection, SinkError> {
     let options = PgConnectOptions::from_str(config.url.expose())
         .map_err(|_| SinkError::Fatal("postgres: the URL cannot be used".to_owned()))?
@@ -35,16 +38,25 @@ pub async fn connect(config: &PostgresConfig, name: &str) -> Result<PgConnection
         .options([
             ("statement_timeout", config.timeout.as_millis().to_string()),
             ("idle_in_transaction_session_timeout", (config.timeout * 2).as_millis().to_string()),
+            ("tcp_keepalives_idle", "30".to_owned()),
+            ("tcp_keepalives_interval", "10".to_owned()),
+            ("tcp_keepalives_count", "3".to_owned()),
         ]);
-    let connecting = PgConnection::connect_with(&options);
-    let connected = tokio::time::timeout(config.timeout, connecting).await;
-    connected.map_err(|_| SinkError::unavailable("postgres", "no answer"))?.map_err(failed)
+    let connecting = Box::pin(PgConnection::connect_with(&options));
+    answered(config.timeout, async { connecting.await.map_err(failed) }).await
+}
+
+/// A connection to a database whose schema is of this version.
+pub(crate) async fn connect_migrated(config: &PostgresConfig, name: &str) -> Result<PgConnection, SinkError> {
+    let mut connection = connect(config, name).await?;
+    // A few statements, of which one waits for who migrates at the same time.
+    answered(4 * config.timeout, Box::pin(migrate(&mut connection))).await?;
+    Ok(connection)
 }
 
 /// Opens a connection, applies what migrations are missing, and makes the staging tables.
 pub(super) async fn open(config: &PostgresConfig) -> Result<PgConnection, SinkError> {
-    let mut connection = connect(config, "varta-sink-postgres").await?;
-    migrate(&mut connection).await?;
+    let mut connection = connect_migrated(config, "varta-sink-postgres").await?;
     if let Some(notify) = &config.notify {
         outbox::prepare(&mut connection, notify).await?;
     }

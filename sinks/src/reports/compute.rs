@@ -1,11 +1,16 @@
 //! One report, from one snapshot of the database.
 
+use std::time::Duration;
+
 use chrono::{DateTime, NaiveDate, Utc};
 use serde_json::{Map, Value, json};
 use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
 
 use super::{Body, Period, Subject};
-use crate::{SinkError, postgres::failed};
+use crate::{
+    SinkError,
+    postgres::{answered, failed},
+};
 
 macro_rules! section {
     ($name:literal) => {
@@ -58,19 +63,22 @@ struct Bounds {
     now: DateTime<Utc>,
 }
 
-/// Computes a report. The same tables give the same sections, whenever they are asked.
+/// Computes a report. The same tables give the same sections, whenever they are asked. Each query is waited for as long
+/// as `limit`.
 ///
-/// Fails for good when PostgreSQL does not know the zone.
+/// Fails for good when PostgreSQL does not know the zone. When no answer came the connection must not be used again.
 pub async fn compute(
     connection: &mut PgConnection,
     period: Period,
     subject: &Subject,
     zone: &str,
+    limit: Duration,
 ) -> Result<Report, SinkError> {
-    let mut snapshot = connection.begin().await.map_err(failed)?;
-    snapshot.execute("set transaction isolation level repeatable read, read only").await.map_err(failed)?;
-    let bounds = bounds(&mut snapshot, period, zone).await?;
-    let about = About { subject, zone, step: period.kind().step() };
+    let mut snapshot = answered(limit, async { connection.begin().await.map_err(failed) }).await?;
+    let isolation = "set transaction isolation level repeatable read, read only";
+    answered(limit, async { snapshot.execute(isolation).await.map_err(failed) }).await?;
+    let bounds = answered(limit, bounds(&mut snapshot, period, zone)).await?;
+    let about = About { subject, zone, step: period.kind().step(), limit };
     let mut json = Map::new();
     for (name, value) in [
         ("kind", json!(period.kind())),
@@ -78,7 +86,7 @@ pub async fn compute(
         ("zone", json!(zone)),
         ("scope", json!(subject.scope())),
         ("key", json!(subject.key())),
-        ("host", host(&mut snapshot, subject).await?),
+        ("host", answered(limit, host(&mut snapshot, subject)).await?),
     ] {
         json.insert(name.to_owned(), value);
     }
@@ -91,7 +99,7 @@ pub async fn compute(
     json.insert("trend".to_owned(), trend(&now, &before));
     let pattern = about.ask(&mut snapshot, PATTERN, bounds.pattern_from, bounds.to).await?;
     json.insert("pattern".to_owned(), pattern);
-    snapshot.commit().await.map_err(failed)?;
+    answered(limit, async { snapshot.commit().await.map_err(failed) }).await?;
     Ok(Report {
         period,
         subject: subject.clone(),
@@ -162,6 +170,7 @@ struct About<'a> {
     subject: &'a Subject,
     zone: &'a str,
     step: &'static str,
+    limit: Duration,
 }
 
 impl About<'_> {
@@ -172,16 +181,15 @@ impl About<'_> {
         from: DateTime<Utc>,
         to: DateTime<Utc>,
     ) -> Result<Value, SinkError> {
-        sqlx::query_scalar(query)
+        let asking = sqlx::query_scalar(query)
             .bind(from)
             .bind(to)
             .bind(self.subject.scope())
             .bind(self.subject.key())
             .bind(self.zone)
             .bind(self.step)
-            .fetch_one(connection)
-            .await
-            .map_err(failed)
+            .fetch_one(connection);
+        answered(self.limit, async { asking.await.map_err(failed) }).await
     }
 }
 

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     SinkError,
-    postgres::{PostgresConfig, answered, connect, failed, migrate},
+    postgres::{PostgresConfig, answered, connect_migrated, failed},
 };
 
 /// A report must be younger than its newest row by this: longer than a transaction of the sink lasts.
@@ -82,7 +82,7 @@ pub async fn run(
     }
     runtime::tls::install_crypto();
     let component = health.component("reports");
-    let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+    let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
     // what was told last; nothing is told twice in a row
     let mut told = String::new();
     while !shutdown.is_requested() {
@@ -121,13 +121,11 @@ async fn round(
     postgres: &PostgresConfig,
     component: &Component,
 ) -> Result<(), SinkError> {
-    let mut connection = connect(postgres, "varta-reports").await?;
-    migrate(&mut connection).await?;
-    let mine: bool = sqlx::query_scalar("select pg_try_advisory_lock($1)")
-        .bind(LOCK)
-        .fetch_one(&mut connection)
-        .await
-        .map_err(failed)?;
+    // The server itself ends each statement that takes longer than `timeout`.
+    let limit = 4 * postgres.timeout;
+    let mut connection = connect_migrated(postgres, "varta-reports").await?;
+    let locking = sqlx::query_scalar("select pg_try_advisory_lock($1)").bind(LOCK).fetch_one(&mut connection);
+    let mine: bool = answered(limit, async { locking.await.map_err(failed) }).await?;
     component.ready();
     if !mine {
         tracing::debug!("another process computes reports");
@@ -136,17 +134,17 @@ async fn round(
     // what is due stays due until the margin has passed, so a round ends when nothing new comes
     let mut done: HashSet<Due> = HashSet::new();
     loop {
-        let now: DateTime<Utc> =
-            sqlx::query_scalar("select now()").fetch_one(&mut connection).await.map_err(failed)?;
+        let asking = sqlx::query_scalar("select now()").fetch_one(&mut connection);
+        let now: DateTime<Utc> = answered(limit, async { asking.await.map_err(failed) }).await?;
         let asking = due(&mut connection, config, now - config.after);
-        let mut found = answered(4 * postgres.timeout, asking).await?;
+        let mut found = answered(limit, asking).await?;
         found.retain(|due| !done.contains(due));
         if found.is_empty() {
             break;
         }
         tracing::info!(reports = found.len(), "computing");
         for due in found {
-            answered(40 * postgres.timeout, one(&mut connection, &due, &config.zone)).await?;
+            one(&mut connection, &due, &config.zone, limit).await?;
             done.insert(due);
         }
     }
@@ -155,16 +153,17 @@ async fn round(
 
 /// One report. If it alone fails (a sum that overflows, a query that takes too long) the others do not wait for it; it
 /// stays due.
-async fn one(connection: &mut PgConnection, due: &Due, zone: &str) -> Result<(), SinkError> {
+async fn one(connection: &mut PgConnection, due: &Due, zone: &str, limit: Duration) -> Result<(), SinkError> {
     let attempt = async {
-        let report = compute(connection, due.period, &due.subject, zone).await?;
-        store(connection, &report).await
+        let report = compute(connection, due.period, &due.subject, zone, limit).await?;
+        answered(limit, store(connection, &report)).await
     };
     let Err(error) = attempt.await else {
         metrics::counter!("varta_sinks_reports_total").increment(1);
         return Ok(());
     };
-    if error.fate() == Fate::Fatal || connection.ping().await.is_err() {
+    let ping = answered(limit, async { connection.ping().await.map_err(failed) });
+    if error.fate() == Fate::Fatal || ping.await.is_err() {
         return Err(error);
     }
     // Whose report it is stays in the database: logs are read by others than reports.

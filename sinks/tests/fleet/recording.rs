@@ -45,7 +45,8 @@ pub(crate) fn record(looks: usize, windows: Option<&Path>) -> Recording {
         },
         ..MonitorsConfig::default()
     };
-    let mut monitors = monitors::build(&config);
+    let state = tempfile::tempdir().expect("a folder");
+    let mut monitors = monitors::build(&config, state.path());
     let (mut recorded, mut started, began) = (Vec::new(), Vec::new(), Instant::now());
     // the first looks have nothing to compare with
     while recorded.len() < looks + 2 {

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod database;
+mod hung;
 mod log;
+mod mail;
 mod migrations;
 mod notifications;
 mod reports;

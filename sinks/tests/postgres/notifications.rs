@@ -14,12 +14,13 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::database::Database;
 use crate::log::until;
+use crate::mail::MailServer;
 
 /// What status a message is answered with, by its text.
-type Mood = fn(&str) -> u16;
+pub(crate) type Mood = fn(&str) -> u16;
 
 /// Answers and remembers. It asks for no pause, so that some minutes of attempts pass in a second.
-struct Receiver {
+pub(crate) struct Receiver {
     address: String,
     mood: Arc<Mutex<Mood>>,
     /// Messages that it took.
@@ -27,7 +28,7 @@ struct Receiver {
 }
 
 impl Receiver {
-    async fn start(mood: Mood) -> Self {
+    pub(crate) async fn start(mood: Mood) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (mood, took) = (Arc::new(Mutex::new(mood)), Arc::new(Mutex::new(Vec::new())));
@@ -44,7 +45,7 @@ impl Receiver {
         *self.mood.lock().unwrap() = mood;
     }
 
-    fn took(&self) -> Vec<Value> {
+    pub(crate) fn took(&self) -> Vec<Value> {
         self.took.lock().unwrap().clone()
     }
 }
@@ -79,29 +80,54 @@ async fn serve(stream: TcpStream, mood: Arc<Mutex<Mood>>, took: Arc<Mutex<Vec<Va
 }
 
 /// A notifier with one channel, `hook`.
-struct Running {
+pub(crate) struct Running {
     health: Health,
     shutdown: Shutdown,
     task: tokio::task::JoinHandle<Result<(), SinkError>>,
 }
 
-fn config(database: &Database, receiver: &Receiver) -> NotifierConfig {
-    let text = format!(
+pub(crate) fn config(database: &Database, receiver: &Receiver) -> NotifierConfig {
+    configured(&format!(
         "url = \"{}\"\npoll = \"20ms\"\n[[webhook]]\nname = \"hook\"\nurl = \"http://{}/\"\n\
          pace = {{ digest_every = \"1s\" }}",
         database.url, receiver.address
-    );
-    runtime::config::load(&text, "test", &|_| None).unwrap()
+    ))
+}
+
+fn configured(text: &str) -> NotifierConfig {
+    runtime::config::load(text, "test", &|_| None).unwrap()
 }
 
 impl Running {
     fn start(database: &Database, receiver: &Receiver) -> Self {
+        Self::with(config(database, receiver))
+    }
+
+    pub(crate) fn with(config: NotifierConfig) -> Self {
         let (health, shutdown) = (Health::new(), Shutdown::new());
-        let running = run(config(database, receiver), health.clone(), shutdown.clone());
+        let running = run(config, health.clone(), shutdown.clone());
         Self { health, shutdown, task: tokio::spawn(running) }
     }
 
-    async fn stop(self) {
+    /// Waits for what health says of a component: `None`, that it is ready, or else words of what it waits for.
+    pub(crate) async fn says(&self, component: &str, words: Option<&str>) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let states = self.health.snapshot();
+            let is_so = match (states.get(component), words) {
+                (Some(State::Ready), None) => true,
+                (Some(State::Waiting(reason)), Some(words)) => reason.contains(words),
+                _ => false,
+            };
+            if is_so {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{component}, {words:?}: {states:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub(crate) async fn stop(self) {
         self.shutdown.request();
         self.task.await.unwrap().unwrap();
     }
@@ -113,7 +139,7 @@ async fn execute(database: &Database, statements: &str) {
 }
 
 /// Alerts that are to be told, by their messages.
-async fn write(database: &Database, messages: &[&str]) {
+pub(crate) async fn write(database: &Database, messages: &[&str]) {
     for message in messages {
         execute(
             database,
@@ -153,11 +179,7 @@ async fn a_refusal_stays_in_health_until_something_is_taken() {
     receiver.becomes(|_| 200);
     write(&database, &["two"]).await;
     until(&database, STATES, "1 failed, 1 sent").await;
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while running.health.snapshot()["notifier.hook"] != State::Ready {
-        assert!(Instant::now() < deadline, "{:?}", running.health.snapshot());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    running.says("notifier.hook", None).await;
     running.stop().await;
 }
 
@@ -270,4 +292,46 @@ async fn all_that_is_old_is_deleted_and_what_nobody_is_to_tell_as_well() {
     until(&database, "select string_agg(key, ',') from notification_outbox", "11").await;
     until(&database, "select string_agg(channel, ',') from notification_deliveries", "hook").await;
     running.stop().await;
+}
+
+const SPARES: &str = "select string_agg(concat_ws(' ', channel, count), ', ' order by channel) from \
+                      (select channel, count(*) as count from notification_messages m \
+                      where state = 'sent' group by channel) s";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mailbox_that_is_busy_is_told_later_and_alone() {
+    let busy: fn(&str) -> &'static str =
+        |mailbox| if mailbox.starts_with("duty") { "450 mailbox busy" } else { "250 ok" };
+    let (database, server) = (Database::migrated().await, MailServer::start(busy).await);
+    let config = configured(&format!(
+        "url = \"{}\"\npoll = \"20ms\"\n[[email]]\nname = \"mail\"\nhost = \"127.0.0.1\"\nport = {}\n\
+         tls = \"none\"\nfrom = \"varta@example.com\"\nto = [\"Soc <soc@example.com>\", \"duty@example.com\"]\n\
+         pace = {{ digest_every = \"1s\" }}",
+        database.url, server.port
+    ));
+    let running = Running::with(config.clone());
+    write(&database, &["the first"]).await;
+    running.says("notifier.mail/duty@example.com", Some("450")).await;
+    // Nobody else is held up, and nobody else has a problem.
+    write(&database, &["the second"]).await;
+    until(&database, SPARES, "mail 2").await;
+    running.says("notifier.mail", None).await;
+    running.stop().await;
+    assert_eq!((server.texts("soc@example.com").len(), server.texts("duty@example.com").len()), (2, 0));
+
+    // It is told by whoever is there when it takes mail again.
+    let running = Running::with(config);
+    running.says("notifier.mail/duty@example.com", Some("450")).await;
+    server.becomes(|_| "250 ok");
+    let waiting = "select count(*)::text from notification_deliveries d \
+                   left join notification_messages m on m.id = d.message_id where m.state is distinct from 'sent'";
+    until(&database, waiting, "0").await;
+    running.says("notifier.mail/duty@example.com", None).await;
+    running.stop().await;
+    assert_eq!(server.texts("soc@example.com").len(), 2);
+    let told = server.texts("duty@example.com").concat();
+    for text in ["the first", "the second"] {
+        let lines = told.lines().filter(|line| line.starts_with("[20") && line.contains(text));
+        assert_eq!(lines.count(), 1, "{text} in {told}");
+    }
 }

@@ -4,6 +4,9 @@
 //! Machine `b`: the Tuesday 10 h, nobody looks at input there. Machine `c`: only the Tuesday before.
 //! alice works on `a` at 9 (1,800 s) and 10 (600 s), bob at 10 (300 s).
 
+mod due;
+mod forms;
+
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, Utc};
@@ -58,6 +61,9 @@ insert into alert_feedback (alert_id, author, verdict, given_at) values
     ('f2', 'ann', 'benign', '2026-01-06 11:00Z'), ('f0', 'ann', 'fp', '2026-01-06 11:00Z');
 ";
 
+/// For one query.
+const LIMIT: Duration = Duration::from_mins(1);
+
 fn day(text: &str) -> NaiveDate {
     text.parse().unwrap()
 }
@@ -66,7 +72,7 @@ fn tuesday() -> Period {
     Period::holding(Kind::Day, day("2026-01-06"))
 }
 
-async fn filled() -> (Database, PgConnection) {
+pub(crate) async fn filled() -> (Database, PgConnection) {
     let database = Database::migrated().await;
     let mut connection = database.connect().await;
     connection.execute(ROWS).await.unwrap();
@@ -74,7 +80,7 @@ async fn filled() -> (Database, PgConnection) {
 }
 
 async fn computed(connection: &mut PgConnection, period: Period, subject: &Subject) -> Report {
-    compute(connection, period, subject, "UTC").await.unwrap()
+    compute(connection, period, subject, "UTC", LIMIT).await.unwrap()
 }
 
 /// The named members of an object.
@@ -288,33 +294,14 @@ async fn days_begin_in_the_zone_and_an_unknown_zone_is_told() {
     let (_database, mut connection) = filled().await;
     // 10:00 UTC is 00:00 of the next day in Kiritimati (UTC+14)
     let (zone, wednesday) = ("Pacific/Kiritimati", Period::holding(Kind::Day, day("2026-01-07")));
-    let json = compute(&mut connection, wednesday, &Subject::Fleet, zone).await.unwrap().json;
+    let json = compute(&mut connection, wednesday, &Subject::Fleet, zone, LIMIT).await.unwrap().json;
     assert_eq!(
         members(&json["activity"], &["active_s", "first_hour"]),
         json!({ "active_s": 900, "first_hour": "2026-01-07 00:00" })
     );
-    let error = compute(&mut connection, tuesday(), &Subject::Fleet, "Mars/Olympus").await.unwrap_err();
+    let error =
+        compute(&mut connection, tuesday(), &Subject::Fleet, "Mars/Olympus", LIMIT).await.unwrap_err();
     assert!(error.to_string().contains("Mars/Olympus"), "{error}");
-}
-
-#[tokio::test]
-async fn an_empty_period_is_told_as_such_in_every_form() {
-    let (_database, mut connection) = filled().await;
-    for subject in [Subject::Fleet, Subject::Agent("nobody".into()), Subject::User("nobody".into())] {
-        let report =
-            computed(&mut connection, Period::holding(Kind::Week, day("2020-01-01")), &subject).await;
-        let body = report.body().unwrap();
-        assert!(body.is_empty());
-        assert_eq!(body.series.len(), 7);
-        assert!(text(&body).contains("Nothing was seen"));
-        assert!(html(&body).unwrap().contains("Nothing was seen"));
-    }
-    // a silent fleet is not an empty page: who is missing is told
-    let body = computed(&mut connection, Period::holding(Kind::Day, day("2026-01-08")), &Subject::Fleet)
-        .await
-        .body()
-        .unwrap();
-    assert_eq!((body.coverage.silent.len(), body.coverage.hours_expected), (3, Some(72)));
 }
 
 #[tokio::test]
@@ -334,208 +321,4 @@ async fn computing_again_replaces_and_an_older_one_does_not() {
     store(&mut connection, &first).await.unwrap();
     until(&database, "select count(*) || ' ' || max(body -> 'load' ->> 'cpu_max') from reports", "1 100")
         .await;
-}
-
-fn config(period: Cadence) -> ReportsConfig {
-    // the rows are old; what is due does not depend on the time of day
-    ReportsConfig { period, look_back: Duration::from_hours(24 * 3650), ..ReportsConfig::default() }
-}
-
-fn listed(due: &[Due]) -> Vec<String> {
-    due.iter()
-        .map(|due| format!("{} {} {}", due.period.kind().as_str(), due.period.start(), due.subject))
-        .collect()
-}
-
-#[tokio::test]
-async fn what_is_due_adapts_to_the_setting() {
-    let (_database, mut connection) = filled().await;
-    let until: DateTime<Utc> = "2026-01-12T00:00:00Z".parse().unwrap();
-    let weeks = [
-        "week 2025-12-29 agent a",
-        "week 2025-12-29 agent c",
-        "week 2025-12-29 all machines",
-        "week 2025-12-29 user alice",
-        "week 2026-01-05 agent a",
-        "week 2026-01-05 agent b",
-        "week 2026-01-05 all machines",
-        "week 2026-01-05 user alice",
-        "week 2026-01-05 user bob",
-    ];
-    assert_eq!(listed(&due(&mut connection, &config(Cadence::Week), until).await.unwrap()), weeks);
-    let days = due(&mut connection, &config(Cadence::Day), until).await.unwrap();
-    assert_eq!(days.len(), 9);
-    assert!(days.iter().all(|due| due.period.kind() == Kind::Day));
-    // of the days only those with an alert, or four hours: `b`, `c`, and alice on the 6th have neither
-    let auto = listed(&due(&mut connection, &config(Cadence::Auto), until).await.unwrap());
-    let days: Vec<_> = auto.iter().filter(|due| due.starts_with("day")).map(String::as_str).collect();
-    assert_eq!(
-        days,
-        [
-            "day 2025-12-30 agent a",
-            "day 2025-12-30 all machines",
-            "day 2025-12-30 user alice",
-            "day 2026-01-06 agent a",
-            "day 2026-01-06 all machines",
-            "day 2026-01-06 user bob",
-        ]
-    );
-    assert_eq!(auto.len(), weeks.len() + days.len());
-    // a period that is not over is not due
-    let sunday: DateTime<Utc> = "2026-01-11T23:59:59Z".parse().unwrap();
-    let due_then = listed(&due(&mut connection, &config(Cadence::Week), sunday).await.unwrap());
-    assert_eq!(due_then, &weeks[..4]);
-}
-
-/// All reports are there, of rows that came long ago.
-async fn all_computed(connection: &mut PgConnection, config: &ReportsConfig, until: DateTime<Utc>) {
-    let past = "update features_1h set changed_at = '2026-01-07Z'; update user_features_1h set changed_at = '2026-01-07Z';
-                update alerts set stored_at = '2026-01-07Z'; update alert_feedback set stored_at = '2026-01-07Z'";
-    connection.execute(past).await.unwrap();
-    for due in due(connection, config, until).await.unwrap() {
-        let report = computed(connection, due.period, &due.subject).await;
-        store(connection, &report).await.unwrap();
-    }
-    assert!(due(connection, config, until).await.unwrap().is_empty());
-}
-
-#[tokio::test]
-async fn what_came_after_a_report_makes_it_due_again_and_nothing_else_does() {
-    let (_database, mut connection) = filled().await;
-    let until: DateTime<Utc> = "2026-01-12T00:00:00Z".parse().unwrap();
-    let weekly = config(Cadence::Week);
-    all_computed(&mut connection, &weekly, until).await;
-    // an agent that was offline brings a row of the first week
-    connection
-        .execute("update features_1h set revision = 1, changed_at = now() where agent_id = 'c'")
-        .await
-        .unwrap();
-    let again = listed(&due(&mut connection, &weekly, until).await.unwrap());
-    // the fleet's next week compares itself with that one
-    assert_eq!(
-        again,
-        ["week 2025-12-29 agent c", "week 2025-12-29 all machines", "week 2026-01-05 all machines"]
-    );
-    // days that begin elsewhere are other reports
-    let elsewhere = ReportsConfig { zone: "Europe/Kyiv".into(), ..weekly };
-    assert!(!due(&mut connection, &elsewhere, until).await.unwrap().is_empty());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_processes_compute_what_is_due_and_one_bad_report_does_not_stop_the_rest() {
-    let (database, mut connection) = filled().await;
-    // reports that PostgreSQL does not take, about `a` and the fleet of one day
-    connection
-        .execute(
-            "create function refuse() returns trigger language plpgsql as $$ begin raise 'no'; end $$;
-             create trigger refuse before insert on reports for each row
-             when (new.period_start = '2026-01-06' and new.key in ('a', '') and new.scope <> 'user')
-             execute function refuse()",
-        )
-        .await
-        .unwrap();
-    let postgres = PostgresConfig { url: Secret::new(database.url.as_str()), ..PostgresConfig::default() };
-    let shutdown = Shutdown::new();
-    let parts: Vec<_> = (0..2)
-        .map(|_| {
-            let config = ReportsConfig { every: Duration::from_secs(1), ..config(Cadence::Day) };
-            tokio::spawn(run(config, postgres.clone(), Health::default(), shutdown.clone()))
-        })
-        .collect();
-    let stored = "select string_agg(concat_ws(' ', period_start, scope, key), ', ' order by period_start, scope, key) from reports";
-    until(
-        &database,
-        stored,
-        "2025-12-30 agent a, 2025-12-30 agent c, 2025-12-30 fleet , 2025-12-30 user alice, 2026-01-06 agent b, \
-         2026-01-06 user alice, 2026-01-06 user bob",
-    )
-    .await;
-    shutdown.request();
-    for part in parts {
-        part.await.unwrap().unwrap();
-    }
-}
-
-#[tokio::test]
-async fn an_agent_that_lies_takes_away_nobodys_report() {
-    let (_database, mut connection) = filled().await;
-    connection
-        .execute(
-            "update features_1h set net_rx_mean_bytes_per_s = 1.7e308, active_s = 1.7e308, cpu_mean = 1.7e308,
-                 mem_used_mean_bytes = 1.7e308, cpu_over_share = 'NaN', coverage = -1.7e308,
-                 mouse_events = 9223372036854775807, keyboard_events = -9223372036854775807 - 1,
-                 events = 9223372036854775807, lost = 9223372036854775807
-             where agent_id = 'a';
-             update user_features_1h set active_s = 'Infinity', mouse_events = 9223372036854775807",
-        )
-        .await
-        .unwrap();
-    let week = Period::holding(Kind::Week, day("2026-01-06"));
-    for period in [tuesday(), week] {
-        for subject in [Subject::Fleet, Subject::Agent("a".into()), Subject::User("alice".into())] {
-            let report = computed(&mut connection, period, &subject).await;
-            let body = report.body().unwrap();
-            let seconds = 3600.0 * body.activity.hours as f64;
-            assert!(body.activity.active_s.unwrap() <= seconds, "{subject}");
-            assert!(body.coverage.coverage_mean.is_none_or(|mean| mean >= 0.0));
-            assert!(body.load.cpu_mean.unwrap() <= 100.0);
-            html(&body).unwrap();
-        }
-    }
-    // what the others say counts as before, and what nobody measured is not invented
-    let body = computed(&mut connection, tuesday(), &Subject::Agent("b".into())).await.body().unwrap();
-    assert_eq!((body.load.cpu_mean, body.activity.active_s), (Some(80.0), None));
-}
-
-#[tokio::test]
-async fn what_people_say_of_an_alert_makes_its_reports_due_again() {
-    let (_database, mut connection) = filled().await;
-    let until: DateTime<Utc> = "2026-01-12T00:00:00Z".parse().unwrap();
-    let weekly = config(Cadence::Week);
-    all_computed(&mut connection, &weekly, until).await;
-    connection
-        .execute("insert into alert_feedback (alert_id, author, verdict, given_at) values ('f2', 'ben', 'tp', now())")
-        .await
-        .unwrap();
-    let again = listed(&due(&mut connection, &weekly, until).await.unwrap());
-    assert_eq!(
-        again,
-        ["week 2026-01-05 agent a", "week 2026-01-05 all machines", "week 2026-01-05 user bob"]
-    );
-}
-
-#[tokio::test]
-async fn a_name_cannot_command_the_terminal() {
-    let (_database, mut connection) = filled().await;
-    let name = "update program_starts set process_name = E'vim\\x1b[2J\\nall is well' where username = 'bob'";
-    connection.execute(name).await.unwrap();
-    let text = text(&computed(&mut connection, tuesday(), &Subject::Fleet).await.body().unwrap());
-    assert!(!text.contains('\u{1b}') && text.contains("vim [2J all is well"), "{text}");
-}
-
-#[tokio::test]
-async fn the_page_holds_every_section_and_nothing_from_elsewhere() {
-    let (_database, mut connection) = filled().await;
-    let report = computed(&mut connection, tuesday(), &Subject::Fleet).await;
-    let page = html(&report.body().unwrap()).unwrap();
-    assert_eq!(page.matches("<svg").count(), 5, "course of activity, load and alerts; two patterns");
-    for section in [
-        "Course",
-        "Activity and work load",
-        "Load of the machines",
-        "Programs",
-        "Alerts",
-        "Coverage",
-        "Eight weeks",
-    ] {
-        assert!(page.contains(&format!("<h2>{section}")), "{section}");
-    }
-    assert!(page.contains("vim &lt;b&gt;") && !page.contains("vim <b>"), "what a machine sent is escaped");
-    for foreign in ["<script", "<link", "<img", "src=", "@import", "url("] {
-        assert!(!page.contains(foreign), "{foreign}");
-    }
-    let text = text(&report.body().unwrap());
-    for told in ["45 min", "pc-b", "forbidden-program", "silent: pc-c", "+100 % against the week before"] {
-        assert!(text.contains(told), "{told}:\n{text}");
-    }
 }

@@ -1,15 +1,19 @@
 //! Stores that are slow, that fall silent, and whose connections are cut in the middle of a write: the sinks wait and begin
-//! again, nothing is lost or there twice, memory stays bounded, and the lake beside them runs on.
+//! again, nothing is lost or there twice, memory stays bounded, and the lake beside them runs on. The same when their
+//! disks are full.
 
+mod disk;
 mod proxy;
 
 use std::time::Duration;
 
 use anyhow::ensure;
+use schemas::family::Family;
 use tests::audit::read_outbox;
 
 use crate::stage::{AgentOptions, Influx, Load, Options, PATIENCE, Postgres, Stage, blocking};
 use crate::stored::all_is_stored;
+use disk::Disk;
 use proxy::{Mood, Proxy, target};
 
 const EVENTS: u64 = 6000;
@@ -81,4 +85,70 @@ async fn stores_that_are_slow_silent_or_cut_off_lose_nothing() -> anyhow::Result
     );
     ensure!(blocking(|| server.stop(PATIENCE))? == 0, "the server does not end in order");
     all_is_stored(&stage, &made, "up").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stores_whose_disks_are_full_are_waited_for_and_lose_nothing() -> anyhow::Result<()> {
+    let mut stage = Stage::new("disks").await?;
+    let folder = stage.folder.join("stack");
+    // PostgreSQL's log of what it did lies elsewhere: when that cannot be written a server ends, which is another matter.
+    blocking(|| stage.stack.up(&["postgres", "influx"]))?;
+    let own = stage.stack.variables()?;
+    blocking(|| stage.stack.kill("postgres").and_then(|()| stage.stack.kill("influx")))?;
+    let disks = [
+        Disk::over(&folder.join("postgres/data/base"), 128)?,
+        Disk::over(&folder.join("influx/data/engine"), 160)?,
+    ];
+    blocking(|| stage.stack.start("postgres").and_then(|()| stage.stack.start("influx")))?;
+    stage.postgres = Postgres::create(&own.get("VARTA_POSTGRES")?, &stage.prefix).await?;
+    let (url, token) = (own.get("VARTA_INFLUX_URL")?, own.get("VARTA_INFLUX_TOKEN")?);
+    stage.influx = Influx::create(&url, &token, &stage.prefix).await?;
+
+    let options = Options { small_batches: true, ..Options::default() };
+    let mut server = stage.starter("up", &["up"], &options)?.start(&Load::new(0, 1, 1), &[])?;
+    let load = Load::new(EVENTS / 4, RATE, STEP);
+    let mut sender = stage.load_starter("load", &AgentOptions::new("busy-host"))?.start(&load, &[])?;
+    stage
+        .until("both stores hold something", PATIENCE, async || {
+            let stored = stage.postgres.count("program_starts").await?;
+            Ok(stored > 0 && !stage.influx.values("host_metrics", "samples").await?.is_empty())
+        })
+        .await?;
+    stage
+        .until("both wait for room", PATIENCE, async || {
+            server.must_run()?;
+            // What a store gives back by itself is taken as well.
+            disks.iter().try_for_each(Disk::fill)?;
+            let log = stage.log("up").to_lowercase();
+            let waits = |store: &str| {
+                let full = |line: &str| line.contains(store) && line.contains("no space left on device");
+                log.lines().any(|line| line.contains("waiting for the store") && full(line))
+            };
+            Ok(waits("postgres") && waits("influx"))
+        })
+        .await?;
+    stage.until("the load is confirmed", PATIENCE, async || sender.has_ended()).await?;
+    ensure!(sender.wait()? == Some(0), "the load ends with an error; see load.log");
+    let made = read_outbox(&stage.outbox("load"))?.identities;
+    stage
+        .until("the lake has everything while the others wait", PATIENCE, async || {
+            stage.must_equal(&made).await?;
+            Ok(true)
+        })
+        .await?;
+    ensure!(all_but_the_lake_wait(&stage).await?, "a store took everything although its disk is full");
+    disks.iter().try_for_each(Disk::free)?;
+    // InfluxDB never tries again to open what it could not open for want of room.
+    blocking(|| stage.stack.kill("influx").and_then(|()| stage.stack.start("influx")))?;
+    all_is_stored(&stage, &made, "up").await?;
+    ensure!(blocking(|| server.stop(PATIENCE))? == 0, "the server does not end in order");
+    all_is_stored(&stage, &made, "up").await?;
+    blocking(|| stage.stack.down())
+}
+
+async fn all_but_the_lake_wait(stage: &Stage) -> anyhow::Result<bool> {
+    let told = stage.events(Family::ProcessEvent).await?.len();
+    let metrics = stage.events(Family::HostMetrics).await?.len();
+    let stored = stage.influx.values("host_metrics", "samples").await?.len();
+    Ok(stage.postgres.count("program_starts").await? < told && stored < metrics)
 }

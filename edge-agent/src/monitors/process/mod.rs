@@ -16,6 +16,7 @@
 mod portable;
 #[cfg(target_os = "linux")]
 mod procfs;
+mod programs;
 mod sampling;
 pub mod scrub;
 mod source;
@@ -24,6 +25,7 @@ mod users;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +36,7 @@ use serde::Deserialize;
 
 use super::{Capability, Monitor, check_interval};
 use crate::observation::Observation;
+pub use programs::Programs;
 use sampling::{Pick, Usage};
 pub use source::{Details, ProcessSource, Stat};
 
@@ -63,6 +66,9 @@ pub struct ProcessConfig {
     pub exclude: Vec<String>,
     /// If not empty, start and stop of these programs only.
     pub only: Vec<String>,
+    /// For so long after the first start of all no program is called new: they all are.
+    #[serde(with = "humantime_serde")]
+    pub learn: Duration,
 }
 
 impl Default for ProcessConfig {
@@ -78,6 +84,7 @@ impl Default for ProcessConfig {
             forbidden: Vec::new(),
             exclude: Vec::new(),
             only: Vec::new(),
+            learn: Duration::from_hours(7 * 24),
         }
     }
 }
@@ -97,13 +104,17 @@ impl Check for ProcessConfig {
     }
 }
 
+/// File of the programs that were seen, in the folder of the agent's state.
+const PROGRAMS: &str = "programs";
+
 /// The monitor over this system's processes.
-pub(super) fn open(config: &ProcessConfig) -> io::Result<ProcessMonitor> {
+pub(super) fn open(config: &ProcessConfig, state_dir: &Path) -> io::Result<ProcessMonitor> {
     #[cfg(target_os = "linux")]
     let source = procfs::ProcFs::open(std::path::Path::new("/proc"))?;
     #[cfg(not(target_os = "linux"))]
     let source = portable::Portable::open()?;
-    Ok(ProcessMonitor::new(config, Box::new(source)))
+    let programs = Programs::open(&state_dir.join(PROGRAMS), config.learn);
+    Ok(ProcessMonitor::new(config, Box::new(source), programs))
 }
 
 #[derive(Debug)]
@@ -126,6 +137,7 @@ struct Known {
 /// See the module's description.
 pub struct ProcessMonitor {
     source: Box<dyn ProcessSource>,
+    programs: Programs,
     interval: Duration,
     sample_us: Option<i64>,
     pick: Pick,
@@ -138,10 +150,11 @@ pub struct ProcessMonitor {
 
 impl ProcessMonitor {
     /// A monitor over any list of processes.
-    pub fn new(config: &ProcessConfig, source: Box<dyn ProcessSource>) -> Self {
+    pub fn new(config: &ProcessConfig, source: Box<dyn ProcessSource>, programs: Programs) -> Self {
         let sample_us = i64::try_from(config.sample_interval.as_micros()).ok().filter(|us| *us > 0);
         Self {
             source,
+            programs,
             interval: config.interval,
             sample_us,
             pick: Pick {
@@ -188,16 +201,24 @@ impl ProcessMonitor {
                 Some(_) => self.stopped(pid, window, &mut seen),
                 None => {}
             }
-            self.started(pid, stat, window, &mut seen);
+            self.started(pid, stat, (window, now), &mut seen);
         }
         seen.sort_by_key(|event| event.event_time);
         Ok(seen)
     }
 
-    fn started(&mut self, pid: u32, stat: Stat, window: Option<(i64, i64)>, seen: &mut Vec<Observation>) {
+    fn started(
+        &mut self,
+        pid: u32,
+        stat: Stat,
+        (window, now): (Option<(i64, i64)>, i64),
+        seen: &mut Vec<Observation>,
+    ) {
         let mut details = if stat.kernel { Details::default() } else { self.source.details(pid) };
         let name = full_name(&stat.name, details.path.as_deref());
         let again = self.known.contains_key(&pid);
+        // What runs when the agent starts is nothing new either.
+        let first_seen = details.path.as_deref().and_then(|path| self.programs.meet(path, now));
         if let Some((from, to)) = window
             && !stat.kernel
         {
@@ -212,6 +233,7 @@ impl ProcessMonitor {
                 command_line: (self.tell.command_line && !arguments.is_empty())
                     .then(|| scrub::command_line(&arguments)),
                 started_at: Some(stat.started_at),
+                first_seen,
                 ..ProcessEvent::default()
             };
             let time = if again { to } else { stat.started_at.clamp(from, to) };
@@ -320,6 +342,7 @@ impl Monitor for ProcessMonitor {
     }
 
     fn sample(&mut self, now: i64) -> Vec<Observation> {
+        self.programs.keep(now);
         let mut seen = match self.poll(now) {
             Ok(seen) => seen,
             Err(error) => {

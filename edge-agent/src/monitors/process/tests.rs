@@ -70,7 +70,7 @@ fn monitor(config: ProcessConfig) -> (Fake, ProcessMonitor) {
     let fake = Fake::default();
     fake.put(1, 1, "init");
     let config = ProcessConfig { sample_interval: Duration::ZERO, ..config };
-    (fake.clone(), ProcessMonitor::new(&config, Box::new(fake)))
+    (fake.clone(), ProcessMonitor::new(&config, Box::new(fake), Programs::default()))
 }
 
 fn told(seen: &[Observation]) -> Vec<(String, String, i64)> {
@@ -191,10 +191,46 @@ fn samples_show_what_was_used_since_the_last_one() {
     let fake = Fake::default();
     fake.put(10, 1, "work");
     let config = ProcessConfig { sample_interval: Duration::from_secs(1), ..ProcessConfig::default() };
-    let mut monitor = ProcessMonitor::new(&config, Box::new(fake.clone()));
+    let mut monitor = ProcessMonitor::new(&config, Box::new(fake.clone()), Programs::default());
     assert!(monitor.sample(1_000_000).is_empty(), "the first has nothing to compare with");
     fake.with(|state| state.processes.get_mut(&10).unwrap().cpu_us = 250_000);
     let seen = monitor.sample(2_000_000);
     let Payload::ProcessSample(sample) = &seen[0].payload else { panic!("not a sample") };
     assert_eq!((sample.cpu_percent, sample.pid, seen[0].lane), (Some(25.0), Some(10), Lane::Bulk));
+}
+
+#[test]
+fn a_program_is_told_as_new_at_its_first_start_and_never_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("programs");
+    let config = ProcessConfig { sample_interval: Duration::ZERO, ..ProcessConfig::default() };
+    let fake = Fake::default();
+    fake.put(1, 1, "init");
+    let mut monitor =
+        ProcessMonitor::new(&config, Box::new(fake.clone()), Programs::open(&file, Duration::ZERO));
+    let firsts = |seen: Vec<Observation>| -> Vec<Option<bool>> {
+        let first = |event: &Observation| {
+            let Payload::ProcessEvent(process) = &event.payload else { panic!("not a process event") };
+            process.first_seen
+        };
+        seen.iter().filter(|event| event.event_type == "process_started").map(first).collect()
+    };
+    let second = |number: i64| number * 1_000_000;
+    monitor.sample(second(1));
+    fake.put(10, 1_500_000, "editor");
+    fake.put(11, 1_500_001, "init");
+    assert_eq!(firsts(monitor.sample(second(2))), [Some(true), Some(false)], "the baseline is not new");
+    fake.with(|state| drop(state.processes.remove(&10)));
+    fake.put(12, 2_500_000, "editor");
+    assert_eq!(firsts(monitor.sample(second(3))), [Some(false)]);
+    // It is written when the start is surely stored.
+    monitor.sample(second(20));
+
+    let mut next =
+        ProcessMonitor::new(&config, Box::new(fake.clone()), Programs::open(&file, Duration::ZERO));
+    next.sample(second(30));
+    fake.with(|state| drop(state.processes.remove(&12)));
+    fake.put(13, 30_500_000, "editor");
+    fake.put(14, 30_500_001, "other");
+    assert_eq!(firsts(next.sample(second(31))), [Some(false), Some(true)]);
 }

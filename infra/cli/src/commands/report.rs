@@ -57,7 +57,8 @@ pub(crate) async fn report(config: &Config, args: &Args) -> anyhow::Result<Exit>
         (None, None) => Subject::Fleet,
     };
     let mut connection = sinks::postgres::connect(&config.sinks.postgres, "varta-report").await?;
-    let report = reports::compute(&mut connection, period, &subject, &config.reports.zone)
+    let limit = 2 * config.sinks.postgres.timeout;
+    let report = reports::compute(&mut connection, period, &subject, &config.reports.zone, limit)
         .await
         .context("computing the report")?;
     let body = report.body()?;

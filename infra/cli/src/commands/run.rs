@@ -7,10 +7,14 @@ use std::time::Duration;
 use anyhow::Context;
 use eventlog::kafka::KafkaLog;
 use eventlog::registry::{HttpRegistry, SchemaRegistry};
-use processors::{JobName, ProcessConfig};
+use processors::{JobName, ProcessConfig, ProcessError};
 use runtime::health::Health;
 use runtime::shutdown::{Shutdown, on_signals};
 use runtime::supervisor::Supervisor;
+use schemas::topics::Topics;
+use sinks::SinkError;
+use sinks::mqtt::MqttConfig;
+use sinks::postgres::PostgresConfig;
 
 use super::rules;
 use crate::config::Config;
@@ -45,110 +49,87 @@ pub(crate) async fn run(config: Config, parts: &[Part]) -> anyhow::Result<Exit> 
     {
         return Ok(Exit::Done);
     }
+    let common = Common { log, registry, topics, health, shutdown };
     for part in parts {
         match part {
-            Part::Bridge => supervisor.spawn(
-                "bridge",
-                bridge::run(
-                    config.bridge.clone(),
-                    log.clone(),
-                    registry.clone(),
-                    topics.clone(),
-                    health.clone(),
-                    shutdown.clone(),
-                ),
-            ),
-            Part::Process => supervisor.spawn(
-                "process",
-                processors::run(
-                    config.process.clone(),
-                    log.clone(),
-                    registry.clone(),
-                    topics.clone(),
-                    health.clone(),
-                    shutdown.clone(),
-                    runtime::clock::now_us,
-                ),
-            ),
+            Part::Bridge => supervisor.spawn("bridge", common.run(config.bridge.clone(), bridge::run)),
+            Part::Process => supervisor.spawn("process", common.run(config.process.clone(), process)),
             Part::Fleet if config.process.job == JobName::Fleet => {}
-            Part::Fleet => supervisor.spawn(
-                "fleet",
-                processors::run(
-                    // One worker is enough for what rules over the fleet leave over.
-                    ProcessConfig { job: JobName::Fleet, workers: 1, ..config.process.clone() },
-                    log.clone(),
-                    registry.clone(),
-                    topics.clone(),
-                    health.clone(),
-                    shutdown.clone(),
-                    runtime::clock::now_us,
-                ),
-            ),
-            Part::Sink(SinkName::Lake) if config.sinks.lake.enabled => supervisor.spawn(
-                "lake",
-                sinks::lake::run(
-                    config.sinks.lake.clone(),
-                    log.clone(),
-                    registry.clone(),
-                    topics.clone(),
-                    health.clone(),
-                    shutdown.clone(),
-                ),
-            ),
-            Part::Sink(SinkName::Influx) if config.sinks.influx.enabled => supervisor.spawn(
-                "influx",
-                sinks::influx::run(
-                    config.sinks.influx.clone(),
-                    log.clone(),
-                    registry.clone(),
-                    topics.clone(),
-                    health.clone(),
-                    shutdown.clone(),
-                ),
-            ),
-            Part::Sink(SinkName::Postgres) if config.sinks.postgres.enabled => supervisor.spawn(
-                "postgres",
-                sinks::postgres::run(
-                    config.sinks.postgres(),
-                    log.clone(),
-                    registry.clone(),
-                    topics.clone(),
-                    health.clone(),
-                    shutdown.clone(),
-                ),
-            ),
-            Part::Sink(SinkName::Notifier) if config.sinks.notifier.is_on() => supervisor.spawn(
-                "notifier",
-                sinks::notifier::run(config.sinks.notifier(), health.clone(), shutdown.clone()),
-            ),
-            Part::Sink(SinkName::Mqtt) if config.sinks.mqtt.enabled => supervisor.spawn(
-                "mqtt",
-                sinks::mqtt::run(
-                    config.sinks.mqtt.clone(),
-                    config.sinks.postgres.clone(),
-                    log.clone(),
-                    registry.clone(),
-                    topics.clone(),
-                    health.clone(),
-                    shutdown.clone(),
-                ),
-            ),
+            Part::Fleet => {
+                // One worker is enough for what rules over the fleet leave over.
+                let fleet = ProcessConfig { job: JobName::Fleet, workers: 1, ..config.process.clone() };
+                supervisor.spawn("fleet", common.run(fleet, process));
+            }
+            Part::Sink(SinkName::Lake) if config.sinks.lake.enabled => {
+                supervisor.spawn("lake", common.run(config.sinks.lake.clone(), sinks::lake::run));
+            }
+            Part::Sink(SinkName::Influx) if config.sinks.influx.enabled => {
+                supervisor.spawn("influx", common.run(config.sinks.influx.clone(), sinks::influx::run));
+            }
+            Part::Sink(SinkName::Postgres) if config.sinks.postgres.enabled => {
+                supervisor.spawn("postgres", common.run(config.sinks.postgres(), sinks::postgres::run));
+            }
+            Part::Sink(SinkName::Mqtt) if config.sinks.mqtt.enabled => {
+                let configs = (config.sinks.mqtt.clone(), config.sinks.postgres.clone());
+                supervisor.spawn("mqtt", common.run(configs, mqtt));
+            }
+            Part::Sink(SinkName::Notifier) if config.sinks.notifier.is_on() => {
+                let Common { health, shutdown, .. } = common.clone();
+                supervisor.spawn("notifier", sinks::notifier::run(config.sinks.notifier(), health, shutdown));
+            }
             Part::Sink(SinkName::Reports) if config.reports.enabled && config.sinks.postgres.enabled => {
-                supervisor.spawn(
-                    "reports",
-                    sinks::reports::run(
-                        config.reports.clone(),
-                        config.sinks.postgres.clone(),
-                        health.clone(),
-                        shutdown.clone(),
-                    ),
-                );
+                let Common { health, shutdown, .. } = common.clone();
+                let (reports, postgres) = (config.reports.clone(), config.sinks.postgres.clone());
+                supervisor.spawn("reports", sinks::reports::run(reports, postgres, health, shutdown));
             }
             Part::Sink(name) => tracing::info!(sink = ?name, "not enabled"),
         }
     }
     supervisor.run_until_done().await?;
     Ok(Exit::Done)
+}
+
+/// What all parts that read or write the log are run with, beside their configuration.
+#[derive(Clone)]
+struct Common {
+    log: KafkaLog,
+    registry: Arc<dyn SchemaRegistry>,
+    topics: Topics,
+    health: Health,
+    shutdown: Shutdown,
+}
+
+impl Common {
+    fn run<C, F>(
+        &self,
+        config: C,
+        run: impl FnOnce(C, KafkaLog, Arc<dyn SchemaRegistry>, Topics, Health, Shutdown) -> F,
+    ) -> F {
+        let Self { log, registry, topics, health, shutdown } = self.clone();
+        run(config, log, registry, topics, health, shutdown)
+    }
+}
+
+async fn process(
+    config: ProcessConfig,
+    log: KafkaLog,
+    registry: Arc<dyn SchemaRegistry>,
+    topics: Topics,
+    health: Health,
+    shutdown: Shutdown,
+) -> Result<(), ProcessError> {
+    processors::run(config, log, registry, topics, health, shutdown, runtime::clock::now_us).await
+}
+
+async fn mqtt(
+    (mqtt, postgres): (MqttConfig, PostgresConfig),
+    log: KafkaLog,
+    registry: Arc<dyn SchemaRegistry>,
+    topics: Topics,
+    health: Health,
+    shutdown: Shutdown,
+) -> Result<(), SinkError> {
+    sinks::mqtt::run(mqtt, postgres, log, registry, topics, health, shutdown).await
 }
 
 /// Whatever takes longer is told.

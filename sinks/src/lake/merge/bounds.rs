@@ -5,17 +5,21 @@ use parquet::arrow::ArrowWriter;
 
 use super::*;
 
-/// A file of a table with the columns that rows are sorted by, and text of `width` bytes in each row.
+/// A file of a table with the columns that rows are sorted by, and text of `width` bytes in each row: each its own, which a
+/// dictionary holds as often.
 fn file(rows: usize, width: usize) -> Bytes {
+    file_of((0..rows).map(|row| format!("{row}{}", "x".repeat(width))).collect())
+}
+
+fn file_of(bodies: Vec<String>) -> Bytes {
+    let rows = bodies.len();
     let texts = |text: &str| -> ArrayRef { Arc::new(StringArray::from(vec![text; rows])) };
     let numbers = || -> ArrayRef { Arc::new(Int64Array::from_iter_values(0..rows as i64)) };
-    // Each row's own text: a dictionary would hold the same one once.
-    let wide: Vec<String> = (0..rows).map(|row| format!("{row}{}", "x".repeat(width))).collect();
     let batch = RecordBatch::try_from_iter([
         ("agent_id", texts("a")),
         ("event_time", numbers()),
         ("seq", numbers()),
-        ("body", Arc::new(StringArray::from(wide)) as ArrayRef),
+        ("body", Arc::new(StringArray::from(bodies)) as ArrayRef),
     ])
     .unwrap();
     let mut content = Vec::new();
@@ -26,7 +30,7 @@ fn file(rows: usize, width: usize) -> Bytes {
 }
 
 fn opened(content: Bytes) -> ParquetRecordBatchReaderBuilder<Bytes> {
-    ParquetRecordBatchReaderBuilder::try_new(content).unwrap()
+    open(content).unwrap()
 }
 
 #[test]
@@ -36,6 +40,15 @@ fn wide_rows_are_decoded_a_few_at_a_time() {
     let wide = file(20, 200_000);
     let at_once = rows_at_once(&opened(wide));
     assert!((1..=6).contains(&at_once), "{at_once}");
+    // Small in the file, for a dictionary holds it once, and as wide when it is decoded.
+    let repeated = file_of(vec!["x".repeat(200_000); 300]);
+    assert!(repeated.len() < 1_000_000, "{} bytes", repeated.len());
+    let at_once = rows_at_once(&opened(repeated));
+    assert!((1..=6).contains(&at_once), "{at_once}");
+    // A page of wide rows before two of narrow ones.
+    let mixed = (0..60_000).map(|row| "x".repeat(if row < 20_000 { 5000 } else { 1 })).collect();
+    let at_once = rows_at_once(&opened(file_of(mixed)));
+    assert!((150..=210).contains(&at_once), "{at_once}");
 }
 
 #[test]

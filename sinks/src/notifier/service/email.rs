@@ -17,7 +17,7 @@ use lettre::{
 };
 use rustls::ClientConfig;
 
-use super::{Answer, smtp_stream};
+use super::{Answer, Missed, smtp_stream, words};
 use crate::{
     SinkError,
     notifier::{compose::Message, config::EmailConfig, line},
@@ -114,24 +114,28 @@ impl Email {
             parameters.push(MailParameter::Body(MailBodyParameter::EightBitMime));
         }
         connection.command(commands::Mail::new(envelope.from().cloned(), parameters)).await?;
-        let (mut taken, mut refused, mut is_for_good) = (0, Vec::new(), true);
+        let (mut taken, mut missed) = (0, Vec::new());
         for to in envelope.to() {
             match connection.command(commands::Rcpt::new(to.clone(), Vec::new())).await {
                 Ok(_) => taken += 1,
                 Err(error) if error.is_transient() || error.is_permanent() => {
-                    is_for_good &= error.is_permanent();
-                    refused.push(format!("{to}: {}", self.words(&error)));
+                    missed.push(Missed {
+                        mailbox: to.to_string(),
+                        reason: self.words(&error),
+                        is_for_good: error.is_permanent(),
+                    });
                 }
                 Err(error) => return Err(error),
             }
         }
-        let refused = line::clean(&refused.join("; "), 600);
         if taken == 0 {
-            return Ok(if is_for_good { Answer::Refused(refused) } else { Answer::later(refused) });
+            let is_for_good = missed.iter().all(|missed| missed.is_for_good);
+            let reason = words(&missed);
+            return Ok(if is_for_good { Answer::Refused(reason) } else { Answer::later(reason) });
         }
         connection.command(commands::Data).await?;
         connection.message(&text).await?;
-        Ok(if refused.is_empty() { Answer::Taken } else { Answer::TakenInPart(refused) })
+        Ok(if missed.is_empty() { Answer::Taken } else { Answer::TakenInPart(missed) })
     }
 
     /// 4xx and everything about the connection is waited out, 5xx and what the server cannot do at all is not.

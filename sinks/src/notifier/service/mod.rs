@@ -26,12 +26,30 @@ use crate::SinkError;
 pub(super) enum Answer {
     /// It has it.
     Taken,
-    /// It has it, but not for everybody; who was refused, and why. Whoever has it must not get it again.
-    TakenInPart(String),
+    /// It has it, but not for these. Whoever has it must not get it again.
+    TakenInPart(Vec<Missed>),
     /// Never: what is wrong with the message, or with what the service knows of us.
     Refused(String),
     /// Not now: away, busy, or it could not be heard whether it has it.
     Later { reason: String, retry_after: Option<Duration> },
+}
+
+/// A mailbox that did not get a message which others have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Missed {
+    /// Its address.
+    pub(super) mailbox: String,
+    /// The server's words.
+    pub(super) reason: String,
+    /// Whether it never will; else it may later.
+    pub(super) is_for_good: bool,
+}
+
+/// Who missed a message and why, in one line.
+pub(super) fn words<'a>(missed: impl IntoIterator<Item = &'a Missed>) -> String {
+    let one = |missed: &Missed| format!("{}: {}", missed.mailbox, missed.reason);
+    let all: Vec<String> = missed.into_iter().map(one).collect();
+    super::line::clean(&all.join("; "), 600)
 }
 
 impl Answer {

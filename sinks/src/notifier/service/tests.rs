@@ -280,9 +280,11 @@ async fn one_dead_mailbox_keeps_nobody_else_from_hearing() {
         for odd in ["<soc@example.com>", "<duty@example.com>"] {
             let server = MailServer::start(Smtp { odd: (odd, no), ..Smtp::default() }, SmtpTls::None).await;
             let answer = mail(&server, "tls = \"none\"").send(&message()).await;
-            let Answer::TakenInPart(refused) = answer else { panic!("{no} to {odd}: {answer:?}") };
-            let address = odd.trim_matches(['<', '>']);
-            assert!(refused.contains(address) && refused.contains(&no[..3]), "{refused}");
+            let Answer::TakenInPart(missed) = answer else { panic!("{no} to {odd}: {answer:?}") };
+            let [missed] = missed.as_slice() else { panic!("{no} to {odd}: {missed:?}") };
+            assert_eq!(missed.mailbox, odd.trim_matches(['<', '>']));
+            assert!(missed.reason.contains(&no[..3]), "{missed:?}");
+            assert_eq!(missed.is_for_good, no.starts_with('5'), "{missed:?}");
             let mails = server.mails();
             assert_eq!((mails.len(), mails[0].to.len()), (1, 1));
             assert_ne!(mails[0].to[0], odd);

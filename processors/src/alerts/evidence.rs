@@ -69,7 +69,8 @@ mod tests {
 
     #[test]
     fn it_has_the_fields_that_an_alert_of_the_row_has_however_long_they_are() {
-        for name in ["x \"y\" \u{1} ж", &"ж".repeat(1_000), &"\u{2}".repeat(5_000), &"x".repeat(1_000_000)] {
+        for name in ["x \"y\" \u{1} ж", &"ж".repeat(1_000), &"\u{2}".repeat(5_000), &"x".repeat(1_000_000)]
+        {
             let batch = batch(name);
             let kept = Evidence::new(&batch, 0).unwrap();
             assert_eq!(kept.fields().unwrap(), rows::evidence(&batch, 0).unwrap());

@@ -38,7 +38,8 @@ pub(crate) struct Waiting {
 impl Waiting {
     fn bytes(&self) -> usize {
         // An id may need escapes in the changelog; the row is written as it is.
-        let escapes = self.id.as_bytes().iter().filter(|byte| **byte < b' ' || b"\"\\".contains(byte)).count();
+        let escapes =
+            self.id.as_bytes().iter().filter(|byte| **byte < b' ' || b"\"\\".contains(byte)).count();
         size_of::<Self>() + self.id.len() + 5 * escapes + self.row.bytes()
     }
 }

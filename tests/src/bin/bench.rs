@@ -92,8 +92,10 @@ async fn main() -> anyhow::Result<()> {
     };
     let wanted = |bench| bed.args.only.is_empty() || bed.args.only.contains(&bench);
     println!("{}", machine());
-    println!("profile release; 60 % host metrics, 20 % process samples, 15 % process events, 5 % rest; \
-              half of the machines busy at any time");
+    println!(
+        "profile release; 60 % host metrics, 20 % process samples, 15 % process events, 5 % rest; \
+              half of the machines busy at any time"
+    );
     bed.create_topics()?;
     if wanted(Bench::Job) || wanted(Bench::Lake) {
         println!("{}", bed.fill().await?);
@@ -148,7 +150,8 @@ impl Bed {
     }
 
     fn load(events: u64, first: i64) -> Fill {
-        let mix = Mix { base: 1_760_000_000_000_000 + first, step: 1000, suspicious_every: 1000, machines: 100 };
+        let mix =
+            Mix { base: 1_760_000_000_000_000 + first, step: 1000, suspicious_every: 1000, machines: 100 };
         Fill { mix, agents: 100, first_agent: 0, events }
     }
 

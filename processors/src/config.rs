@@ -76,8 +76,8 @@ pub struct ProcessConfig {
     /// The same once an alert is in the transaction.
     #[serde(with = "humantime_serde")]
     pub alert_commit_interval: Duration,
-    /// The same as long as more rows wait than are processed at once, as after a stop: few large transactions cost far
-    /// less than many small ones.
+    /// The same once more rows have waited for a second than are processed at once, as after a stop: few large
+    /// transactions cost far less than many small ones. As many as four micro-batches are processed at once then.
     #[serde(with = "humantime_serde")]
     pub behind_commit_interval: Duration,
     /// Input rows after which a transaction is committed early.
@@ -122,7 +122,7 @@ impl Default for ProcessConfig {
             behind_commit_interval: Duration::from_millis(500),
             max_commit_rows: 100_000,
             max_commit_bytes: ByteSize(32 * 1024 * 1024),
-            max_batch_rows: 8_000,
+            max_batch_rows: 2_000,
             linger: Duration::from_millis(4),
             restore_deadline: Duration::from_mins(1),
             on_state_mismatch: OnMismatch::Refuse,

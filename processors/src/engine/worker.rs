@@ -41,6 +41,12 @@ pub use settings::{Step, WorkerError, WorkerSettings};
 #[cfg(test)]
 pub(crate) type LastStable = Box<dyn Fn(&TopicPartition) -> i64 + Send>;
 
+/// A worker is behind when its micro-batches have been full for so long. Large transactions cost less for each row, and
+/// whoever reads the outputs waits for them: a burst is no reason for them.
+const BEHIND_AFTER: Duration = Duration::from_secs(1);
+/// Who is behind takes so many micro-batches at once.
+const BEHIND_BATCHES: usize = 4;
+
 struct Active<S> {
     state: S,
     changelog: Changelog,
@@ -116,8 +122,8 @@ pub struct Worker<L: Log, J: Job> {
     /// Health says that something is waited for.
     noted: bool,
     session: Option<Session<L, J::State>>,
-    /// The last micro-batch was full.
-    is_behind: bool,
+    /// Since when each micro-batch has been full; nothing if the last was not.
+    full_since: Option<Duration>,
     /// When the group's offsets were last asked for.
     asked_at: Option<Duration>,
     #[cfg(test)]
@@ -145,7 +151,7 @@ impl<L: Log, J: Job> Worker<L, J> {
             backoff,
             noted: true,
             session: None,
-            is_behind: false,
+            full_since: None,
             asked_at: None,
             #[cfg(test)]
             defect: None,
@@ -228,7 +234,7 @@ impl<L: Log, J: Job> Worker<L, J> {
         let Some(session) = &mut self.session else {
             return Ok(Step::Idle);
         };
-        let behind = self.is_behind.then_some(self.settings.behind_commit_interval);
+        let behind = is_behind(self.full_since, now).then_some(self.settings.behind_commit_interval);
         if session.open.as_ref().is_some_and(|open| now >= open.due(behind)) {
             self.commit()?;
             return Ok(Step::Worked);
@@ -260,10 +266,11 @@ impl<L: Log, J: Job> Worker<L, J> {
         let restoring = session.slots.values().any(|slot| matches!(slot, Slot::Restoring { .. }));
         let idle = if restoring { Duration::from_millis(20) } else { Duration::from_millis(100) };
         let wait = session.open.as_ref().map_or(idle, |open| open.due.saturating_sub(now)).min(idle);
-        let was_behind = std::mem::take(&mut self.is_behind);
-        let records = match session.consumer.poll(self.settings.max_batch_rows, wait)? {
+        let (full_since, is_behind) = (self.full_since.take(), is_behind(self.full_since, now));
+        let most = self.settings.max_batch_rows * if is_behind { BEHIND_BATCHES } else { 1 };
+        let records = match session.consumer.poll(most, wait)? {
             Polled::Records(records) if records.is_empty() => {
-                if was_behind {
+                if is_behind {
                     // the end of what waited: it may be time for the commit that was put off
                     return Ok(Step::Worked);
                 }
@@ -274,8 +281,8 @@ impl<L: Log, J: Job> Worker<L, J> {
             Polled::Records(records) => records,
             event => return self.rebalance(event),
         };
-        let (records, event) = self.gather(records)?;
-        self.is_behind = records.len() >= self.settings.max_batch_rows;
+        let (records, event) = self.gather(records, most)?;
+        self.full_since = (records.len() >= most).then(|| full_since.unwrap_or(now));
         if let Some(event) = event {
             // Positions have moved past rows that nobody processed: those partitions start over.
             self.mark_touched(&records);
@@ -286,14 +293,18 @@ impl<L: Log, J: Job> Worker<L, J> {
     }
 
     /// Waits a little for more rows: each micro-batch costs the same few plans, however small.
-    fn gather(&mut self, mut records: Vec<Record>) -> Result<(Vec<Record>, Option<Polled>), Trouble> {
+    fn gather(
+        &mut self,
+        mut records: Vec<Record>,
+        most: usize,
+    ) -> Result<(Vec<Record>, Option<Polled>), Trouble> {
         let until = self.ticker.now() + self.settings.linger;
-        while records.len() < self.settings.max_batch_rows {
+        while records.len() < most {
             let Some(left) = until.checked_sub(self.ticker.now()).filter(|left| !left.is_zero()) else {
                 break;
             };
             let Some(session) = &mut self.session else { break };
-            match session.consumer.poll(self.settings.max_batch_rows - records.len(), left) {
+            match session.consumer.poll(most - records.len(), left) {
                 Ok(Polled::Records(more)) => records.extend(more),
                 Ok(event) => return Ok((records, Some(event))),
                 Err(error) => {
@@ -390,6 +401,11 @@ impl<L: Log, J: Job> Worker<L, J> {
         }
         Ok(Step::Waiting(self.backoff.next_delay()))
     }
+}
+
+/// Whether micro-batches have been full for so long that it is no mere burst.
+fn is_behind(full_since: Option<Duration>, now: Duration) -> bool {
+    full_since.is_some_and(|since| now.saturating_sub(since) >= BEHIND_AFTER)
 }
 
 /// Stable split: the order within each partition is kept.

@@ -27,8 +27,8 @@ pub struct WorkerSettings {
     pub commit_interval: Duration,
     /// The same once an alert was sent in it.
     pub urgent_commit_interval: Duration,
-    /// The same while the input brings full micro-batches: what waits there has waited longer than that already, and each
-    /// commit writes the state of every agent that it heard of. Urgent rows wait as long then.
+    /// The same once the input has brought full micro-batches for a second: what waits there has waited longer than that
+    /// already, and each commit writes the state of every agent that it heard of. Urgent rows wait as long then.
     pub behind_commit_interval: Duration,
     /// A transaction is committed when it covers this many input rows.
     pub max_commit_rows: usize,

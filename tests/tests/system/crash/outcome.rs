@@ -323,11 +323,16 @@ fn told(alert: &Row, streams: &Streams) -> Option<Told> {
     if alert.long("window_start").is_some() {
         let line = alert.line_without(&["finding_uid", "session", "seq", "evidence", "message", "lane"]);
         let (_, window) = closed(alert, streams)?;
+        let end = alert.long("event_time")?;
+        if !is_closed(end - MINUTE, &streams.0[stream].load) {
+            // a condition that held to the end of the load ends with the agent's last report, at the time of the run
+            return None;
+        }
         let revision = alert.long("revision")?;
         return Some(Told {
             key: format!("{rule} of {stream}, window {window}, revision {revision}"),
             line,
-            rests_on: Some((stream, alert.long("event_time")?)),
+            rests_on: Some((stream, end)),
         });
     }
     let mut evidence: Value = serde_json::from_str(alert.text("evidence")?).ok()?;

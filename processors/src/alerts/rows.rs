@@ -135,9 +135,6 @@ pub(crate) fn evidence_text(batch: &RecordBatch, row: usize) -> Result<Option<St
                 text.push_str(&serde_json::to_string(value)?);
                 continue;
             }
-            DataType::Int64 => {
-                let _ = write!(text, "{}", column.as_primitive::<Int64Type>().value(row));
-            }
             _ => match json(column, row)? {
                 Some(value) => {
                     let _ = write!(text, "{value}");

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use schemas::family::Family;
-use tests::audit::read_outbox;
+use tests::audit::{Counts, read_outbox};
+use tests::bench::part::Part;
 
 use crate::stage::{AgentOptions, Influx, Load, Options, PATIENCE, Postgres, Stage, blocking};
 use crate::stored::all_is_stored;
@@ -22,6 +23,33 @@ const RATE: u64 = 150;
 const STEP: i64 = 500_000;
 /// Resident memory of all parts in one process, without optimisation. At its largest.
 const MOST_MEMORY: u64 = 700 << 20;
+
+/// Starts a load of so many events, and waits until some of it is in both stores.
+async fn both_stores_hold_something(stage: &Stage, events: u64) -> anyhow::Result<Part> {
+    let load = Load::new(events, RATE, STEP);
+    let sender = stage.load_starter("load", &AgentOptions::new("busy-host"))?.start(&load, &[])?;
+    stage
+        .until("both stores hold something", PATIENCE, async || {
+            let stored = stage.postgres.count("program_starts").await?;
+            Ok(stored > 0 && !stage.influx.values("host_metrics", "samples").await?.is_empty())
+        })
+        .await?;
+    Ok(sender)
+}
+
+/// Waits until the load is confirmed and in the lake, which the stores do not hold up; answers what it made.
+async fn the_lake_has_all(stage: &Stage, sender: &mut Part) -> anyhow::Result<Counts> {
+    stage.until("the load is confirmed", PATIENCE, async || sender.has_ended()).await?;
+    ensure!(sender.wait()? == Some(0), "the load ends with an error; see load.log");
+    let made = read_outbox(&stage.outbox("load"))?.identities;
+    stage
+        .until("the lake has everything while the others wait", PATIENCE, async || {
+            stage.must_equal(&made).await?;
+            Ok(true)
+        })
+        .await?;
+    Ok(made)
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stores_that_are_slow_silent_or_cut_off_lose_nothing() -> anyhow::Result<()> {
@@ -41,14 +69,7 @@ async fn stores_that_are_slow_silent_or_cut_off_lose_nothing() -> anyhow::Result
     let options = Options { small_batches: true, influx_api: "v1", ..Options::default() };
     let mut server = stage.starter("up", &["up"], &options)?.start(&Load::new(0, 1, 1), &[])?;
     (stage.postgres, stage.influx) = reached;
-    let load = Load::new(EVENTS, RATE, STEP);
-    let mut sender = stage.load_starter("load", &AgentOptions::new("busy-host"))?.start(&load, &[])?;
-    stage
-        .until("both stores hold something", PATIENCE, async || {
-            let stored = stage.postgres.count("program_starts").await?;
-            Ok(stored > 0 && !stage.influx.values("host_metrics", "samples").await?.is_empty())
-        })
-        .await?;
+    let mut sender = both_stores_hold_something(&stage, EVENTS).await?;
 
     let proxies = [&postgres, &influx];
     let set = |mood| proxies.iter().for_each(|proxy| proxy.set(mood));
@@ -64,15 +85,7 @@ async fn stores_that_are_slow_silent_or_cut_off_lose_nothing() -> anyhow::Result
         let waits = |line: &str| line.contains("waiting for the store") && line.contains(store);
         ensure!(stage.log("up").lines().any(waits), "no line says that {store} is waited for");
     }
-    stage.until("the load is confirmed", PATIENCE, async || sender.has_ended()).await?;
-    ensure!(sender.wait()? == Some(0), "the load ends with an error; see load.log");
-    let made = read_outbox(&stage.outbox("load"))?.identities;
-    stage
-        .until("the lake has everything while the others wait", PATIENCE, async || {
-            stage.must_equal(&made).await?;
-            Ok(true)
-        })
-        .await?;
+    let made = the_lake_has_all(&stage, &mut sender).await?;
     let (held, _) = server.rss()?;
     set(Mood::Open);
     all_is_stored(&stage, &made, "up").await?;
@@ -106,14 +119,7 @@ async fn stores_whose_disks_are_full_are_waited_for_and_lose_nothing() -> anyhow
 
     let options = Options { small_batches: true, ..Options::default() };
     let mut server = stage.starter("up", &["up"], &options)?.start(&Load::new(0, 1, 1), &[])?;
-    let load = Load::new(EVENTS / 4, RATE, STEP);
-    let mut sender = stage.load_starter("load", &AgentOptions::new("busy-host"))?.start(&load, &[])?;
-    stage
-        .until("both stores hold something", PATIENCE, async || {
-            let stored = stage.postgres.count("program_starts").await?;
-            Ok(stored > 0 && !stage.influx.values("host_metrics", "samples").await?.is_empty())
-        })
-        .await?;
+    let mut sender = both_stores_hold_something(&stage, EVENTS / 4).await?;
     stage
         .until("both wait for room", PATIENCE, async || {
             server.must_run()?;
@@ -127,15 +133,7 @@ async fn stores_whose_disks_are_full_are_waited_for_and_lose_nothing() -> anyhow
             Ok(waits("postgres") && waits("influx"))
         })
         .await?;
-    stage.until("the load is confirmed", PATIENCE, async || sender.has_ended()).await?;
-    ensure!(sender.wait()? == Some(0), "the load ends with an error; see load.log");
-    let made = read_outbox(&stage.outbox("load"))?.identities;
-    stage
-        .until("the lake has everything while the others wait", PATIENCE, async || {
-            stage.must_equal(&made).await?;
-            Ok(true)
-        })
-        .await?;
+    let made = the_lake_has_all(&stage, &mut sender).await?;
     ensure!(all_but_the_lake_wait(&stage).await?, "a store took everything although its disk is full");
     disks.iter().try_for_each(Disk::free)?;
     // InfluxDB never tries again to open what it could not open for want of room.

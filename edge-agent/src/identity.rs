@@ -3,12 +3,14 @@
 //! The session is also in the outbox; it is written here as well so that an agent whose outbox was
 //! lost still begins a later one.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use schemas::identity::AgentId;
 use serde::{Deserialize, Serialize};
+
+use crate::whole;
 
 const FILE: &str = "agent.json";
 
@@ -67,15 +69,7 @@ impl Identity {
     fn write(&self) -> io::Result<()> {
         let kept = Kept { agent_id: self.agent_id.to_string(), session: self.last_session };
         let text = serde_json::to_string(&kept).map_err(io::Error::other)?;
-        let next = self.path.with_extension("json.new");
-        let mut file = fs_err::File::create(&next)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs_err::rename(&next, &self.path)?;
-        if let Some(folder) = self.path.parent() {
-            fs_err::File::open(folder)?.sync_all()?;
-        }
-        Ok(())
+        whole::replace(&self.path, &text)
     }
 }
 

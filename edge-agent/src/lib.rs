@@ -21,6 +21,7 @@ pub mod observation;
 pub mod outbox;
 pub mod publisher;
 pub mod scheduler;
+mod whole;
 
 use std::io;
 use std::sync::Arc;

@@ -9,11 +9,13 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
+
+use crate::whole;
 
 /// Programs that are remembered at most; a line of the file takes 43 bytes.
 const MOST: usize = 8192;
@@ -91,7 +93,7 @@ impl Programs {
         let is_due = self.is_changed && now.saturating_sub(self.saved_at) >= SAVE_EVERY_US;
         let (Some(file), true) = (&self.file, is_due) else { return };
         self.saved_at = now;
-        match save(file, &self.text()) {
+        match whole::replace(file, &self.text()) {
             Ok(()) => (self.is_changed, self.is_told) = (false, false),
             Err(error) => {
                 if !self.is_told {
@@ -132,15 +134,6 @@ fn parse(text: &str) -> Option<(i64, HashMap<Hash, u32>)> {
         .collect();
     let (since, started) = (since.parse().ok()?, started?);
     (form == FORM && started.len() == count.parse::<usize>().ok()?).then_some((since, started))
-}
-
-/// The whole file or the one before.
-fn save(file: &Path, text: &str) -> io::Result<()> {
-    let next = file.with_extension("new");
-    let mut draft = fs_err::File::create(&next)?;
-    draft.write_all(text.as_bytes())?;
-    draft.sync_all()?;
-    fs_err::rename(&next, file)
 }
 
 #[cfg(test)]

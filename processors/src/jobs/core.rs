@@ -17,7 +17,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 use arrow::array::RecordBatch;
 use bytes::Bytes;
 use eventlog::batches::{BatchDecoder, Group};
@@ -301,8 +301,9 @@ impl CoreJob {
         };
         let closings: Vec<Closing> = expired.iter().map(closing).collect();
         let until = self.close_all(state, &closings, output)?;
-        let gone = |agent: &str| closings.iter().any(|closing| *closing.agent == *agent);
-        let alerts = self.rules.judge().forget(gone, state.tracker.now(), &mut state.rules);
+        let gone: AHashSet<&str> = closings.iter().map(|closing| &*closing.agent).collect();
+        let is_gone = |agent: &str| gone.contains(agent);
+        let alerts = self.rules.judge().forget(is_gone, state.tracker.now(), &mut state.rules);
         self.send_alerts(&alerts, output)?;
         let mut excess = 0;
         for (number, closing) in expired.iter().zip(&closings) {

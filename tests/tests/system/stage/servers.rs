@@ -8,6 +8,10 @@ use anyhow::{Context as _, ensure};
 
 use super::text;
 
+/// The shared broker is never killed and keeps its session however busy the machine is; what a scenario kills is to
+/// come back soon.
+const BRIEF_SESSION: (&str, &str) = ("VARTA_STACK_BROKER_SESSION_MS", "5000");
+
 /// A folder of servers. Dropping it stops those that run.
 pub(crate) struct Stack {
     script: PathBuf,
@@ -29,13 +33,11 @@ impl Stack {
     /// Nothing is started yet.
     pub(crate) fn plan(folder: &Path, variables: &[(&str, &str)]) -> anyhow::Result<Self> {
         fs_err::create_dir_all(folder)?;
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         Ok(Self {
             script: tests::servers::variable("VARTA_STACK")?.into(),
             folder: folder.to_owned(),
-            variables: variables
-                .iter()
-                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-                .collect(),
+            variables: std::iter::once(&BRIEF_SESSION).chain(variables).map(owned).collect(),
         })
     }
 
@@ -64,7 +66,7 @@ impl Stack {
     /// Stops and starts a server of the stack that all scenarios share.
     pub(crate) fn restart_shared(&self, server: &str) -> anyhow::Result<()> {
         let folder = tests::servers::variable("VARTA_STACK_DIR")?;
-        self.run(&["restart", "--dir", &folder, server])
+        run(&self.script, &[], &["restart", "--dir", &folder, server])
     }
 
     /// What `stack.json` tells.
@@ -74,21 +76,25 @@ impl Stack {
     }
 
     fn run(&self, arguments: &[&str]) -> anyhow::Result<()> {
-        let output = Command::new(&self.script)
-            .args(arguments)
-            .envs(self.variables.iter().map(|(name, value)| (name, value)))
-            .output()
-            .with_context(|| format!("running {}", self.script.display()))?;
-        ensure!(
-            output.status.success(),
-            "stack {}: {}\n{}{}",
-            arguments.join(" "),
-            output.status,
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Ok(())
+        run(&self.script, &self.variables, arguments)
     }
+}
+
+fn run(script: &Path, variables: &[(String, String)], arguments: &[&str]) -> anyhow::Result<()> {
+    let output = Command::new(script)
+        .args(arguments)
+        .envs(variables.iter().map(|(name, value)| (name, value)))
+        .output()
+        .with_context(|| format!("running {}", script.display()))?;
+    ensure!(
+        output.status.success(),
+        "stack {}: {}\n{}{}",
+        arguments.join(" "),
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
 }
 
 impl Drop for Stack {

@@ -71,10 +71,11 @@ class Stopping(unittest.TestCase):
         self.addCleanup(child.kill)
         return child, processes.running(self.folder / "pid")
 
-    def test_it_leads_a_session_of_its_own(self):
+    def test_it_leads_a_group_of_its_own_in_our_session(self):
         child, process = self.spawn(SLEEP)
         self.assertEqual(process.pid, child.pid)
-        self.assertEqual(os.getsid(child.pid), child.pid)
+        self.assertEqual(os.getpgid(child.pid), child.pid)
+        self.assertEqual(os.getsid(child.pid), os.getsid(0))
 
     def test_asking_is_enough_for_most(self):
         _, process = self.spawn(SLEEP)

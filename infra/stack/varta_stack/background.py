@@ -11,13 +11,13 @@ from .servers.server import Server
 
 
 def go_on(folder: StackFolder, servers: List[Server]) -> None:
-    """Install and start `servers` in a session of its own, which logs to DIR/stack.log."""
+    """Install and start `servers` in a process group of its own, which logs to DIR/stack.log."""
     names = [server.name for server in servers]
     report.line("stack", f"in the background: {', '.join(names)}; see {folder.background_log}")
     command = [sys.executable, str(LAUNCHER), "up", "--dir", str(folder.root), *names]
     with open(folder.background_log, "wb") as out:
         child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, **processes.own_group()
         )
     process = processes.of_pid(child.pid)
     if process:
@@ -25,7 +25,7 @@ def go_on(folder: StackFolder, servers: List[Server]) -> None:
 
 
 def stop(folder: StackFolder) -> None:
-    """End it with all that it runs (a build has many children); servers have sessions of their own."""
+    """End it with all that it runs (a build has many children); servers have groups of their own."""
     process = processes.running(folder.background_pid)
     if process:
         process.send_group(signal.SIGTERM)

@@ -8,9 +8,10 @@ the boot's id; only a process that matches all three is ever signalled.
 import os
 import signal
 import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Any, Dict, List, Optional
 
 from . import files, waiting
 
@@ -42,7 +43,7 @@ class Process:
                 pass
 
     def send_group(self, signal_number: int) -> None:
-        """To the whole session that this process leads."""
+        """To the whole group that this process leads."""
         if self.is_alive():
             try:
                 os.killpg(self.pid, signal_number)
@@ -136,8 +137,17 @@ def running(pid_file: Path) -> Optional[Process]:
     return process if process and process.is_alive() else None
 
 
+def own_group() -> Dict[str, Any]:
+    """What makes `subprocess.Popen` start the leader of a process group."""
+    return {"process_group": 0} if sys.version_info >= (3, 11) else {"preexec_fn": os.setpgrp}
+
+
 def spawn(launch: Launch, folder: Path, log: Path, pid_file: Path) -> "subprocess.Popen[bytes]":
-    """Start in a session of its own: a Ctrl-C in our terminal is not for the server."""
+    """Start in a process group of its own: a Ctrl-C in our terminal is not for the server.
+
+    Not in a session of its own: Linux shares the processors out between sessions first, and a broker alone in one was
+    left without any for seconds while its clients worked.
+    """
     with open(log, "ab") as out:
         child = subprocess.Popen(
             launch.command,
@@ -146,7 +156,7 @@ def spawn(launch: Launch, folder: Path, log: Path, pid_file: Path) -> "subproces
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
+            **own_group(),
         )
     process = of_pid(child.pid)
     if process:

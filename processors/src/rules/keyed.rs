@@ -307,7 +307,7 @@ impl<V: Remembered> Keyed<V> {
             text.clear();
             if let Some(state) = self.get(&agent, &key) {
                 serde_json::to_writer(&mut text, state).map_err(|error| self.malformed(&error))?;
-                states.append_value(String::from_utf8_lossy(&text));
+                states.append_value(std::str::from_utf8(&text).map_err(|error| self.malformed(&error))?);
                 ops.push(Op::Put as u8);
             } else {
                 states.append_null();
@@ -329,7 +329,7 @@ impl<V: Remembered> Keyed<V> {
         .map_err(arrow_error(self.name))
     }
 
-    fn malformed(&self, error: &serde_json::Error) -> StateError {
+    fn malformed(&self, error: &dyn std::error::Error) -> StateError {
         StateError::Malformed { operator: self.name, what: error.to_string() }
     }
 }

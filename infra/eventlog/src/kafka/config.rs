@@ -43,7 +43,7 @@ pub struct KafkaConfig {
     /// How long single records wait for company before they are sent.
     #[serde(with = "humantime_serde")]
     pub linger: Duration,
-    /// The same for records of a transaction; a commit waits for it.
+    /// The same for records of a transaction. A commit waits for it, and for its offsets at the same time.
     #[serde(with = "humantime_serde")]
     pub commit_linger: Duration,
     /// What a consumer fetches ahead of whoever polls it, over all its partitions, and asks for at once. The client
@@ -68,7 +68,9 @@ impl Default for KafkaConfig {
             request_timeout: Duration::from_secs(15),
             // as Kafka's own clients since 4.0; with 2 ms a bridge of single events needs a third more CPU
             linger: Duration::from_millis(5),
-            commit_linger: Duration::from_millis(2),
+            // with five requests of a partition under way librdkafka does not wait for an answer but looks for one all the
+            // time; with 2 ms that was always so at a broker that takes 10 ms
+            commit_linger: Duration::from_millis(10),
             fetch_ahead: ByteSize::mib(16),
             compression: Compression::Lz4,
             replication: -1,

@@ -133,11 +133,13 @@ impl KafkaProducer {
                 Err(error) => error,
             };
             let is_retriable = matches!(&error, KafkaError::Transaction(inner) if inner.is_retriable());
+            self.producer.poll(Duration::ZERO);
+            // What failed says more than that the step cannot be done.
+            self.check_deliveries()?;
             if !is_retriable || Instant::now() >= deadline {
                 return Err(errors::of(&error, &self.doing));
             }
             std::thread::sleep(AGAIN);
-            self.producer.poll(Duration::ZERO);
         }
     }
 }
@@ -204,12 +206,15 @@ impl TransactionalProducer for KafkaProducer {
         let Some(membership) = group.0.downcast_ref::<Membership>() else {
             return Err(LogError::fatal("the group token is of another log"));
         };
-        self.drain()?;
-        runtime::failpoint::hit("worker.in_commit");
+        self.producer.poll(Duration::ZERO);
+        self.check_deliveries()?;
+        // While the last records linger and travel.
         if !offsets.is_empty() {
             let list = positions(offsets).map_err(|error| errors::of(&error, &self.doing))?;
             self.insist(|left| self.producer.send_offsets_to_transaction(&list, &membership.0, left))?;
         }
+        self.drain()?;
+        runtime::failpoint::hit("worker.in_commit");
         self.insist(|left| self.producer.commit_transaction(left))?;
         self.is_open = false;
         self.producer.context().voice.answered();

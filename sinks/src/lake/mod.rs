@@ -18,6 +18,7 @@ mod held;
 mod history;
 pub mod info;
 mod merge;
+mod mill;
 pub mod optimize;
 mod order;
 mod probe;

@@ -26,6 +26,7 @@ use super::{
     encoding::Writing,
     files::DataFile,
     merge,
+    mill::Mill,
     shape::PARTITION,
     table::{self, Attempt, LogAction, actions, away},
     tables,
@@ -143,6 +144,7 @@ struct Compaction {
     version: u64,
     columns: Vec<String>,
     small: BTreeMap<String, Vec<Small>>,
+    mill: Mill,
     found: Optimized,
 }
 
@@ -172,7 +174,8 @@ impl Compaction {
             snapshot.schema().fields().map(|field| field.name().clone()).filter(|n| n != PARTITION).collect();
         let objects = store.object_store(None);
         let version = snapshot.version();
-        Ok(Self { store, objects, name, writing, target, version, columns, small, found })
+        let mill = Mill::start()?;
+        Ok(Self { store, objects, name, writing, target, version, columns, small, mill, found })
     }
 
     async fn run(mut self, retention: Duration) -> Result<Optimized, SinkError> {
@@ -227,7 +230,7 @@ impl Compaction {
         Ok(Some(merged))
     }
 
-    /// Reads the files and makes one of them, on a thread where that disturbs nobody.
+    /// Reads the files and makes one of them, on a thread where that disturbs nobody else.
     async fn merged(&self, day: &str, pieces: &[Piece]) -> Result<DataFile, SinkError> {
         let mut files = Vec::with_capacity(pieces.len());
         for piece in pieces {
@@ -237,9 +240,7 @@ impl Compaction {
             files.push((piece.path.clone(), content));
         }
         let (columns, day, writing) = (self.columns.clone(), day.to_owned(), self.writing.clone());
-        tokio::task::spawn_blocking(move || merge::merge(files, &columns, &day, &writing))
-            .await
-            .map_err(|error| SinkError::Fatal(error.to_string()))?
+        self.mill.run(move || merge::merge(files, &columns, &day, &writing)).await?
     }
 
     /// Commits on the newest version; false when the group is not whole any more.

@@ -1,15 +1,14 @@
 //! What may be set for notifications.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
-    time::Duration,
-};
+mod services;
 
-use lettre::message::Mailbox;
+use std::time::Duration;
+
 use runtime::config::{Check, Problems, Secret, key};
 use serde::Deserialize;
 
+pub(super) use self::services::ChannelConfig;
+pub use self::services::{EmailConfig, MailTls, SlackConfig, TelegramConfig, WebhookConfig};
 use super::{
     filter::Filter,
     item::Severity,
@@ -104,6 +103,9 @@ const fn urgent() -> Severity {
     Severity::High
 }
 
+/// The key that is wrong, and what is wrong with it.
+pub(super) type Wrong = (&'static str, String);
+
 /// What every channel has.
 #[derive(Debug, Clone)]
 pub(super) struct Channel {
@@ -113,138 +115,6 @@ pub(super) struct Channel {
     pub(super) quiet: Option<Quiet>,
     pub(super) lines: usize,
     pub(super) digest_rows: u32,
-}
-
-/// A Telegram chat.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TelegramConfig {
-    /// Name of the channel; what is not yet told is kept under it.
-    pub name: String,
-    /// The bot's token.
-    pub token: Secret,
-    /// Number of the chat (groups have negative ones) or `@name` of a channel.
-    pub chat: String,
-    /// The Bot API.
-    #[serde(default = "telegram_api")]
-    pub api: String,
-    /// What is told.
-    #[serde(default)]
-    pub filter: Filter,
-    /// How often.
-    #[serde(default)]
-    pub pace: PaceConfig,
-    /// When not.
-    #[serde(default)]
-    pub quiet: Option<QuietConfig>,
-}
-
-fn telegram_api() -> String {
-    "https://api.telegram.org".to_owned()
-}
-
-/// A Slack incoming webhook.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SlackConfig {
-    /// Name of the channel; what is not yet told is kept under it.
-    pub name: String,
-    /// The webhook's URL, which is a secret.
-    pub url: Secret,
-    /// What is told.
-    #[serde(default)]
-    pub filter: Filter,
-    /// How often.
-    #[serde(default)]
-    pub pace: PaceConfig,
-    /// When not.
-    #[serde(default)]
-    pub quiet: Option<QuietConfig>,
-}
-
-/// Anything that takes JSON by HTTP.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct WebhookConfig {
-    /// Name of the channel; what is not yet told is kept under it.
-    pub name: String,
-    /// Where to.
-    pub url: Secret,
-    /// Bearer token, if it asks for one.
-    #[serde(default)]
-    pub token: Option<Secret>,
-    /// Key of the signature: the header `X-Varta-Signature` is then `sha256=` and the HMAC-SHA256 of the body in hex.
-    #[serde(default)]
-    pub key: Option<Secret>,
-    /// What is told.
-    #[serde(default)]
-    pub filter: Filter,
-    /// How often.
-    #[serde(default)]
-    pub pace: PaceConfig,
-    /// When not.
-    #[serde(default)]
-    pub quiet: Option<QuietConfig>,
-}
-
-/// How the connection to the mail server is protected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum MailTls {
-    /// TLS from the first byte, usually on port 465.
-    Implicit,
-    /// Upgraded before anything else is said, usually on port 587. A server that does not is refused.
-    Starttls,
-    /// Not at all.
-    None,
-}
-
-/// A mail server and who gets mail by it.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EmailConfig {
-    /// Name of the channel; what is not yet told is kept under it.
-    pub name: String,
-    /// The server.
-    pub host: String,
-    /// Its port.
-    pub port: u16,
-    /// How the connection is protected.
-    #[serde(default = "starttls")]
-    pub tls: MailTls,
-    /// Certificates (PEM) that may sign the server's; without: those of the system.
-    #[serde(default)]
-    pub ca: Option<PathBuf>,
-    /// User name.
-    #[serde(default)]
-    pub username: Option<String>,
-    /// Password.
-    #[serde(default)]
-    pub password: Option<Secret>,
-    /// Sender.
-    pub from: String,
-    /// Recipients.
-    pub to: Vec<String>,
-    /// What we call ourselves to the server.
-    #[serde(default = "localhost")]
-    pub hello: String,
-    /// What is told.
-    #[serde(default)]
-    pub filter: Filter,
-    /// How often.
-    #[serde(default)]
-    pub pace: PaceConfig,
-    /// When not.
-    #[serde(default)]
-    pub quiet: Option<QuietConfig>,
-}
-
-const fn starttls() -> MailTls {
-    MailTls::Starttls
-}
-
-fn localhost() -> String {
-    "localhost".to_owned()
 }
 
 impl Default for NotifierConfig {
@@ -326,15 +196,25 @@ impl NotifierConfig {
         self.timeout + Duration::from_secs(5)
     }
 
+    fn check_each(&self, at: &str, list: &str, services: &[impl ChannelConfig], problems: &mut Problems) {
+        for (index, of) in services.iter().enumerate() {
+            let at = key(at, &format!("{list}[{index}]"));
+            if let Err((what, error)) = of.channel(self) {
+                problems.add(key(&at, what), error, None);
+            }
+            of.check(&at, problems);
+        }
+    }
+
     /// What every channel has; the error says what is wrong and with which key.
-    pub(super) fn channel(
+    fn channel(
         &self,
         name: &str,
         filter: &Filter,
         pace: &PaceConfig,
         quiet: Option<&QuietConfig>,
         limits: Limits,
-    ) -> Result<Channel, (&'static str, String)> {
+    ) -> Result<Channel, Wrong> {
         filter.check(self.updated)?;
         let quiet = quiet
             .map(|quiet| Quiet::parse(&self.zone, &quiet.days, &quiet.from, &quiet.to, quiet.passes))
@@ -361,55 +241,6 @@ impl NotifierConfig {
             lines,
             digest_rows,
         })
-    }
-
-    fn check_url(at: &str, what: &str, text: &str, problems: &mut Problems) {
-        // The text may be a secret and is not repeated.
-        let is_url = reqwest::Url::parse(text)
-            .is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
-        if !is_url {
-            problems.add(key(at, what), "is not an http or https URL", None);
-        }
-    }
-}
-
-impl TelegramConfig {
-    /// One message a second, twenty a minute in a group, as Telegram's FAQ for bots says. Source:
-    /// <https://core.telegram.org/bots/faq#my-bot-is-hitting-limits-how-do-i-avoid-this>.
-    pub(super) fn limits(&self) -> Limits {
-        let is_group = self.chat.starts_with(['-', '@']);
-        Limits { interval: Duration::from_millis(1050), per_minute: if is_group { 19 } else { 55 } }
-    }
-}
-
-impl SlackConfig {
-    /// One message a second. Source: <https://docs.slack.dev/apis/web-api/rate-limits/>.
-    pub(super) const LIMITS: Limits = Limits { interval: Duration::from_millis(1050), per_minute: 55 };
-}
-
-impl WebhookConfig {
-    /// Ours, for nobody has said anything.
-    pub(super) const LIMITS: Limits = Limits { interval: Duration::from_millis(100), per_minute: 300 };
-}
-
-impl EmailConfig {
-    /// Ours: what no server takes for a flood.
-    pub(super) const LIMITS: Limits = Limits { interval: Duration::from_secs(1), per_minute: 20 };
-
-    /// A channel for each mailbox, by its address, where mail goes to several: what one could not take for now is told by
-    /// it, to that mailbox alone.
-    pub(super) fn spares(&self) -> BTreeMap<String, Self> {
-        // An address that is none is told when the service is made.
-        let addresses = self.to.iter().filter_map(|to| Some(to.parse::<Mailbox>().ok()?.email.to_string()));
-        let addresses: BTreeSet<String> = addresses.collect();
-        if addresses.len() < 2 {
-            return BTreeMap::new();
-        }
-        let spare = |address: String| {
-            let name = format!("{}/{address}", self.name);
-            (address.clone(), Self { name, to: vec![address], ..self.clone() })
-        };
-        addresses.into_iter().map(spare).collect()
     }
 }
 
@@ -443,85 +274,10 @@ impl Check for NotifierConfig {
                 problems.add(key(at, &format!("{name:?}")), "names two channels", None);
             }
         }
-        let mut common = |list: &str, index: usize, outcome: Result<Channel, (&'static str, String)>| {
-            if let Err((what, error)) = outcome {
-                problems.add(key(at, &format!("{list}[{index}].{what}")), error, None);
-            }
-        };
-        for (index, of) in self.telegram.iter().enumerate() {
-            let channel = self.channel(&of.name, &of.filter, &of.pace, of.quiet.as_ref(), of.limits());
-            common("telegram", index, channel);
-        }
-        for (index, of) in self.slack.iter().enumerate() {
-            let limits = SlackConfig::LIMITS;
-            common("slack", index, self.channel(&of.name, &of.filter, &of.pace, of.quiet.as_ref(), limits));
-        }
-        for (index, of) in self.webhook.iter().enumerate() {
-            let limits = WebhookConfig::LIMITS;
-            common("webhook", index, self.channel(&of.name, &of.filter, &of.pace, of.quiet.as_ref(), limits));
-        }
-        for (index, of) in self.email.iter().enumerate() {
-            let limits = EmailConfig::LIMITS;
-            common("email", index, self.channel(&of.name, &of.filter, &of.pace, of.quiet.as_ref(), limits));
-        }
-        for (index, of) in self.telegram.iter().enumerate() {
-            let at = key(at, &format!("telegram[{index}]"));
-            Self::check_url(&at, "api", &of.api, problems);
-            let is_token = of.token.expose().split_once(':').is_some_and(|(bot, key)| {
-                bot.chars().all(|c| c.is_ascii_digit())
-                    && !key.is_empty()
-                    && key.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c))
-            });
-            if !is_token {
-                problems.add(key(&at, "token"), "is not a bot's token", Some("123456:ABC…".to_owned()));
-            }
-            if of.chat.parse::<i64>().is_err() && !of.chat.starts_with('@') {
-                problems.add(key(&at, "chat"), "is neither a number nor @name", None);
-            }
-        }
-        for (index, of) in self.slack.iter().enumerate() {
-            Self::check_url(&key(at, &format!("slack[{index}]")), "url", of.url.expose(), problems);
-        }
-        for (index, of) in self.webhook.iter().enumerate() {
-            Self::check_url(&key(at, &format!("webhook[{index}]")), "url", of.url.expose(), problems);
-        }
-        for (index, of) in self.email.iter().enumerate() {
-            of.check(&key(at, &format!("email[{index}]")), problems);
-        }
-    }
-}
-
-impl Check for EmailConfig {
-    fn check(&self, at: &str, problems: &mut Problems) {
-        let is_address = |text: &str| text.parse::<lettre::message::Mailbox>().is_ok();
-        if !is_address(&self.from) {
-            problems.add(key(at, "from"), format!("{:?} is no address", self.from), None);
-        }
-        for (index, to) in self.to.iter().enumerate() {
-            if !is_address(to) {
-                problems.add(key(at, &format!("to[{index}]")), format!("{to:?} is no address"), None);
-            }
-        }
-        if self.to.is_empty() {
-            problems.add(key(at, "to"), "names nobody", None);
-        }
-        if let Some(ca) = &self.ca {
-            problems.file(key(at, "ca"), ca);
-        }
-        if self.host.is_empty() || self.port == 0 {
-            problems.add(key(at, "host"), "is no server", None);
-        }
-        if self.password.is_some() != self.username.is_some() {
-            problems.add(key(at, "password"), "`username` and `password` belong together", None);
-        }
-        let is_here = matches!(self.host.as_str(), "localhost" | "127.0.0.1" | "::1");
-        if self.password.is_some() && self.tls == MailTls::None && !is_here {
-            problems.add(
-                key(at, "tls"),
-                "a password is not sent without TLS",
-                Some("implicit or starttls".to_owned()),
-            );
-        }
+        self.check_each(at, "telegram", &self.telegram, problems);
+        self.check_each(at, "slack", &self.slack, problems);
+        self.check_each(at, "webhook", &self.webhook, problems);
+        self.check_each(at, "email", &self.email, problems);
     }
 }
 

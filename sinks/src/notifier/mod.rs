@@ -38,7 +38,7 @@ use std::sync::Arc;
 pub(crate) use self::line::clean;
 use self::{
     channel::{Spare, Speaker},
-    config::Channel,
+    config::{Channel, ChannelConfig as _},
     dealer::Dealer,
     service::Service,
 };
@@ -76,23 +76,20 @@ impl NotifierConfig {
         };
         let mut channels = Vec::new();
         for of in &self.telegram {
-            let channel = self.channel(&of.name, &of.filter, &of.pace, of.quiet.as_ref(), of.limits());
-            channels.push((channel.map_err(|e| wrong(&of.name, e))?, Service::telegram(of, self.timeout)?));
+            let channel = of.channel(self).map_err(|error| wrong(&of.name, error))?;
+            channels.push((channel, Service::telegram(of, self.timeout)?));
         }
         for of in &self.email {
-            let limits = EmailConfig::LIMITS;
-            let channel = self.channel(&of.name, &of.filter, &of.pace, of.quiet.as_ref(), limits);
-            channels.push((channel.map_err(|e| wrong(&of.name, e))?, Service::email(of, self.timeout)?));
+            let channel = of.channel(self).map_err(|error| wrong(&of.name, error))?;
+            channels.push((channel, Service::email(of, self.timeout)?));
         }
         for of in &self.slack {
-            let limits = SlackConfig::LIMITS;
-            let channel = self.channel(&of.name, &of.filter, &of.pace, of.quiet.as_ref(), limits);
-            channels.push((channel.map_err(|e| wrong(&of.name, e))?, Service::slack(of, self.timeout)?));
+            let channel = of.channel(self).map_err(|error| wrong(&of.name, error))?;
+            channels.push((channel, Service::slack(of, self.timeout)?));
         }
         for of in &self.webhook {
-            let limits = WebhookConfig::LIMITS;
-            let channel = self.channel(&of.name, &of.filter, &of.pace, of.quiet.as_ref(), limits);
-            channels.push((channel.map_err(|e| wrong(&of.name, e))?, Service::webhook(of, self.timeout)?));
+            let channel = of.channel(self).map_err(|error| wrong(&of.name, error))?;
+            channels.push((channel, Service::webhook(of, self.timeout)?));
         }
         Ok(channels)
     }

@@ -50,12 +50,7 @@ async fn what_the_agent_made_arrives_everywhere_once() -> anyhow::Result<()> {
     let made = read_outbox(&stage.outbox("agent"))?;
     ensure!(made.unsent == 0, "{} rows are still in the outbox", made.unsent);
     ensure!(made.identities.len() > 10, "the agent made {} events only", made.identities.len());
-    stage
-        .until("made = raw = events = lake", PATIENCE, async || {
-            stage.must_equal(&made.identities).await?;
-            Ok(true)
-        })
-        .await?;
+    stage.until_equal(&made.identities).await?;
     the_stores_hold_what_the_topics_do(&stage).await?;
 
     stage.stop("up")?;

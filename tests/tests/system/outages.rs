@@ -73,12 +73,7 @@ async fn servers_that_are_away_are_waited_for_and_nothing_is_lost() -> anyhow::R
     stage.until("the load is confirmed", PATIENCE, async || sender.has_ended()).await?;
     ensure!(sender.wait()? == Some(0), "the load ends with an error; see load.log");
     let made = read_outbox(&stage.outbox("load"))?;
-    stage
-        .until("made = raw = events = lake", PATIENCE, async || {
-            stage.must_equal(&made.identities).await?;
-            Ok(true)
-        })
-        .await?;
+    stage.until_equal(&made.identities).await?;
     the_stores_missed_nothing(&stage, &load).await?;
     stage.stop("up")
 }

@@ -58,6 +58,15 @@ impl Stage {
         anyhow::ensure!(differences.is_empty(), "the sets differ:\n{}", differences.join("\n"));
         Ok(())
     }
+
+    /// Waits until raw, events and lake hold what was made.
+    pub(crate) async fn until_equal(&self, made: &tests::audit::Counts) -> anyhow::Result<()> {
+        self.until("made = raw = events = lake", PATIENCE, async || {
+            self.must_equal(made).await?;
+            Ok(true)
+        })
+        .await
+    }
 }
 
 impl Stage {

@@ -18,7 +18,7 @@ use tests::bench::part::Part;
 use tests::servers::Servers;
 
 pub(crate) use config::{AgentOptions, Options, PARTITIONS};
-pub(crate) use load::{Load, Starter};
+pub(crate) use load::{Load, NOT_CONFIRMED, Starter};
 pub(crate) use mqtt::{Account, Heard, Listener, Sender};
 pub(crate) use programs::{Program, is_slow_profile};
 use running::Running;

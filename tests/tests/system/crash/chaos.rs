@@ -15,14 +15,12 @@ use tests::bench::part::Part;
 use super::everything_has_arrived;
 use super::plan::{Death, Form, Role, SLEEP};
 use super::streams::Streams;
-use crate::stage::{Load, Options, PATIENCE, Stage, Starter, blocking, until};
+use crate::stage::{Load, NOT_CONFIRMED, Options, PATIENCE, Stage, Starter, blocking, until};
 
 /// A named place must be passed so often within this time.
 const REACHED_WITHIN: Duration = Duration::from_secs(150);
 /// More events than any run makes.
 const WITHOUT_END: u64 = 1 << 48;
-/// The load ends with this code when something is left in its outbox.
-const NOT_CONFIRMED: i32 = 3;
 const PACE: Duration = Duration::from_millis(20);
 
 /// A death that happened.

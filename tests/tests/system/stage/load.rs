@@ -7,6 +7,9 @@ use tests::load::Mix;
 
 use super::{AgentOptions, Options, Program, Stage, text};
 
+/// The load ends with this code when something is left in its outbox; its next life sends that.
+pub(crate) const NOT_CONFIRMED: i32 = 3;
+
 /// How much, how fast, and what.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use eventlog::NewRecord;
-use processors::engine::{Job, Output, PartitionState};
+use processors::engine::{Job, Output, PartitionState, Share};
 use processors::jobs::{CoreJob, CoreSetup};
 use processors::rules::RuleSet;
 
@@ -40,7 +40,7 @@ fn play(setup: CoreSetup, agents: usize, per_second: f64, events: usize) -> anyh
         for batch in records.chunks(BATCH) {
             job.process(&mut state, batch, &mut Output::new(&mut sink))?;
         }
-        job.settle(&mut state, &mut Output::new(&mut sink))?;
+        job.settle(&mut state, Share::All, &mut Output::new(&mut sink))?;
         for operator in state.operators() {
             let before = thread_time();
             operator.changes().try_for_each(|piece| piece.map(drop))?;

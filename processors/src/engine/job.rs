@@ -68,6 +68,15 @@ pub trait PartitionState: Send {
     fn operators(&mut self) -> Vec<&mut dyn Operator>;
 }
 
+/// How much of what was put off is to be done now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Share {
+    /// A piece, so that nobody waits long for what else is in the transaction.
+    Some,
+    /// Everything.
+    All,
+}
+
 /// Operators over one input topic, run by a worker.
 pub trait Job: Send {
     /// State of one partition.
@@ -86,8 +95,10 @@ pub trait Job: Send {
     ) -> Result<(), JobError>;
 
     /// Finishes what was put off so as to be done once a commit: called before each one, for each partition that it
-    /// covers, and before its state is written. [`JobError::Unavailable`] is no answer here.
-    fn settle(&mut self, _: &mut Self::State, _: &mut Output<'_>) -> Result<(), JobError> {
-        Ok(())
+    /// covers, and before its state is written. Answers whether something is left, which the state must tell by itself
+    /// once it is restored: the engine commits again soon then, whether there is input or not.
+    /// [`JobError::Unavailable`] is no answer here.
+    fn settle(&mut self, _: &mut Self::State, _: Share, _: &mut Output<'_>) -> Result<bool, JobError> {
+        Ok(false)
     }
 }

@@ -17,7 +17,7 @@ pub use changelog::ChangelogError;
 #[cfg(test)]
 pub(crate) use chunk::RowsReader;
 pub use chunk::{ChunkError, Header, MAX_CHUNK_BYTES, decode as decode_chunk};
-pub use job::{Job, JobError, Output, PartitionState};
+pub use job::{Job, JobError, Output, PartitionState, Share};
 pub use restore::{OnMismatch, RestoreError};
 pub use span::{Span, Stretch};
 pub use ticker::{Monotonic, Ticker};

@@ -54,8 +54,10 @@ struct Active<S> {
     next: i64,
     /// Rows were processed (or fetched and thrown away) since the last commit.
     touched: bool,
-    /// `next` moved since the last commit.
+    /// `next` moved since the last commit, or the state is to.
     moved: bool,
+    /// The job put something off that the last commit did not finish.
+    owes: bool,
 }
 
 enum Slot<S> {
@@ -203,9 +205,12 @@ impl<L: Log, J: Job> Worker<L, J> {
             .collect()
     }
 
-    /// Whether nothing processed waits for its commit.
+    /// Whether nothing processed waits for its commit, and nothing for a later one.
     pub fn is_settled(&self) -> bool {
-        self.session.as_ref().is_some_and(|session| session.open.is_none() && !session.slots.is_empty())
+        let rests = |slot: &Slot<J::State>| matches!(slot, Slot::Active(active) if !active.owes);
+        self.session.as_ref().is_some_and(|session| {
+            session.open.is_none() && !session.slots.is_empty() && session.slots.values().all(rests)
+        })
     }
 
     fn connect(&mut self) -> Result<Step, Trouble> {
@@ -255,8 +260,25 @@ impl<L: Log, J: Job> Worker<L, J> {
                 self.commit()?;
                 return self.restore(partition, since);
             }
+            self.take_up_what_is_owed(now)?;
         }
         self.poll(now)
+    }
+
+    /// What was put off beyond the last commit is for the next one.
+    fn take_up_what_is_owed(&mut self, now: Duration) -> Result<(), Trouble> {
+        let Some(session) = &mut self.session else { return Ok(()) };
+        let Session { producer, open, slots, .. } = session;
+        for slot in slots.values_mut() {
+            if let Slot::Active(active) = slot
+                && active.owes
+                && !active.moved
+            {
+                active.moved = true;
+                begin(producer, open, now, self.settings.commit_interval)?;
+            }
+        }
+        Ok(())
     }
 
     fn poll(&mut self, now: Duration) -> Result<Step, Trouble> {

@@ -111,6 +111,11 @@ impl Tracker {
         self.agents.change(number)
     }
 
+    /// All agents with their numbers.
+    pub fn agents(&self) -> impl Iterator<Item = (u32, &Agent)> {
+        self.agents.iter()
+    }
+
     /// The agent of this name, if it is known.
     pub fn find(&self, id: &str) -> Option<&Agent> {
         self.agents.find(id)

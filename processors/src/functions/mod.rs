@@ -10,6 +10,7 @@
 //! | `clean(text)` | the text without blanks around it; null if nothing is left |
 //! | `entropy(text)` | Shannon entropy of the characters, in bits per character |
 //! | `in_list(text, 'list')` | whether the list has this entry, without regard to case |
+//! | `regexp_like(text, 'pattern'[, 'flags'])` | whether the pattern matches somewhere in the text; flags `i`, `m`, `s`, `x`, `U` |
 //! | `in_hours(time, 'list')` | whether the time falls into the hours of the list, such as `Mon-Fri 20:00-07:00` |
 //!
 //! A directory is a literal in any spelling that a path may have, or `'@list'` for all entries of a list; what cannot
@@ -30,6 +31,7 @@ mod directories;
 mod hours;
 mod lists;
 mod membership;
+mod pattern;
 mod text;
 
 use std::sync::Arc;
@@ -69,6 +71,7 @@ impl Functions {
             ScalarUDF::from(directories::InDirectory::directly(Arc::clone(lists))),
             ScalarUDF::from(membership::InList::new(Arc::clone(lists))),
             ScalarUDF::from(hours::InHours::new(Arc::clone(lists))),
+            ScalarUDF::from(pattern::RegexpLike::new()),
         ];
         Self { functions: functions.into_iter().map(Arc::new).collect() }
     }

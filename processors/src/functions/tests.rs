@@ -72,6 +72,19 @@ fn in_list_ignores_case_and_comments() {
 }
 
 #[test]
+fn patterns_match_anywhere_and_take_flags() {
+    let rows = [Some("xmrig --Donate-Level 1"), Some("a\nb"), Some(""), None];
+    let matches = |of: &str| booleans_of(&evaluate(&rows, of));
+    assert_eq!(
+        matches("regexp_like(path, '--donate-[a-z]+', 'i')"),
+        [Some(true), Some(false), Some(false), None]
+    );
+    assert_eq!(matches("regexp_like(path, '--donate')"), [Some(false), Some(false), Some(false), None]);
+    assert_eq!(matches("regexp_like(path, '^b$', 'm')"), [Some(false), Some(true), Some(false), None]);
+    assert_eq!(matches("regexp_like('abc', 'b')"), [Some(true); 4]);
+}
+
+#[test]
 fn names_are_lowered_for_windows_only() {
     let rows = [Some(r"C:\Tools\NC.EXE"), Some("/opt/Tools/NC"), None];
     assert_eq!(texts_of(&evaluate(&rows, "program_name(NULL, path)")), [Some("nc.exe"), Some("NC"), None]);
@@ -99,6 +112,9 @@ fn what_a_function_cannot_use_is_refused_at_planning() {
         ("is_under(path, 'not/absolute')", "not an absolute directory"),
         ("is_in(path, '@absent')", "no list 'absent'"),
         ("is_in(path, '@broken')", "in the list 'broken'"),
+        ("regexp_like(path, 'a(')", "cannot use the pattern 'a('"),
+        ("regexp_like(path, path)", "as literals"),
+        ("regexp_like(path, 'a', 'q')", "no flag 'q'"),
         ("path_class(1 = 1)", "path_class"),
         ("nosuch(path)", "nosuch"),
     ];

@@ -11,13 +11,16 @@
 //! The same job is `detect` when it reads what the job [`normalise`](super::normalise) has cleaned: it neither
 //! normalises nor sends events then, and everything else is the same.
 //!
-//! Windows are closed once a commit ([`Job::settle`]): whether a row is late was decided when it came, so it does not
-//! matter when anybody looks.
+//! Windows are closed with the commits ([`Job::settle`]), those of a few agents at once so that alerts need not wait for
+//! the end of everybody's minute: whether a row is late was decided when it came, so it does not matter when anybody
+//! looks. At each minute of the log's clock all are closed.
+
+mod closing;
+mod owed;
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use ahash::{AHashMap, AHashSet};
 use arrow::array::RecordBatch;
 use bytes::Bytes;
 use eventlog::batches::{BatchDecoder, Group};
@@ -28,23 +31,27 @@ use schemas::headers::late as headers;
 use schemas::record::RecordKind;
 use schemas::topics::{FEATURE_SIZES, Topics};
 
+use self::owed::Owed;
 use super::clean;
 use super::features::{Emission, FeaturePlans, FeatureWindows, Heard};
 use super::fleet::FleetSource;
 use super::gauges::Gauges;
 use super::outputs::{AlertsOut, Encoders, Events, dead_letters, fatal, registry_trouble};
-use super::scan::{Picked, Scan, micros, text};
+use super::scan::{Picked, Scan, text};
 use super::stages::{Stages, Step};
 use crate::alerts::Alert;
 use crate::engine::operator::Operator;
-use crate::engine::{Job, JobError, Output, PartitionState};
+use crate::engine::{Job, JobError, Output, PartitionState, Share};
 use crate::event_time::{Hold, Lateness, Tracker};
 use crate::functions::Functions;
 use crate::rules::{Offer, Place, RuleState, Rulebook};
-use crate::windows::{Closing, Late, Timed};
+use crate::windows::{Late, Timed};
 
 /// What late rows name as the operator that was past them.
 const FEATURES: &str = "features";
+
+/// Windows of so many agents are closed with a commit, or of a part of all that wait if those are very many.
+const CLOSED_AT_ONCE: usize = 64;
 
 /// What every worker's job is made from.
 #[derive(Clone)]
@@ -76,6 +83,8 @@ pub struct CoreJob {
     alerts: AlertsOut,
     names: Names,
     stages: Stages,
+    /// Agents whose windows are closed with a commit, at least.
+    closed_at_once: usize,
 }
 
 /// What the job reads.
@@ -98,6 +107,8 @@ struct Names {
 pub struct CoreState {
     tracker: Tracker,
     windows: FeatureWindows,
+    /// Whose windows have ended and are open still.
+    owed: Owed,
     rules: RuleState,
     gauges: Gauges,
 }
@@ -131,6 +142,13 @@ impl CoreJob {
         self
     }
 
+    /// Closes windows of fewer agents at once.
+    #[cfg(test)]
+    pub(super) fn closing_at_once(mut self, agents: usize) -> Self {
+        self.closed_at_once = agents;
+        self
+    }
+
     fn over(source: Source, setup: CoreSetup) -> Result<Self, JobError> {
         let topics = &setup.topics;
         let names = Names {
@@ -150,6 +168,7 @@ impl CoreJob {
             source,
             setup,
             stages: Stages::new(),
+            closed_at_once: CLOSED_AT_ONCE,
         })
     }
 
@@ -221,101 +240,6 @@ impl CoreJob {
         Ok(())
     }
 
-    /// Closes what the watermarks have passed, and judges it.
-    fn close(&mut self, state: &mut CoreState, output: &mut Output<'_>) -> Result<(), JobError> {
-        let mut closings = Vec::new();
-        for (number, before) in state.tracker.take_advanced() {
-            let agent = state.tracker.agent(number);
-            if FeatureWindows::closes(before, agent.watermark) {
-                let (agent, watermark) = (Arc::clone(&agent.id), agent.watermark);
-                closings.push(Closing { agent, before, watermark });
-            }
-        }
-        self.close_all(state, &closings, output)?;
-        Ok(())
-    }
-
-    /// Closes windows of some agents, sends what they come to and judges it; answers the latest end by agent, µs.
-    fn close_all(
-        &mut self,
-        state: &mut CoreState,
-        closings: &[Closing],
-        output: &mut Output<'_>,
-    ) -> Result<AHashMap<Arc<str>, i64>, JobError> {
-        let began = self.stages.begin();
-        let mut alerts = Vec::new();
-        let mut until = AHashMap::new();
-        for emission in state.windows.close(&mut self.features, closings).map_err(fatal)? {
-            if emission.kind == RecordKind::Feature1m {
-                let judge = self.rules.judge();
-                alerts
-                    .extend(judge.features(emission.kind, &emission.rows, &mut state.rules).map_err(fatal)?);
-            }
-            let agents = text(&emission.rows, "agent_id").map_err(fatal)?;
-            for (row, end) in micros(&emission.rows, "window_end").map_err(fatal)?.iter().enumerate() {
-                let latest = until.entry(Arc::from(agents.value(row))).or_insert(*end);
-                *latest = (*latest).max(*end);
-            }
-            self.send_features(emission, output)?;
-        }
-        self.send_alerts(&alerts, output)?;
-        if !closings.is_empty() {
-            self.stages.end(Step::Close, closings.len(), began);
-        }
-        Ok(until)
-    }
-
-    /// Emits the windows of agents that fell silent as they stand; they stay open.
-    fn peek(
-        &mut self,
-        state: &mut CoreState,
-        silent: &[u32],
-        output: &mut Output<'_>,
-    ) -> Result<(), JobError> {
-        if silent.is_empty() {
-            return Ok(());
-        }
-        let agents: Vec<Closing> = silent
-            .iter()
-            .map(|number| {
-                let agent = state.tracker.agent(*number);
-                Closing { agent: Arc::clone(&agent.id), before: agent.watermark, watermark: agent.watermark }
-            })
-            .collect();
-        for emission in state.windows.peek(&mut self.features, &agents).map_err(fatal)? {
-            self.send_features(emission, output)?;
-        }
-        Ok(())
-    }
-
-    /// Closes all windows of agents that nobody heard of for the whole hold, and drops the agents.
-    fn expired(&mut self, state: &mut CoreState, output: &mut Output<'_>) -> Result<(), JobError> {
-        if !state.tracker.has_expired() {
-            return Ok(());
-        }
-        self.close(state, output)?;
-        let expired = state.tracker.take_expired();
-        let closing = |number: &u32| {
-            let agent = state.tracker.agent(*number);
-            Closing { agent: Arc::clone(&agent.id), before: agent.watermark, watermark: i64::MAX }
-        };
-        let closings: Vec<Closing> = expired.iter().map(closing).collect();
-        let until = self.close_all(state, &closings, output)?;
-        let gone: AHashSet<&str> = closings.iter().map(|closing| &*closing.agent).collect();
-        let is_gone = |agent: &str| gone.contains(agent);
-        let alerts = self.rules.judge().forget(is_gone, state.tracker.now(), &mut state.rules);
-        self.send_alerts(&alerts, output)?;
-        let mut excess = 0;
-        for (number, closing) in expired.iter().zip(&closings) {
-            let until = until.get(&closing.agent).copied();
-            state.rules.forget(*number);
-            excess += state.tracker.forget(*number, until.unwrap_or(i64::MIN));
-        }
-        metrics::counter!("varta_processors_expired_agents_total").increment(expired.len() as u64);
-        metrics::counter!("varta_processors_dropped_floors_total").increment(excess);
-        Ok(())
-    }
-
     /// Takes what rules over the fleet got of the last batch, and sends it.
     fn fleet_rows(
         &mut self,
@@ -345,7 +269,7 @@ impl CoreJob {
         };
         if self.rules.is_change_due(&state.rules) {
             // Windows that ended before are judged by the rules that held then.
-            self.settle(state, output)?;
+            self.settle(state, Share::All, output)?;
         }
         let change = self.rules.open(&mut state.rules, first.offset, state.tracker.now()).map_err(fatal)?;
         let Some(change) = change else {
@@ -392,6 +316,7 @@ impl Job for CoreJob {
         Ok(CoreState {
             tracker: Tracker::new(self.setup.lateness, self.setup.hold),
             windows: FeatureWindows::new(&self.features),
+            owed: Owed::default(),
             rules: RuleState::new(partition),
             gauges: Gauges::new(partition),
         })
@@ -433,7 +358,11 @@ impl Job for CoreJob {
             note_lost(state);
             if seen.at_minute || !seen.silent.is_empty() {
                 // What is swept and told at this record comes after what ended before it.
-                self.close(state, output)?;
+                if seen.at_minute {
+                    self.close(state, Share::All, output)?;
+                } else {
+                    self.close_of(state, &seen.silent, output)?;
+                }
                 self.peek(state, &seen.silent, output)?;
                 if let (Some(fleet), true) = (&self.fleet, seen.at_minute) {
                     let of = (records[0].partition, &mut state.rules);
@@ -451,11 +380,17 @@ impl Job for CoreJob {
         Ok(())
     }
 
-    fn settle(&mut self, state: &mut CoreState, output: &mut Output<'_>) -> Result<(), JobError> {
-        if self.rules.hold(&state.rules).map_err(fatal)? {
-            self.close(state, output)?;
+    fn settle(
+        &mut self,
+        state: &mut CoreState,
+        share: Share,
+        output: &mut Output<'_>,
+    ) -> Result<bool, JobError> {
+        if !self.rules.hold(&state.rules).map_err(fatal)? {
+            return Ok(false);
         }
-        Ok(())
+        self.close(state, share, output)?;
+        Ok(!state.owed.is_empty())
     }
 }
 

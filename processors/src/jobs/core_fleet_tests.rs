@@ -264,7 +264,7 @@ fn windows_that_end_before_the_first_commit_are_told() {
             for batch in records.chunks(most) {
                 job.process(&mut state, batch, &mut output).unwrap();
             }
-            job.settle(&mut state, &mut output).unwrap();
+            job.settle(&mut state, Share::All, &mut output).unwrap();
         }
         alerts(&log).0
     };

@@ -335,7 +335,7 @@ fn alerts_of(rules: &str, hold: Hold, rows: &Rows, cuts: &[usize]) -> Vec<Value>
     let mut from = 0;
     for end in cuts.iter().copied().chain([records.len()]) {
         job.process(&mut state, &records[from..end], &mut output).unwrap();
-        job.settle(&mut state, &mut output).unwrap();
+        job.settle(&mut state, Share::All, &mut output).unwrap();
         from = end;
     }
     alerts

@@ -46,8 +46,13 @@ impl Job for Shared {
         self.0.lock().process(state, records, output)
     }
 
-    fn settle(&mut self, state: &mut CoreState, output: &mut Output<'_>) -> Result<(), JobError> {
-        self.0.lock().settle(state, output)
+    fn settle(
+        &mut self,
+        state: &mut CoreState,
+        share: Share,
+        output: &mut Output<'_>,
+    ) -> Result<bool, JobError> {
+        self.0.lock().settle(state, share, output)
     }
 }
 
@@ -70,7 +75,7 @@ fn job_that_holds(hold: Hold, rules: Offer) -> Shared {
     let (registry, ids) = registry();
     let lateness = Lateness(2 * SECOND);
     let setup = CoreSetup { registry, ids, topics: Topics::default(), rules, lateness, hold };
-    Shared(Arc::new(Mutex::new(CoreJob::new(setup).unwrap())))
+    Shared(Arc::new(Mutex::new(CoreJob::new(setup).unwrap().closing_at_once(1))))
 }
 
 fn shared() -> Shared {

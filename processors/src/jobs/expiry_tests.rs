@@ -168,7 +168,7 @@ fn life(written: &mut Written, input: &[Record]) -> Vec<Record> {
     };
     let mut output = Output::new(&mut sink);
     job.process(&mut state, input, &mut output).unwrap();
-    job.settle(&mut state, &mut output).unwrap();
+    job.settle(&mut state, Share::All, &mut output).unwrap();
     for operator in state.operators() {
         let changes = operator.drain_changes().unwrap();
         written.extend(changes.map(|rows| (operator.name(), rows)));

@@ -28,8 +28,13 @@ impl<J: Job> Job for Kept<J> {
         self.0.lock().process(state, records, output)
     }
 
-    fn settle(&mut self, state: &mut J::State, output: &mut Output<'_>) -> Result<(), JobError> {
-        self.0.lock().settle(state, output)
+    fn settle(
+        &mut self,
+        state: &mut J::State,
+        share: Share,
+        output: &mut Output<'_>,
+    ) -> Result<bool, JobError> {
+        self.0.lock().settle(state, share, output)
     }
 }
 

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use eventlog::batches::BatchDecoder;
 use eventlog::registry::{MemoryRegistry, SchemaIds, register_all};
 use eventlog::{NewRecord, Record};
-use processors::engine::{Job, Output};
+use processors::engine::{Job, Output, Share};
 use processors::event_time::{Hold, Lateness};
 use processors::jobs::{CoreJob, CoreSetup};
 use processors::rules::{Offer, RuleSet};
@@ -106,7 +106,7 @@ fn processed(recording: recording::Recording, registry: &Arc<MemoryRegistry>, id
     };
     for records in raw.chunks(2_000) {
         job.process(&mut state, records, &mut Output::new(&mut sink)).unwrap();
-        job.settle(&mut state, &mut Output::new(&mut sink)).unwrap();
+        job.settle(&mut state, Share::All, &mut Output::new(&mut sink)).unwrap();
     }
     sent
 }

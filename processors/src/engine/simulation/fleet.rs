@@ -159,8 +159,13 @@ impl<J: Job> Fleet<J> {
         if self.asleep.iter().any(|turns| *turns > 0) {
             return false;
         }
+        let partitions = self.log.partitions(&settings.input).unwrap_or(0);
+        let held = self.workers.iter().map(|(_, worker)| worker).filter(|worker| worker.is_settled());
+        if held.map(|worker| worker.positions().len()).sum::<usize>() != partitions as usize {
+            return false;
+        }
         let raw = self.log.raw(&settings.input);
-        (0..self.log.partitions(&settings.input).unwrap_or(0)).all(|partition| {
+        (0..partitions).all(|partition| {
             let end = raw
                 .keys()
                 .filter(|(of, _)| *of == partition)

@@ -10,8 +10,11 @@ use runtime::failpoint;
 
 #[cfg(test)]
 use super::Defect;
-use super::{Job, JobError, Output, PartitionState, Slot, Transaction, Trouble, Worker, WorkerError};
+use super::{
+    Job, JobError, Output, PartitionState, Slot, Transaction, Trouble, Worker, WorkerError, is_behind,
+};
 use crate::engine::changelog::ChangelogError;
+use crate::engine::job::Share;
 
 impl<L: Log, J: Job> Worker<L, J> {
     /// Commits, and returns where the partitions stand that were fetched further than that.
@@ -45,6 +48,10 @@ impl<L: Log, J: Job> Worker<L, J> {
         };
         let Some(open) = &session.open else { return Ok(()) };
         let (began, rows) = (open.began, open.rows);
+        // Of a bounded stretch nobody waits for a part, and it must be whole at its end; who is behind saves by doing
+        // much at once.
+        let is_hasty = self.settings.span.is_some() || is_behind(self.full_since, started);
+        let share = if is_hasty { Share::All } else { Share::Some };
         let mut offsets = Vec::new();
         for (partition, slot) in &mut session.slots {
             let Slot::Active(active) = slot else { continue };
@@ -53,8 +60,8 @@ impl<L: Log, J: Job> Worker<L, J> {
             }
             let producer = &mut session.producer;
             let mut sink = |record| producer.send(record);
-            match self.job.settle(&mut active.state, &mut Output::new(&mut sink)) {
-                Ok(()) => {}
+            match self.job.settle(&mut active.state, share, &mut Output::new(&mut sink)) {
+                Ok(owes) => active.owes = owes,
                 Err(JobError::Log(error)) => return Err(Trouble::Log(error)),
                 Err(error) => return Err(Trouble::Fatal(WorkerError::Job(error.to_string()))),
             }

@@ -102,7 +102,7 @@ impl<L: Log, J: Job> Worker<L, J> {
         metrics::histogram!("varta_processors_restore_read_seconds").record(read.as_secs_f64());
         session.consumer.start(&[Position { topic: input.topic, partition, offset: next }])?;
         let changelog = Changelog::new(state.topic, partition, standings);
-        let active = Active { state: opened, changelog, next, touched: false, moved: false };
+        let active = Active { state: opened, changelog, next, touched: false, moved: false, owes: rows > 0 };
         session.slots.insert(partition, Slot::Active(Box::new(active)));
         if let Some(span) = &self.settings.span {
             span.found(partition, next);

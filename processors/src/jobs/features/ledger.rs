@@ -213,6 +213,14 @@ impl Ledger {
         entry
     }
 
+    /// Whether [`Self::close`] would take out a window of this agent.
+    pub(super) fn has_ended(&self, agent: &str, watermark: i64) -> bool {
+        let ended = |(entries, size): (&VecDeque<Entry>, i64)| {
+            entries.front().is_some_and(|first| first.start.saturating_add(size) <= watermark)
+        };
+        self.agents.get(agent).is_some_and(|open| open.iter().zip(SIZES).any(ended))
+    }
+
     /// Takes out the windows that ended, by level, sorted by agent and start.
     pub(super) fn close(&mut self, closings: &[Closing]) -> [Vec<Standing>; LEVELS] {
         let mut closed: [Vec<Standing>; LEVELS] = Default::default();

@@ -145,6 +145,11 @@ impl FeatureWindows {
         after.div_euclid(MINUTE) > before.div_euclid(MINUTE)
     }
 
+    /// Whether windows of an agent are open that ended before its watermark.
+    pub(super) fn have_ended(&self, agent: &str, watermark: i64) -> bool {
+        self.ledger.has_ended(agent, watermark)
+    }
+
     /// Takes normalised rows of a family, in offset order; answers those that are late. Rows of families that are not
     /// measured only tell that their agent was heard.
     pub(super) fn add(

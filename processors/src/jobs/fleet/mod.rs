@@ -28,7 +28,7 @@ use super::core::CoreSetup;
 use super::outputs::{AlertsOut, Encoders, dead_letters, fatal, registry_trouble};
 use super::scan::text;
 use crate::engine::operator::Operator;
-use crate::engine::{Job, JobError, Output, PartitionState};
+use crate::engine::{Job, JobError, Output, PartitionState, Share};
 use crate::functions::Functions;
 use crate::rules::fleet::announced;
 use crate::rules::{RuleState, Rulebook};
@@ -95,7 +95,7 @@ impl FleetJob {
         let Some(first) = records.first() else { return Ok(()) };
         if self.rules.is_change_due(&state.rules) {
             // Windows that ended before are judged by the rules that held then.
-            self.settle(state, output)?;
+            self.settle(state, Share::All, output)?;
         }
         let now = state.closed.unwrap_or_default();
         if let Some(change) = self.rules.open(&mut state.rules, first.offset, now).map_err(fatal)? {
@@ -141,16 +141,21 @@ impl Job for FleetJob {
         Ok(())
     }
 
-    fn settle(&mut self, state: &mut FleetState, output: &mut Output<'_>) -> Result<(), JobError> {
+    fn settle(
+        &mut self,
+        state: &mut FleetState,
+        _: Share,
+        output: &mut Output<'_>,
+    ) -> Result<bool, JobError> {
         // Before anything is written down, what waits is made partial rows.
         state.windows.settle(&mut self.plan).map_err(fatal)?;
         state.open.set(state.windows.open() as f64);
         let watermark = state.rules.fleet_watermark();
         let Some(watermark) = watermark.filter(|now| state.closed.is_none_or(|closed| closed < *now)) else {
-            return Ok(());
+            return Ok(false);
         };
         if !self.rules.hold(&state.rules).map_err(fatal)? {
-            return Ok(());
+            return Ok(false);
         }
         let before = state.closed.replace(watermark).unwrap_or(i64::MIN);
         for ended in state.windows.close(&mut self.plan, before, watermark).map_err(fatal)? {
@@ -163,7 +168,7 @@ impl Job for FleetJob {
             self.rules.judge().sweep_fleet(&mut state.rules, watermark);
         }
         state.open.set(state.windows.open() as f64);
-        Ok(())
+        Ok(false)
     }
 }
 

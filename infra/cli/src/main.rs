@@ -87,6 +87,9 @@ fn main() -> ExitCode {
             return Exit::WrongConfiguration.into();
         }
     };
+    if matches!(cli.command, Command::Sink { .. } | Command::Lake(_)) {
+        runtime::memory::prefer_small_pages();
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

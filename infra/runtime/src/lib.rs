@@ -15,6 +15,7 @@ pub mod health;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod logging;
+pub mod memory;
 mod rotation;
 pub mod shutdown;
 pub mod supervisor;

@@ -71,6 +71,8 @@ pub trait PartitionState: Send {
 /// How much of what was put off is to be done now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Share {
+    /// None of what can wait.
+    None,
     /// A piece, so that nobody waits long for what else is in the transaction.
     Some,
     /// Everything.

@@ -126,6 +126,8 @@ pub struct Worker<L: Log, J: Job> {
     session: Option<Session<L, J::State>>,
     /// Since when each micro-batch has been full; nothing if the last was not.
     full_since: Option<Duration>,
+    /// The partition that last did a piece of what had been put off, while any has such.
+    turn: Option<i32>,
     /// When the group's offsets were last asked for.
     asked_at: Option<Duration>,
     #[cfg(test)]
@@ -154,6 +156,7 @@ impl<L: Log, J: Job> Worker<L, J> {
             noted: true,
             session: None,
             full_since: None,
+            turn: None,
             asked_at: None,
             #[cfg(test)]
             defect: None,

@@ -86,6 +86,8 @@ impl Arguments {
 
 #[tokio::main]
 async fn main() {
+    // As `varta sink` and `varta lake` do.
+    runtime::memory::prefer_small_pages();
     let arguments = Arguments::parse();
     let plan = arguments.plan;
     let temporary = tempfile::tempdir().unwrap();

@@ -1,5 +1,6 @@
-//! One thread for all merges of a table. Each thread of a pool would keep the memory of the largest merge it ever made,
-//! and a pool takes a new one for nearly every merge.
+//! One thread for all that takes processor time and memory: rows of the sink's tables become files there, and files one
+//! file. Each thread of a pool would keep the memory of the largest piece it ever did, and a pool takes a new one for
+//! nearly every piece.
 
 use std::sync::mpsc::{SyncSender, sync_channel};
 
@@ -19,8 +20,8 @@ impl Mill {
     pub(super) fn start() -> Result<Self, SinkError> {
         let (work, pieces) = sync_channel::<Work>(1);
         let grind = move || pieces.into_iter().for_each(|piece| piece());
-        let started = std::thread::Builder::new().name("lake-merge".into()).spawn(grind);
-        started.map_err(|error| SinkError::Fatal(format!("cannot start a thread for merges: {error}")))?;
+        let started = std::thread::Builder::new().name("lake-mill".into()).spawn(grind);
+        started.map_err(|error| SinkError::Fatal(format!("cannot start a thread for the lake: {error}")))?;
         Ok(Self { work })
     }
 
@@ -32,7 +33,7 @@ impl Mill {
         let (done, outcome) = oneshot::channel();
         // Nobody waits any more when the caller was dropped.
         let piece: Work = Box::new(move || drop(done.send(work())));
-        let panicked = || SinkError::Fatal("a merge panicked".to_owned());
+        let panicked = || SinkError::Fatal("making a file of the lake panicked".to_owned());
         self.work.send(piece).map_err(|_| panicked())?;
         outcome.await.map_err(|_| panicked())
     }

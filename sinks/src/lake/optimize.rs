@@ -20,13 +20,13 @@ use object_store::{ObjectStore, ObjectStoreExt as _, path::Path};
 use runtime::failpoint;
 use schemas::topics::Topics;
 use serde_json::json;
+use tokio::sync::oneshot;
 
 use super::{
     LakeConfig,
     encoding::Writing,
     files::DataFile,
     merge,
-    mill::Mill,
     shape::PARTITION,
     table::{self, Attempt, LogAction, actions, away},
     tables,
@@ -39,6 +39,9 @@ use crate::SinkError;
 pub const LEAST_RETENTION: Duration = Duration::from_hours(24);
 /// Files merged at once. More are merged in several rounds.
 const TOGETHER: usize = 64;
+
+/// Threads that read and write files.
+const READING: usize = 4;
 
 /// How tables are optimised.
 #[derive(Debug, Clone)]
@@ -92,8 +95,24 @@ pub async fn optimize(
     optimize_anyhow(config, topics, how).await
 }
 
-/// The same with any retention.
+/// The same with any retention, on a thread of its own with few threads that read for it: each keeps the memory of the
+/// largest files that it ever read, and a merge takes the processor for a while.
 pub(super) async fn optimize_anyhow(
+    config: &LakeConfig,
+    topics: &Topics,
+    how: &Optimizing,
+) -> Result<Vec<Optimized>, SinkError> {
+    let broken = |why: &dyn std::fmt::Display| SinkError::Fatal(format!("merging the lake's files: {why}"));
+    let mut own = tokio::runtime::Builder::new_current_thread();
+    let own = own.enable_all().max_blocking_threads(READING).build().map_err(|error| broken(&error))?;
+    let (config, topics, how) = (config.clone(), topics.clone(), how.clone());
+    let (done, outcome) = oneshot::channel();
+    let work = move || drop(done.send(own.block_on(optimize_here(&config, &topics, &how))));
+    std::thread::Builder::new().name("lake-optimize".into()).spawn(work).map_err(|error| broken(&error))?;
+    outcome.await.map_err(|_| broken(&"its thread panicked"))?
+}
+
+async fn optimize_here(
     config: &LakeConfig,
     topics: &Topics,
     how: &Optimizing,
@@ -144,7 +163,6 @@ struct Compaction {
     version: u64,
     columns: Vec<String>,
     small: BTreeMap<String, Vec<Small>>,
-    mill: Mill,
     found: Optimized,
 }
 
@@ -174,8 +192,7 @@ impl Compaction {
             snapshot.schema().fields().map(|field| field.name().clone()).filter(|n| n != PARTITION).collect();
         let objects = store.object_store(None);
         let version = snapshot.version();
-        let mill = Mill::start()?;
-        Ok(Self { store, objects, name, writing, target, version, columns, small, mill, found })
+        Ok(Self { store, objects, name, writing, target, version, columns, small, found })
     }
 
     async fn run(mut self, retention: Duration) -> Result<Optimized, SinkError> {
@@ -230,7 +247,7 @@ impl Compaction {
         Ok(Some(merged))
     }
 
-    /// Reads the files and makes one of them, on a thread where that disturbs nobody else.
+    /// Reads the files and makes one of them. Nobody else has work on this thread.
     async fn merged(&self, day: &str, pieces: &[Piece]) -> Result<DataFile, SinkError> {
         let mut files = Vec::with_capacity(pieces.len());
         for piece in pieces {
@@ -239,8 +256,7 @@ impl Compaction {
             let content = content.bytes().await.map_err(|error| away(&self.name, error))?;
             files.push((piece.path.clone(), content));
         }
-        let (columns, day, writing) = (self.columns.clone(), day.to_owned(), self.writing.clone());
-        self.mill.run(move || merge::merge(files, &columns, &day, &writing)).await?
+        merge::merge(files, &self.columns, day, &self.writing)
     }
 
     /// Commits on the newest version; false when the group is not whole any more.

@@ -6,7 +6,9 @@ use async_trait::async_trait;
 use eventlog::{Position, TopicPartition};
 
 use super::{
-    LakeConfig, probe,
+    LakeConfig,
+    mill::Mill,
+    probe,
     shape::Content,
     table::Root,
     writer::{Scope, TableWriter},
@@ -29,10 +31,11 @@ impl LakeSink {
         tables: Vec<(String, Arc<str>, Content)>,
         letters: DeadLetters,
     ) -> Result<Self, SinkError> {
-        let mut writers = BTreeMap::new();
+        let (mut writers, mill) = (BTreeMap::new(), Arc::new(Mill::start()?));
         for (name, topic, content) in tables {
             let (writing, limits) = (config.writing(), config.limits());
-            let writer = TableWriter::new(name, Arc::clone(&topic), &config.app, content, writing, limits)?;
+            let (of, mill) = (Arc::clone(&topic), Arc::clone(&mill));
+            let writer = TableWriter::new(name, of, &config.app, content, writing, limits, mill)?;
             writers.insert(topic, writer);
         }
         let root = config.root();

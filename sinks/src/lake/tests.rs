@@ -140,9 +140,9 @@ impl Writer {
         let (name, topic, content) =
             tables(&world.topics).into_iter().find(|(name, ..)| name == "host_metrics").unwrap();
         let writing = encoding::Writing { row_group_rows: 1000, ..lake.config.writing() };
-        let limits = lake.config.limits();
+        let (limits, mill) = (lake.config.limits(), Arc::new(mill::Mill::start().unwrap()));
         let mut writer =
-            TableWriter::new(name, Arc::clone(&topic), "varta", content, writing, limits).unwrap();
+            TableWriter::new(name, Arc::clone(&topic), "varta", content, writing, limits, mill).unwrap();
         writer.open(&lake.root(), 10).await.unwrap();
         writer.next_offsets(&[0]).await.unwrap();
         let letters = DeadLetters::open(&world.log, &world.topics, "lake").unwrap();

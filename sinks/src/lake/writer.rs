@@ -24,6 +24,7 @@ use super::{
     encoding::Writing,
     files::{self, DataFile},
     held::{Arrival, CutError, Held},
+    mill::Mill,
     order::{self, Ordered},
     shape::{Content, PARTITION, Shape},
     table::{Attempt, Root, Table},
@@ -79,6 +80,7 @@ pub(super) struct TableWriter {
     shape: Shape,
     writing: Writing,
     limits: Limits,
+    mill: Arc<Mill>,
     table: Option<Table>,
     fresh: Held,
     late: Held,
@@ -93,10 +95,11 @@ impl TableWriter {
         content: Content,
         writing: Writing,
         limits: Limits,
+        mill: Arc<Mill>,
     ) -> Result<Self, SinkError> {
         let (shape, app) = (Shape::new(content)?, app.to_owned());
         let (fresh, late) = (Held::default(), Held::default());
-        Ok(Self { name, topic, app, shape, writing, limits, table: None, fresh, late, prepared: None })
+        Ok(Self { name, topic, app, shape, writing, limits, mill, table: None, fresh, late, prepared: None })
     }
 
     pub(super) async fn open(&mut self, root: &Root, checkpoint_every: u64) -> Result<(), SinkError> {
@@ -184,8 +187,7 @@ impl TableWriter {
             }
         }
         let shape = self.shape.clone();
-        let shaped = tokio::task::spawn_blocking(move || arrivals(&shape, batch, letters));
-        let (mut fresh, late) = shaped.await.map_err(|error| SinkError::Fatal(error.to_string()))??;
+        let (mut fresh, late) = self.mill.run(move || arrivals(&shape, batch, letters)).await??;
         fresh.apart.extend(known.iter().map(|(partition, offset)| (*partition, *offset, "dead_letter")));
         let fatal = |error: arrow::error::ArrowError| SinkError::Fatal(error.to_string());
         let (table, topic, app) = (self.table.as_ref(), &self.topic, &self.app);
@@ -289,8 +291,7 @@ impl TableWriter {
         if of.0 == Scope::Everything {
             rows.extend_from_slice(self.late.rows());
         }
-        let ordered = tokio::task::spawn_blocking(move || Ordered::new(&shape, &rows, believable));
-        let ordered = Arc::new(ordered.await.map_err(|error| SinkError::Fatal(error.to_string()))??);
+        let ordered = Arc::new(self.mill.run(move || Ordered::new(&shape, &rows, believable)).await??);
         let days = ordered.days().into();
         Ok(Prepared {
             of,
@@ -308,8 +309,7 @@ impl TableWriter {
                 break;
             };
             let (shape, rows, writing) = (self.shape.clone(), Arc::clone(ordered), self.writing.clone());
-            let written = tokio::task::spawn_blocking(move || files::write_day(&shape, &rows, day, &writing));
-            let file = written.await.map_err(|error| SinkError::Fatal(error.to_string()))??;
+            let file = self.mill.run(move || files::write_day(&shape, &rows, day, &writing)).await??;
             self.upload(&file).await?;
             days.pop_front();
             prepared.adds.push(add(file, true));

@@ -5,6 +5,7 @@
 //! group. A crash between repeats alerts; `finding_uid` and `revision` in the payload tell a repetition. What the broker's
 //! access list keeps back waits by itself ([`barred`]).
 
+mod aside;
 mod barred;
 mod config;
 mod payload;

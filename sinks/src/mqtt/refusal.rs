@@ -54,6 +54,14 @@ impl Verdict {
             }
         }
     }
+
+    /// Why it has to wait, if it has to.
+    pub(super) fn why_later(&self) -> Option<String> {
+        match self {
+            Self::Later(reason) => Some(reason.clone()),
+            _ => None,
+        }
+    }
 }
 
 fn words(verdicts: &[Verdict]) -> &str {

@@ -16,20 +16,20 @@ use crate::{batch::Span, testing::World};
 /// What a broker answers to a payload: a reason code of MQTT 5.
 type Mood = fn(&str) -> u8;
 
-const NOT_AUTHORIZED: u8 = 0x87;
+pub(super) const NOT_AUTHORIZED: u8 = 0x87;
 const PAYLOAD_FORMAT_INVALID: u8 = 0x99;
-const QUOTA_EXCEEDED: u8 = 0x97;
+pub(super) const QUOTA_EXCEEDED: u8 = 0x97;
 
 /// As much of MQTT 5 as a publisher needs. Remembers the payloads that it took.
-struct Broker {
-    port: u16,
+pub(super) struct Broker {
+    pub(super) port: u16,
     mood: Arc<Mutex<Mood>>,
     took: Arc<Mutex<Vec<String>>>,
 }
 
 impl Broker {
     /// `max` is the largest packet that it takes; with a larger one the client should not have come.
-    async fn start(mood: Mood, max: u32) -> Self {
+    pub(super) async fn start(mood: Mood, max: u32) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (mood, took) = (Arc::new(Mutex::new(mood)), Arc::new(Mutex::new(Vec::new())));
@@ -42,7 +42,7 @@ impl Broker {
         broker
     }
 
-    fn took(&self) -> Vec<Value> {
+    pub(super) fn took(&self) -> Vec<Value> {
         self.took.lock().iter().map(|payload| serde_json::from_str(payload).unwrap()).collect()
     }
 }

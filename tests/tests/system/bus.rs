@@ -1,12 +1,17 @@
-//! Reports on the MQTT bus, on the real broker: who may hear them, what it keeps, and what deaths do to them.
+//! Reports on the MQTT bus, on the real broker: who may hear them, what it keeps, what deaths do to them, and what an
+//! access list does that forbids some.
 
 use anyhow::{Context as _, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 use tests::bench::part::Part;
 
 use crate::stage::{Account, Heard, Listener, Load, Options, PATIENCE, Stage, blocking};
 
 const FAILPOINT: &str = "mqtt.reports_after_publish";
+/// In the folder of a stage.
+const ACCESS_LIST: &str = "stack/mosquitto/acl";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reports_reach_the_edge_and_nobody_hears_of_others() -> anyhow::Result<()> {
@@ -88,6 +93,120 @@ async fn reports_reach_the_edge_and_nobody_hears_of_others() -> anyhow::Result<(
     }
     ensure!(blocking(|| next.stop(PATIENCE))? == 0, "the sink does not end in order");
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_the_access_list_forbids_keeps_back_no_other() -> anyhow::Result<()> {
+    let stage = Stage::new("forbidden").await?;
+    let first = sink(&stage, "first", "[\"fleet\"]", "")?;
+    stage
+        .until("the table of reports is there", PATIENCE, async || {
+            Ok(stage.postgres.texts("SELECT on_bus::text FROM reports").await.is_ok())
+        })
+        .await?;
+    ensure!(blocking(|| first.stop(PATIENCE))? == 0, "the sink does not end in order");
+
+    let everybody = Listener::connect(&stage, Account::Bridge, "everybody", "reports/#").await?;
+    let list = fs_err::read_to_string(stage.folder.join(ACCESS_LIST))?;
+    let strict = list.replace(
+        "topic readwrite reports/#",
+        "topic read reports/#\ntopic write reports/fleet/#\ntopic write reports/agent/pc-1/#",
+    );
+    ensure!(strict != list, "the access list is not as it was");
+    give(&stage, &strict)?;
+    stage
+        .until("the broker obeys the strict list", PATIENCE, async || {
+            let (allowed, forbidden) = probe(&everybody).await?;
+            Ok(allowed > forbidden)
+        })
+        .await?;
+
+    // More than are published at once, and older than what may pass.
+    for person in 0..25 {
+        report(&stage, "2026-03-01", "user", &format!("zoe-{person}")).await?;
+    }
+    report(&stage, "2026-03-02", "agent", "pc-2").await?;
+    report(&stage, "2026-03-03", "agent", "pc-1").await?;
+    report(&stage, "2026-03-03", "fleet", "").await?;
+    let scopes = "[\"fleet\", \"agent\", \"user\"]";
+    let second = sink(&stage, "second", scopes, "")?;
+    let of_machines = "SELECT key FROM reports WHERE on_bus IS DISTINCT FROM computed_at AND scope <> 'user'";
+    stage
+        .until("only what is forbidden waits", PATIENCE, async || {
+            Ok(stage.postgres.texts(of_machines).await? == ["pc-2"])
+        })
+        .await?;
+    stage
+        .until("the sink says so", PATIENCE, async || {
+            let log = stage.log("second");
+            Ok(log.contains("reports/agent/pc-2/day and 25 other topics: they wait"))
+        })
+        .await?;
+    // Both are computed again.
+    report(&stage, "2026-03-02", "agent", "pc-2").await?;
+    report(&stage, "2026-03-03", "fleet", "").await?;
+    stage
+        .until("what is allowed goes on", PATIENCE, async || {
+            Ok(count(&everybody.heard(), "reports/fleet/day") == 2)
+        })
+        .await?;
+    stage
+        .until("only what is forbidden waits still", PATIENCE, async || {
+            Ok(stage.postgres.texts(of_machines).await? == ["pc-2"])
+        })
+        .await?;
+    ensure!(blocking(|| second.stop(PATIENCE))? == 0, "the sink does not end in order");
+    let told = everybody.heard();
+    ensure!(count(&told, "reports/agent/pc-1/day") == 1, "sent again and again: {told:?}");
+    ensure!(count(&told, "reports/fleet/day") == 2, "sent again and again: {told:?}");
+    let log = stage.log("second");
+    let said = log.matches("the broker's access list forbids reports").count();
+    ensure!(said == 2, "once of the machine and once of people, not {said} times");
+    ensure!(
+        log.contains("reports/user/+/day") && !log.contains("zoe"),
+        "a person is named, or none is told of"
+    );
+
+    give(&stage, &list)?;
+    let (_, before) = probe(&everybody).await?;
+    stage
+        .until("the broker obeys the mended list", PATIENCE, async || Ok(probe(&everybody).await?.1 > before))
+        .await?;
+    // It tries all topics when it starts.
+    let third = sink(&stage, "third", scopes, "")?;
+    stage
+        .until("everything is marked", PATIENCE, async || {
+            let query = "SELECT key FROM reports WHERE on_bus IS DISTINCT FROM computed_at";
+            Ok(stage.postgres.texts(query).await?.is_empty())
+        })
+        .await?;
+    stage
+        .until("what was forbidden is on the bus", PATIENCE, async || {
+            let told = everybody.heard();
+            let of_people = told.iter().filter(|told| told.topic.starts_with("reports/user/")).count();
+            Ok(of_people == 25 && count(&told, "reports/agent/pc-2/day") == 1)
+        })
+        .await?;
+    ensure!(blocking(|| third.stop(PATIENCE))? == 0, "the sink does not end in order");
+    Ok(())
+}
+
+/// Has the broker read this access list; it goes on with the old one for a moment.
+fn give(stage: &Stage, list: &str) -> anyhow::Result<()> {
+    fs_err::write(stage.folder.join(ACCESS_LIST), list)?;
+    let file = fs_err::read_to_string(stage.folder.join("stack/mosquitto/pid"))?;
+    let pid = file.lines().next().context("the broker has no process id")?.trim().parse::<i32>()?;
+    kill(Pid::from_raw(pid), Signal::SIGHUP).context("asking the broker to read its access list")
+}
+
+/// How many messages have passed the broker of those that both lists allow, and of those that the strict one forbids. One of
+/// each is sent now, by one connection and the forbidden one first: when only the first kind grows, the list is strict.
+async fn probe(listener: &Listener) -> anyhow::Result<(usize, usize)> {
+    for topic in ["reports/probe", "reports/fleet/probe"] {
+        listener.publish(topic, &json!({})).await?;
+    }
+    let heard = listener.heard();
+    Ok((count(&heard, "reports/fleet/probe"), count(&heard, "reports/probe")))
 }
 
 fn count(heard: &[Heard], topic: &str) -> usize {

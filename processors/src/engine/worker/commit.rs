@@ -1,5 +1,6 @@
 //! The transaction: what ends it well, and what takes it back.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,9 +50,17 @@ impl<L: Log, J: Job> Worker<L, J> {
         let Some(open) = &session.open else { return Ok(()) };
         let (began, rows) = (open.began, open.rows);
         // Of a bounded stretch nobody waits for a part, and it must be whole at its end; who is behind saves by doing
-        // much at once.
+        // much at once. Otherwise partitions that put something off take turns.
         let is_hasty = self.settings.span.is_some() || is_behind(self.full_since, started);
-        let share = if is_hasty { Share::All } else { Share::Some };
+        if !is_hasty {
+            self.turn = next_that_owes(&session.slots, self.turn);
+        }
+        let turn = self.turn;
+        let share = |partition: i32| match turn {
+            _ if is_hasty => Share::All,
+            Some(other) if other != partition => Share::None,
+            _ => Share::Some,
+        };
         let mut offsets = Vec::new();
         for (partition, slot) in &mut session.slots {
             let Slot::Active(active) = slot else { continue };
@@ -60,7 +69,7 @@ impl<L: Log, J: Job> Worker<L, J> {
             }
             let producer = &mut session.producer;
             let mut sink = |record| producer.send(record);
-            match self.job.settle(&mut active.state, share, &mut Output::new(&mut sink)) {
+            match self.job.settle(&mut active.state, share(*partition), &mut Output::new(&mut sink)) {
                 Ok(owes) => active.owes = owes,
                 Err(JobError::Log(error)) => return Err(Trouble::Log(error)),
                 Err(error) => return Err(Trouble::Fatal(WorkerError::Job(error.to_string()))),
@@ -174,6 +183,13 @@ impl<L: Log, J: Job> Worker<L, J> {
         session.consumer.start(&at)?;
         Ok(())
     }
+}
+
+/// The partition after `last` that put something off; none if none did.
+fn next_that_owes<S>(slots: &BTreeMap<i32, Slot<S>>, last: Option<i32>) -> Option<i32> {
+    let owes = |slot: &Slot<S>| matches!(slot, Slot::Active(active) if active.owes);
+    let owing = || slots.iter().filter(|(_, slot)| owes(slot)).map(|(partition, _)| *partition);
+    owing().find(|partition| last.is_none_or(|last| *partition > last)).or_else(|| owing().next())
 }
 
 /// Opens the transaction if none is open.

@@ -53,6 +53,7 @@ impl Owed {
     /// Takes those who have waited longest: of a share `at_least` so many.
     pub(super) fn take(&mut self, share: Share, at_least: usize) -> Vec<(u32, i64)> {
         let most = match share {
+            Share::None => 0,
             Share::All => usize::MAX,
             Share::Some => at_least.max(self.before.len() / PART),
         };
@@ -85,6 +86,7 @@ mod tests {
         let mut owed = Owed::default();
         (0..5).for_each(|number| owed.note(number, 10));
         owed.note(0, 20);
+        assert!(owed.take(Share::None, 2).is_empty());
         assert_eq!(numbers(owed.take(Share::Some, 2)), [0, 1]);
         owed.note(0, 30);
         assert_eq!(owed.take_of(&[3, 3, 9]), [(3, 10)]);

@@ -128,6 +128,8 @@ pub struct Worker<L: Log, J: Job> {
     full_since: Option<Duration>,
     /// The partition that last did a piece of what had been put off, while any has such.
     turn: Option<i32>,
+    /// The next commit is the last.
+    is_leaving: bool,
     /// When the group's offsets were last asked for.
     asked_at: Option<Duration>,
     #[cfg(test)]
@@ -157,6 +159,7 @@ impl<L: Log, J: Job> Worker<L, J> {
             session: None,
             full_since: None,
             turn: None,
+            is_leaving: false,
             asked_at: None,
             #[cfg(test)]
             defect: None,
@@ -187,9 +190,13 @@ impl<L: Log, J: Job> Worker<L, J> {
         }
     }
 
-    /// Commits what is done and gives everything back. An error means only that the last commit is undone.
+    /// Commits what is done, and what was put off with it, and gives everything back. An error means only that the last
+    /// commit is undone.
     pub fn drain(&mut self) -> Result<(), WorkerError> {
-        let committed = self.commit();
+        self.is_leaving = true;
+        let now = self.ticker.now();
+        let committed = self.take_up_what_is_owed(now).and_then(|()| self.commit());
+        self.is_leaving = false;
         if let Err(trouble) = committed {
             self.recover(trouble)?;
         }

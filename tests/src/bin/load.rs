@@ -60,7 +60,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     on_signals(&shutdown);
     let mix = Mix { base: args.base, step: args.step, suspicious_every: args.suspicious_every, machines: 1 };
     let source = Synthetic::new(mix, args.events, args.rate, args.live);
-    let last_word = config.scheduler.report_interval + Duration::from_secs(1);
+    let last_word = 3 * config.scheduler.report_interval;
     let watcher = tokio::spawn(stop_when_made(
         source.progress(),
         args.events,
@@ -78,7 +78,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Asks the agent to end when all events are made and it had the time to report once more: with event times of long ago
+/// Asks the agent to end when all events are made and it had the time to report once more when its outbox was empty: with event times of long ago
 /// whatever waits in the outbox is a backlog, and only such a report tells that it is gone. The agent drains what is not
 /// confirmed yet. The outbox cannot tell, for a running agent holds it alone.
 async fn stop_when_made(

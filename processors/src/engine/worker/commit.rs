@@ -50,8 +50,9 @@ impl<L: Log, J: Job> Worker<L, J> {
         let Some(open) = &session.open else { return Ok(()) };
         let (began, rows) = (open.began, open.rows);
         // Of a bounded stretch nobody waits for a part, and it must be whole at its end; who is behind saves by doing
-        // much at once. Otherwise partitions that put something off take turns.
-        let is_hasty = self.settings.span.is_some() || is_behind(self.full_since, started);
+        // much at once; who leaves, leaves nothing to others. Otherwise partitions that put something off take turns.
+        let is_behind = is_behind(self.full_since, started);
+        let is_hasty = self.is_leaving || is_behind || self.settings.span.is_some();
         if !is_hasty {
             self.turn = next_that_owes(&session.slots, self.turn);
         }

@@ -103,8 +103,10 @@ pub(super) async fn optimize_anyhow(
     how: &Optimizing,
 ) -> Result<Vec<Optimized>, SinkError> {
     let broken = |why: &dyn std::fmt::Display| SinkError::Fatal(format!("merging the lake's files: {why}"));
-    let mut own = tokio::runtime::Builder::new_current_thread();
-    let own = own.enable_all().max_blocking_threads(READING).build().map_err(|error| broken(&error))?;
+    // Two more threads for connections: what writes a checkpoint waits for them without giving way.
+    let mut own = tokio::runtime::Builder::new_multi_thread();
+    let own = own.worker_threads(2).max_blocking_threads(READING).enable_all().build();
+    let own = own.map_err(|error| broken(&error))?;
     let (config, topics, how) = (config.clone(), topics.clone(), how.clone());
     let (done, outcome) = oneshot::channel();
     let work = move || drop(done.send(own.block_on(optimize_here(&config, &topics, &how))));

@@ -78,9 +78,9 @@ async fn main() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Asks the agent to end when all events are made and it had the time to report once more when its outbox was empty: with event times of long ago
-/// whatever waits in the outbox is a backlog, and only such a report tells that it is gone. The agent drains what is not
-/// confirmed yet. The outbox cannot tell, for a running agent holds it alone.
+/// Asks the agent to end when all events are made and it had the time to empty its outbox and to report once more: with
+/// event times of long ago whatever waits there is a backlog, and only such a report tells that it is gone. The agent
+/// drains what is not confirmed yet. The outbox cannot tell, for a running agent holds it alone.
 async fn stop_when_made(
     made: Arc<AtomicU64>,
     events: u64,

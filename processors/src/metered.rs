@@ -39,7 +39,7 @@ const fn time(name: &'static str, labels: &'static str, help: &'static str) -> M
 }
 
 /// All of them, by what they are about.
-pub const METRICS: [Metric; 50] = [
+pub const METRICS: [Metric; 51] = [
     count("varta_processors_rows_total", "", "rows of the input that are processed and committed"),
     count("varta_processors_events_total", "family", "events that went on after dedup and normalisation"),
     count("varta_processors_duplicates_total", "", "events that were there already"),
@@ -126,6 +126,11 @@ pub const METRICS: [Metric; 50] = [
     level("varta_processors_rules_refused", "", "1 while the folder of rules has problems"),
     level("varta_processors_partitions", "slot", "partitions that a worker has"),
     time("varta_processors_commit_seconds", "", "time that a commit took"),
+    time(
+        "varta_processors_commit_step_seconds",
+        "step",
+        "its parts: what ends and its findings (`settle`), writing the state (`state`), the log's own (`log`)",
+    ),
     time("varta_processors_transaction_seconds", "", "time from the first row of a transaction to its end"),
     count("varta_processors_aborts_total", "", "transactions taken back"),
     count("varta_processors_log_failures_total", "", "calls of the log that failed"),

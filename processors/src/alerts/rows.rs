@@ -1,7 +1,5 @@
 //! Reading single values of a batch by column name.
 
-use std::fmt::Write as _;
-
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Int64Array, StringArray, TimestampMicrosecondArray,
 };
@@ -116,15 +114,18 @@ pub(crate) fn evidence_within(
 /// What [`evidence`] says of a row, as the text of its JSON object and without making the object; `None` if the row has
 /// to be bounded.
 pub(crate) fn evidence_text(batch: &RecordBatch, row: usize) -> Result<Option<String>, AlertError> {
-    let mut text = String::with_capacity(512);
+    let mut text: Vec<u8> = Vec::with_capacity(1024);
     let mut size = 0;
     for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
         if column.is_null(row) {
             continue;
         }
         let before = text.len();
-        text.push(if before == 0 { '{' } else { ',' });
-        let _ = write!(text, "\"{}\":", field.name());
+        text.push(if before == 0 { b'{' } else { b',' });
+        text.push(b'"');
+        text.extend_from_slice(field.name().as_bytes());
+        text.extend_from_slice(b"\":");
+        size += 16;
         match column.data_type() {
             DataType::Utf8 => {
                 let value = column.as_string::<i32>().value(row);
@@ -132,20 +133,25 @@ pub(crate) fn evidence_text(batch: &RecordBatch, row: usize) -> Result<Option<St
                 if size > TEXT {
                     return Ok(None);
                 }
-                text.push_str(&serde_json::to_string(value)?);
-                continue;
+                serde_json::to_writer(&mut text, value)?;
             }
+            DataType::Boolean => serde_json::to_writer(&mut text, &column.as_boolean().value(row))?,
+            DataType::Int64 => {
+                serde_json::to_writer(&mut text, &column.as_primitive::<Int64Type>().value(row))?;
+            }
+            DataType::Float64 => match column.as_primitive::<Float64Type>().value(row) {
+                value if value.is_finite() => serde_json::to_writer(&mut text, &value)?,
+                _ => text.truncate(before),
+            },
             _ => match json(column, row)? {
-                Some(value) => {
-                    let _ = write!(text, "{value}");
-                }
+                Some(value) => serde_json::to_writer(&mut text, &value)?,
                 None => text.truncate(before),
             },
         }
-        size += 16;
     }
-    text.push_str(if text.is_empty() { "{}" } else { "}" });
-    Ok(Some(text))
+    text.extend_from_slice(if text.is_empty() { b"{}" } else { b"}" });
+    // What Arrow and JSON write is text.
+    Ok(String::from_utf8(text).ok())
 }
 
 /// A value that is not null; `None` for a number that JSON does not know.

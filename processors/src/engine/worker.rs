@@ -126,7 +126,7 @@ pub struct Worker<L: Log, J: Job> {
     session: Option<Session<L, J::State>>,
     /// Since when each micro-batch has been full; nothing if the last was not.
     full_since: Option<Duration>,
-    /// The partition that last did a piece of what had been put off, while any has such.
+    /// The partition that last had more to do than its share of a commit.
     turn: Option<i32>,
     /// The next commit is the last.
     is_leaving: bool,
@@ -193,11 +193,7 @@ impl<L: Log, J: Job> Worker<L, J> {
     /// Commits what is done, and what was put off with it, and gives everything back. An error means only that the last
     /// commit is undone.
     pub fn drain(&mut self) -> Result<(), WorkerError> {
-        self.is_leaving = true;
-        let now = self.ticker.now();
-        let committed = self.take_up_what_is_owed(now).and_then(|()| self.commit());
-        self.is_leaving = false;
-        if let Err(trouble) = committed {
+        if let Err(trouble) = self.commit_all() {
             self.recover(trouble)?;
         }
         self.session = None;

@@ -105,6 +105,8 @@ pub struct Judge {
     pub(super) fleet: Vec<Planned>,
     /// For each rule that is a sequence, whether its steps wait.
     waits: Vec<Vec<bool>>,
+    /// For each rule, the key of what it remembers where it tells no rows apart.
+    keys: Vec<Key>,
     round: Round,
 }
 
@@ -141,6 +143,7 @@ impl Judge {
             limits: limits.collect(),
             fleet: fleet::planned(&rules, &functions)?,
             waits: waits.collect(),
+            keys: rules.iter().map(|rule| Key::new(&rule.id, "")).collect(),
             rules,
             round: Round::default(),
         })
@@ -318,13 +321,9 @@ impl Judge {
             return Ok(None);
         };
         let agent = rows::texts(batch, "agent_id")?.value(hit.row);
-        let row = Waiting {
-            step: hit.step.0,
-            time: hit.time,
-            id: identity(batch, hit.row)?,
-            row: Evidence::new(batch, hit.row)?,
-        };
-        let key = Key::new(&rule.id, &by);
+        let row = Evidence::new(batch, hit.row)?;
+        let row = Waiting::new(hit.step.0, hit.time, identity(batch, hit.row)?, row);
+        let key = self.keys[hit.rule].with(&by);
         let Some(chain) = state.sequences.see(agent, &key, shape, row, hit.watermark) else {
             return Ok(None);
         };

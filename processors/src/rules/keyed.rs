@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use ahash::{AHashMap, AHashSet};
-use arrow::array::{RecordBatch, StringArray, StringBuilder, UInt8Array};
+use arrow::array::{RecordBatch, StringArray, StringBuilder, UInt8Array, UInt64Array};
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -28,6 +28,12 @@ pub(super) struct Key {
 impl Key {
     pub(super) fn new(rule: &str, by: &str) -> Self {
         Self { rule: Arc::from(rule), by: Arc::from(by) }
+    }
+
+    /// The key of other values, of the same rule.
+    pub(super) fn with(&self, by: &str) -> Self {
+        let by = if *self.by == *by { Arc::clone(&self.by) } else { Arc::from(by) };
+        Self { rule: Arc::clone(&self.rule), by }
     }
 }
 
@@ -61,11 +67,63 @@ pub(super) const MOST_OF_ROW: usize = 128 * 1024;
 /// What a row takes beside its texts, in bytes.
 const ROW: usize = 64;
 
-/// What can be remembered.
+/// What is remembered and written whole whenever it changes.
 pub(super) trait Remembered: Serialize + DeserializeOwned {
     /// Bytes of it that its sender chose. The same after a restore: what is kept depends on it.
     fn bytes(&self) -> usize {
         0
+    }
+}
+
+/// What is remembered in numbered parts, of which each has a row of its own in the changelog.
+pub(super) trait InParts: Sized {
+    /// What is written by itself.
+    type Part: Serialize + DeserializeOwned;
+
+    /// As [`Remembered::bytes`].
+    fn bytes(&self) -> usize;
+
+    /// All parts by their numbers.
+    fn parts(&self) -> impl Iterator<Item = (u64, &Self::Part)>;
+
+    /// One part.
+    fn part(&self, number: u64) -> Option<&Self::Part>;
+
+    /// Of its first part.
+    fn of(number: u64, part: Self::Part) -> Self;
+
+    /// Adds a part, in place of the one of its number.
+    fn put(&mut self, number: u64, part: Self::Part);
+
+    /// Leaves a part out; answers whether there are others.
+    fn has_without(&mut self, number: u64) -> bool;
+}
+
+impl<V: Remembered> InParts for V {
+    type Part = V;
+
+    fn bytes(&self) -> usize {
+        Remembered::bytes(self)
+    }
+
+    fn parts(&self) -> impl Iterator<Item = (u64, &V)> {
+        std::iter::once((0, self))
+    }
+
+    fn part(&self, _: u64) -> Option<&V> {
+        Some(self)
+    }
+
+    fn of(_: u64, part: V) -> Self {
+        part
+    }
+
+    fn put(&mut self, _: u64, part: V) {
+        *self = part;
+    }
+
+    fn has_without(&mut self, _: u64) -> bool {
+        false
     }
 }
 
@@ -78,18 +136,21 @@ pub(super) struct Keyed<V> {
     /// Rows of each rule; rules without rows are left out.
     rules: AHashMap<Arc<str>, usize>,
     rows: usize,
+    parts: usize,
     bytes: usize,
-    changed: AHashSet<(Arc<str>, Key)>,
+    /// Parts that changed since they were last written.
+    changed: AHashSet<(Arc<str>, Key, u64)>,
     schema: SchemaRef,
 }
 
-impl<V: Remembered> Keyed<V> {
+impl<V: InParts> Keyed<V> {
     /// Nothing remembered under this name in the changelog.
     pub(super) fn new(name: &'static str) -> Self {
         let schema = state_schema([
             Field::new("agent_id", DataType::Utf8, false),
             Field::new("rule_id", DataType::Utf8, false),
             Field::new("key", DataType::Utf8, false),
+            Field::new("part", DataType::UInt64, false),
             Field::new("state", DataType::Utf8, true),
         ]);
         Self {
@@ -97,6 +158,7 @@ impl<V: Remembered> Keyed<V> {
             agents: AHashMap::new(),
             rules: AHashMap::new(),
             rows: 0,
+            parts: 0,
             bytes: 0,
             changed: AHashSet::new(),
             schema,
@@ -115,19 +177,22 @@ impl<V: Remembered> Keyed<V> {
     {
         let value = std::mem::take(self.agents.get_mut(agent)?.get_mut(key)?);
         self.bytes -= value.bytes();
+        self.parts -= value.parts().count();
         Some(value)
     }
 
-    /// Gives a row back what was taken, changed or as it was.
-    pub(super) fn put_back(&mut self, agent: &str, key: &Key, value: V, is_changed: bool) {
-        if is_changed
+    /// Gives a row back what was taken; `changed` are the parts that came or went.
+    pub(super) fn put_back(&mut self, agent: &str, key: &Key, value: V, changed: &[u64]) {
+        if !changed.is_empty()
             && let Some((agent, rows)) = self.agents.get_key_value(agent)
             && let Some((key, _)) = rows.get_key_value(key)
         {
-            self.changed.insert((Arc::clone(agent), key.clone()));
+            let of = |number: &u64| (Arc::clone(agent), key.clone(), *number);
+            self.changed.extend(changed.iter().map(of));
         }
         if let Some(place) = self.agents.get_mut(agent).and_then(|rows| rows.get_mut(key)) {
             self.bytes += value.bytes();
+            self.parts += value.parts().count();
             *place = value;
         }
     }
@@ -149,14 +214,18 @@ impl<V: Remembered> Keyed<V> {
 
     /// Sets a row.
     pub(super) fn put(&mut self, agent: &str, key: Key, value: V) {
+        let known = self.get(agent, &key).into_iter().flat_map(InParts::parts);
+        let numbers: Vec<u64> = known.chain(value.parts()).map(|(number, _)| number).collect();
         let agent = self.set(agent, key.clone(), value);
-        self.changed.insert((agent, key));
+        self.changed.extend(numbers.into_iter().map(|number| (Arc::clone(&agent), key.clone(), number)));
     }
 
     /// Removes a row.
     pub(super) fn remove(&mut self, agent: &str, key: &Key) -> Option<V> {
         let removed = self.unset(agent, key)?;
-        self.changed.insert((Arc::from(agent), key.clone()));
+        let agent: Arc<str> = Arc::from(agent);
+        let gone = removed.parts().map(|(number, _)| (Arc::clone(&agent), key.clone(), number));
+        self.changed.extend(gone);
         Some(removed)
     }
 
@@ -271,8 +340,10 @@ impl<V: Remembered> Keyed<V> {
         let agent = known.unwrap_or_else(|| Arc::from(agent));
         let (rule, by) = (Arc::clone(&key.rule), key.by.len());
         self.bytes += weight(&key, &value);
+        self.parts += value.parts().count();
         if let Some(before) = self.agents.entry(Arc::clone(&agent)).or_default().insert(key, value) {
             self.bytes -= ROW + by + before.bytes();
+            self.parts -= before.parts().count();
         } else {
             self.rows += 1;
             *self.rules.entry(rule).or_default() += 1;
@@ -287,6 +358,7 @@ impl<V: Remembered> Keyed<V> {
             self.agents.remove(agent);
         }
         self.rows -= 1;
+        self.parts -= removed.parts().count();
         self.bytes -= weight(key, &removed);
         if let Some(count) = self.rules.get_mut(&key.rule) {
             *count -= 1;
@@ -297,15 +369,28 @@ impl<V: Remembered> Keyed<V> {
         Some(removed)
     }
 
+    /// Changes a row that is there as the changelog says.
+    fn restored<T: Default>(&mut self, agent: &str, key: &Key, change: impl FnOnce(&mut V) -> T) -> T {
+        let Some(value) = self.agents.get_mut(agent).and_then(|rows| rows.get_mut(key)) else {
+            return T::default();
+        };
+        self.bytes -= value.bytes();
+        self.parts -= value.parts().count();
+        let changed = change(value);
+        self.bytes += value.bytes();
+        self.parts += value.parts().count();
+        changed
+    }
+
     fn batch(
         &self,
-        piece: &mut Piece<'_, impl Iterator<Item = (Arc<str>, Key)>>,
+        piece: &mut Piece<'_, impl Iterator<Item = (Arc<str>, Key, u64)>>,
     ) -> Result<RecordBatch, StateError> {
         let (mut keys, mut ops, mut text) = (Vec::new(), Vec::new(), Vec::new());
         let mut states = StringBuilder::with_capacity(256, PIECE_BYTES);
-        while let Some((agent, key)) = piece.next() {
+        while let Some((agent, key, number)) = piece.next() {
             text.clear();
-            if let Some(state) = self.get(&agent, &key) {
+            if let Some(state) = self.get(&agent, &key).and_then(|value| value.part(number)) {
                 serde_json::to_writer(&mut text, state).map_err(|error| self.malformed(&error))?;
                 states.append_value(std::str::from_utf8(&text).map_err(|error| self.malformed(&error))?);
                 ops.push(Op::Put as u8);
@@ -314,15 +399,16 @@ impl<V: Remembered> Keyed<V> {
                 ops.push(Op::Delete as u8);
             }
             piece.took(agent.len() + key.rule.len() + key.by.len() + text.len());
-            keys.push((agent, key));
+            keys.push((agent, key, number));
         }
         RecordBatch::try_new(
             Arc::clone(&self.schema),
             vec![
                 Arc::new(UInt8Array::from(ops)),
-                Arc::new(keys.iter().map(|(agent, _)| Some(&**agent)).collect::<StringArray>()),
-                Arc::new(keys.iter().map(|(_, key)| Some(&*key.rule)).collect::<StringArray>()),
-                Arc::new(keys.iter().map(|(_, key)| Some(&*key.by)).collect::<StringArray>()),
+                Arc::new(keys.iter().map(|(agent, ..)| Some(&**agent)).collect::<StringArray>()),
+                Arc::new(keys.iter().map(|(_, key, _)| Some(&*key.rule)).collect::<StringArray>()),
+                Arc::new(keys.iter().map(|(_, key, _)| Some(&*key.by)).collect::<StringArray>()),
+                Arc::new(keys.iter().map(|(.., number)| Some(*number)).collect::<UInt64Array>()),
                 Arc::new(states.finish()),
             ],
         )
@@ -334,13 +420,13 @@ impl<V: Remembered> Keyed<V> {
     }
 }
 
-impl<V: Remembered + Send> Operator for Keyed<V> {
+impl<V: InParts + Send> Operator for Keyed<V> {
     fn name(&self) -> &'static str {
         self.name
     }
 
     fn definition_hash(&self) -> u64 {
-        definition_hash(&[self.name, "json 1", &schema_text(&self.schema)])
+        definition_hash(&[self.name, "json 2", &schema_text(&self.schema)])
     }
 
     fn state_schema(&self) -> SchemaRef {
@@ -352,15 +438,22 @@ impl<V: Remembered + Send> Operator for Keyed<V> {
         let agents = column::<StringArray>(name, rows, 1)?;
         let rules = column::<StringArray>(name, rows, 2)?;
         let by = column::<StringArray>(name, rows, 3)?;
-        let states = column::<StringArray>(name, rows, 4)?;
+        let numbers = column::<UInt64Array>(name, rows, 4)?;
+        let states = column::<StringArray>(name, rows, 5)?;
         for (row, op) in ops(name, rows)?.values().iter().enumerate() {
-            let key = Key::new(rules.value(row), by.value(row));
+            let (agent, key) = (agents.value(row), Key::new(rules.value(row), by.value(row)));
+            let number = numbers.value(row);
             if Op::of(*op) == Some(Op::Delete) {
-                self.unset(agents.value(row), &key);
+                if !self.restored(agent, &key, |value| value.has_without(number)) {
+                    self.unset(agent, &key);
+                }
+                continue;
+            }
+            let part = serde_json::from_str(states.value(row)).map_err(|error| self.malformed(&error))?;
+            if self.get(agent, &key).is_some() {
+                self.restored(agent, &key, |value| value.put(number, part));
             } else {
-                let state =
-                    serde_json::from_str(states.value(row)).map_err(|error| self.malformed(&error))?;
-                self.set(agents.value(row), key, state);
+                self.set(agent, key, V::of(number, part));
             }
         }
         Ok(())
@@ -377,17 +470,20 @@ impl<V: Remembered + Send> Operator for Keyed<V> {
         let kept = &*self;
         let mut agents: Vec<_> = kept.agents.iter().collect();
         agents.sort_unstable_by_key(|(agent, _)| *agent);
-        let rows = agents.into_iter().flat_map(|(agent, rows)| rows.keys().map(move |key| (agent, key)));
-        pieces(rows.map(|(agent, key)| (Arc::clone(agent), key.clone())), |piece| kept.batch(piece))
+        let rows = agents.into_iter().flat_map(|(agent, rows)| rows.iter().map(move |row| (agent, row)));
+        let parts = rows.flat_map(|(agent, (key, value))| {
+            value.parts().map(move |(number, _)| (Arc::clone(agent), key.clone(), number))
+        });
+        pieces(parts, |piece| kept.batch(piece))
     }
 
     fn live_rows(&self) -> usize {
-        self.rows
+        self.parts
     }
 }
 
 /// What a row takes, in bytes: about as much in memory as in the changelog.
-fn weight<V: Remembered>(key: &Key, value: &V) -> usize {
+fn weight<V: InParts>(key: &Key, value: &V) -> usize {
     ROW + key.by.len() + value.bytes()
 }
 
@@ -450,6 +546,66 @@ mod tests {
         assert_eq!(before - keyed.bytes, 100_000);
         keyed.remove_where(|agent, _, _| agent != "calm");
         assert_eq!(keyed.bytes, ROW + "00000".len() + 100);
+    }
+
+    /// Letters by number.
+    #[derive(Debug, Clone, Default, PartialEq)]
+    struct Letters(BTreeMap<u64, String>);
+
+    impl InParts for Letters {
+        type Part = String;
+
+        fn bytes(&self) -> usize {
+            self.0.len()
+        }
+
+        fn parts(&self) -> impl Iterator<Item = (u64, &String)> {
+            self.0.iter().map(|(number, letter)| (*number, letter))
+        }
+
+        fn part(&self, number: u64) -> Option<&String> {
+            self.0.get(&number)
+        }
+
+        fn of(number: u64, part: String) -> Self {
+            Self(BTreeMap::from([(number, part)]))
+        }
+
+        fn put(&mut self, number: u64, part: String) {
+            self.0.insert(number, part);
+        }
+
+        fn has_without(&mut self, number: u64) -> bool {
+            self.0.remove(&number);
+            !self.0.is_empty()
+        }
+    }
+
+    #[test]
+    fn of_what_lies_in_parts_only_those_are_written_that_changed() {
+        let (key, mut keyed, mut replayed) = (Key::new("r", ""), Keyed::new("test"), Keyed::new("test"));
+        let letters =
+            |of: &[(u64, &str)]| Letters(of.iter().map(|(at, text)| (*at, (*text).to_owned())).collect());
+        keyed.put("a", key.clone(), letters(&[(1, "x"), (2, "y"), (3, "z")]));
+        let mut written = |keyed: &mut Keyed<Letters>| {
+            let rows = keyed.drain_changes().unwrap();
+            let count = rows.as_ref().map_or(0, RecordBatch::num_rows);
+            rows.iter().for_each(|rows| replayed.restore(rows).unwrap());
+            assert_eq!(replayed.get("a", &key), keyed.get("a", &key));
+            assert_eq!((replayed.live_rows(), replayed.bytes), (keyed.live_rows(), keyed.bytes));
+            count
+        };
+        assert_eq!(written(&mut keyed), 3);
+        let key = Key::new("r", "");
+        assert_eq!(keyed.take("a", &key), Some(letters(&[(1, "x"), (2, "y"), (3, "z")])));
+        keyed.put_back("a", &key, letters(&[(2, "y"), (3, "z"), (4, "v")]), &[1, 4]);
+        assert_eq!((written(&mut keyed), keyed.live_rows()), (2, 3));
+        let snapshot = keyed.snapshot().unwrap();
+        assert_eq!(snapshot.num_rows(), 3);
+        keyed.put("a", key.clone(), letters(&[(4, "w")]));
+        assert_eq!(written(&mut keyed), 3);
+        keyed.remove("a", &key);
+        assert_eq!((written(&mut keyed), keyed.live_rows(), keyed.len()), (1, 0, 0));
     }
 
     fn rows(keyed: &Keyed<Vec<i64>>) -> Vec<(Arc<str>, Key, Vec<i64>)> {

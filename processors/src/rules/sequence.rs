@@ -12,7 +12,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::keyed::{Key, Keyed, MOST_OF_ROW, Remembered};
+use super::keyed::{InParts, Key, Keyed, MOST_OF_ROW};
 use crate::alerts::Evidence;
 use crate::engine::operator::Operator;
 use crate::event_time::Tracker;
@@ -33,20 +33,60 @@ pub(crate) struct Waiting {
     pub(crate) id: String,
     /// The row, for evidence.
     pub(crate) row: Evidence,
+    /// Of the rows of a key those that came later have higher numbers.
+    #[serde(skip)]
+    number: u64,
+    /// What it takes, in bytes; known once it is numbered.
+    #[serde(skip)]
+    bytes: usize,
 }
 
 impl Waiting {
-    fn bytes(&self) -> usize {
+    /// A row that has not been seen.
+    pub(super) fn new(step: usize, time: i64, id: String, row: Evidence) -> Self {
+        Self { step, time, id, row, number: 0, bytes: 0 }
+    }
+
+    fn numbered(self, number: u64) -> Self {
         // An id may need escapes in the changelog; the row is written as it is.
         let escapes =
             self.id.as_bytes().iter().filter(|byte| **byte < b' ' || b"\"\\".contains(byte)).count();
-        size_of::<Self>() + self.id.len() + 5 * escapes + self.row.bytes()
+        let bytes = size_of::<Self>() + self.id.len() + 5 * escapes + self.row.bytes();
+        Self { number, bytes, ..self }
     }
 }
 
-impl Remembered for Vec<Waiting> {
+/// In the order of their numbers. Most rows come and go while others of their key stay: each is written by itself.
+impl InParts for Vec<Waiting> {
+    type Part = Waiting;
+
     fn bytes(&self) -> usize {
-        self.iter().map(Waiting::bytes).sum()
+        self.iter().map(|row| row.bytes).sum()
+    }
+
+    fn parts(&self) -> impl Iterator<Item = (u64, &Waiting)> {
+        self.iter().map(|row| (row.number, row))
+    }
+
+    fn part(&self, number: u64) -> Option<&Waiting> {
+        self.iter().find(|row| row.number == number)
+    }
+
+    fn of(number: u64, part: Waiting) -> Self {
+        vec![part.numbered(number)]
+    }
+
+    fn put(&mut self, number: u64, part: Waiting) {
+        let at = self.partition_point(|row| row.number < number);
+        if self.get(at).is_some_and(|row| row.number == number) {
+            self.remove(at);
+        }
+        self.insert(at, part.numbered(number));
+    }
+
+    fn has_without(&mut self, number: u64) -> bool {
+        self.retain(|row| row.number != number);
+        !self.is_empty()
     }
 }
 
@@ -119,31 +159,31 @@ impl Sequences {
             let age = |waiting: &Vec<Waiting>| {
                 (last(waiting), waiting.iter().all(|row| shape.is_over(row, watermark)))
             };
-            if row.bytes() > MOST_OF_ROW {
+            let row = row.numbered(0);
+            if row.bytes > MOST_OF_ROW {
                 self.rows.has_dropped();
             } else if shape.keeps(&row, watermark)
                 && self.rows.has_room(agent, &key.rule, MOST_KEYS, age)
-                && self.rows.has_bytes_for(agent, key, row.bytes(), last)
+                && self.rows.has_bytes_for(agent, key, row.bytes, last)
             {
                 self.rows.put(agent, key.clone(), vec![row]);
             }
             return None;
         };
-        let before = waiting.len();
+        let before: Vec<u64> = waiting.iter().map(|row| row.number).collect();
+        let new = before.last().map_or(0, |last| last + 1);
+        let row = row.numbered(new);
         waiting.retain(|other| !shape.is_over(other, watermark));
-        let mut is_changed = waiting.len() < before;
         let chain = chain(&waiting, &row, shape);
         if let Some(chain) = &chain {
-            is_changed = true;
             let end = chain.last().map_or(row.time, |last| last.time);
             waiting.retain(|other| {
                 let is_told = chain.iter().any(|told| told.id == other.id && told.step == other.step);
                 !is_told && (other.step == shape.last() || other.time > end)
             });
         } else if shape.keeps(&row, watermark)
-            && self.rows.has_bytes_for(agent, key, waiting.bytes() + row.bytes(), last)
+            && self.rows.has_bytes_for(agent, key, waiting.bytes() + row.bytes, last)
         {
-            is_changed = true;
             waiting.push(row);
             supersede(&mut waiting, shape, watermark);
             while (waiting.len() > MOST_WAITING || waiting.bytes() > MOST_OF_ROW)
@@ -153,10 +193,12 @@ impl Sequences {
                 self.rows.has_dropped();
             }
         }
-        if waiting.is_empty() {
+        let (is_over, mut changed) = (waiting.is_empty(), before);
+        changed.retain(|number| waiting.part(*number).is_none());
+        changed.extend(waiting.part(new).map(|row| row.number));
+        self.rows.put_back(agent, key, waiting, &changed);
+        if is_over {
             self.rows.remove(agent, key);
-        } else {
-            self.rows.put_back(agent, key, waiting, is_changed);
         }
         chain
     }

@@ -7,7 +7,7 @@ const TWO: Shape<'static> = Shape { waits: &[true, true], within: 60 };
 const THREE: Shape<'static> = Shape { waits: &[true, true, true], within: 60 };
 
 fn row(step: usize, time: i64) -> Waiting {
-    Waiting { step, time, id: format!("{step}@{time}"), row: serde_json::from_str("{}").unwrap() }
+    Waiting::new(step, time, format!("{step}@{time}"), serde_json::from_str("{}").unwrap())
 }
 
 fn key() -> Key {
@@ -153,12 +153,8 @@ fn whoever_sends_huge_fields_fills_neither_memory_nor_changelog() {
         let mut fields = serde_json::Map::new();
         fields.insert("name".into(), "\u{1}".repeat(16_000).into());
         let (step, time) = (usize::from(number % 3 == 0), 1_000 - number);
-        Waiting {
-            step,
-            time,
-            id: format!("{number}{}", "\u{2}".repeat(id)),
-            row: serde_json::from_str(&serde_json::Value::Object(fields).to_string()).unwrap(),
-        }
+        let row = serde_json::from_str(&serde_json::Value::Object(fields).to_string()).unwrap();
+        Waiting::new(step, time, format!("{number}{}", "\u{2}".repeat(id)), row)
     };
     let shape = Shape { waits: &[true, true, true], within: 60_000 };
     let mut sequences = Sequences::default();
@@ -188,4 +184,23 @@ fn whoever_sends_huge_fields_fills_neither_memory_nor_changelog() {
     assert_eq!(kept(&restored), kept(&sequences));
     assert!(kept(&sequences).iter().any(|(_, rows)| !rows.is_empty()), "the last are there");
     assert!(sequences.has_agent("calm"));
+}
+
+/// Each row is written once and deleted once, however many wait beside it; what is restored goes on in the same way.
+#[test]
+fn a_row_that_waits_is_written_once() {
+    let shape = Shape { waits: &[true, true], within: 1_000 };
+    let (mut sequences, mut restored) = (Sequences::default(), Sequences::default());
+    let mut written = 0;
+    for time in 0..200 {
+        sequences.see("a", &key(), shape, row(0, time), time - 10);
+        let changes = sequences.rows.drain_changes().unwrap().unwrap();
+        written += changes.num_rows();
+        restored.rows.restore(&changes).unwrap();
+        assert_eq!(restored.rows.get("a", &key()), sequences.rows.get("a", &key()));
+    }
+    assert!(sequences.rows.get("a", &key()).unwrap().len() > 10);
+    assert!(written < 400, "{written} rows for 200 that came and those of them that went");
+    let end = |sequences: &mut Sequences| sequences.see("a", &key(), shape, row(1, 210), 190);
+    assert_eq!(end(&mut restored), end(&mut sequences));
 }

@@ -276,7 +276,8 @@ impl Bed {
             let ready = Ready::make(&fill, &|kind: RecordKind| Ok(ids.id(kind)))?;
             let spare = fill.mix.base - runtime::clock::now_us();
             anyhow::ensure!(spare > 0, "making the load took {} ms too long", -spare / 1000);
-            ready.feed(&Raw::connect(&kafka, &raw, "1")?)
+            // records wait for company as long as the bridge's
+            ready.feed(&Raw::connect(&kafka, &raw, "5")?)
         });
         let fed = feeding.await??;
         std::thread::sleep(Duration::from_secs(2));

@@ -1,6 +1,5 @@
 //! The transaction: what ends it well, and what takes it back.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,66 +40,40 @@ impl<L: Log, J: Job> Worker<L, J> {
         Ok(touched)
     }
 
+    /// Commits, and leaves nothing that was put off to whoever comes next.
+    pub(super) fn commit_all(&mut self) -> Result<(), Trouble> {
+        self.is_leaving = true;
+        let now = self.ticker.now();
+        let committed = self.take_up_what_is_owed(now).and_then(|()| self.commit());
+        self.is_leaving = false;
+        committed
+    }
+
     /// Outputs, state and offsets become visible together, or none of them.
     pub(super) fn commit(&mut self) -> Result<(), Trouble> {
         let started = self.ticker.now();
+        let Some(open) = self.session.as_ref().and_then(|session| session.open.as_ref()) else {
+            return Ok(());
+        };
+        let (began, rows) = (open.began, open.rows);
+        let (offsets, settling) = self.settle_and_write(started)?;
+        let written = self.ticker.now();
         let Some(session) = &mut self.session else {
             return Ok(());
         };
-        let Some(open) = &session.open else { return Ok(()) };
-        let (began, rows) = (open.began, open.rows);
-        // Of a bounded stretch nobody waits for a part, and it must be whole at its end; who is behind saves by doing
-        // much at once; who leaves, leaves nothing to others. Otherwise partitions that put something off take turns.
-        let is_behind = is_behind(self.full_since, started);
-        let is_hasty = self.is_leaving || is_behind || self.settings.span.is_some();
-        if !is_hasty {
-            self.turn = next_that_owes(&session.slots, self.turn);
-        }
-        let turn = self.turn;
-        let share = |partition: i32| match turn {
-            _ if is_hasty => Share::All,
-            Some(other) if other != partition => Share::None,
-            _ => Share::Some,
-        };
-        let mut offsets = Vec::new();
-        for (partition, slot) in &mut session.slots {
-            let Slot::Active(active) = slot else { continue };
-            if !active.moved {
-                continue;
-            }
-            let producer = &mut session.producer;
-            let mut sink = |record| producer.send(record);
-            match self.job.settle(&mut active.state, share(*partition), &mut Output::new(&mut sink)) {
-                Ok(owes) => active.owes = owes,
-                Err(JobError::Log(error)) => return Err(Trouble::Log(error)),
-                Err(error) => return Err(Trouble::Fatal(WorkerError::Job(error.to_string()))),
-            }
-            let mut written = 0;
-            let mut send = |record: NewRecord| {
-                written += record.value.as_ref().map_or(0, bytes::Bytes::len) as u64;
-                producer.send(record)
-            };
-            active.changelog.commit(active.state.operators(), active.next, &mut send).map_err(|error| {
-                match error {
-                    ChangelogError::Log(error) => Trouble::Log(error),
-                    error => Trouble::Fatal(WorkerError::Changelog(error)),
-                }
-            })?;
-            metrics::counter!("varta_processors_state_written_bytes_total").increment(written);
-            let topic = Arc::clone(&self.settings.input);
-            offsets.push(Position { topic, partition: *partition, offset: active.next });
-        }
         let Some(token) = &session.token else {
             return Err(LogError { kind: LogErrorKind::Rebalanced, message: "no group token".into() }.into());
         };
         failpoint::hit("worker.before_commit");
         #[cfg(test)]
-        if self.defect == Some(Defect::OffsetsOutside) {
+        let offsets = if self.defect == Some(Defect::OffsetsOutside) {
             session.producer.commit(&[], token).map_err(Trouble::Commit)?;
             session.open = None;
             session.consumer.commit(&offsets).map_err(Trouble::Commit)?;
-            offsets.clear();
-        }
+            Vec::new()
+        } else {
+            offsets
+        };
         if session.open.is_some() {
             session.producer.commit(&offsets, token).map_err(Trouble::Commit)?;
         }
@@ -115,14 +88,77 @@ impl<L: Log, J: Job> Worker<L, J> {
                 active.moved = false;
             }
         }
-        self.backoff.reset();
+        if rows > 0 {
+            self.backoff.reset();
+        }
         let ended = self.ticker.now();
         metrics::histogram!("varta_processors_commit_seconds")
             .record(ended.saturating_sub(started).as_secs_f64());
+        let steps = [
+            ("settle", settling),
+            ("state", written.saturating_sub(started + settling)),
+            ("log", ended.saturating_sub(written)),
+        ];
+        for (step, took) in steps {
+            metrics::histogram!("varta_processors_commit_step_seconds", "step" => step)
+                .record(took.as_secs_f64());
+        }
         metrics::histogram!("varta_processors_transaction_seconds")
             .record(ended.saturating_sub(began).as_secs_f64());
         metrics::counter!("varta_processors_rows_total").increment(rows as u64);
         Ok(())
+    }
+
+    /// Brings the partitions that moved to their end and writes down what they are; answers their offsets, and how long
+    /// the first of both took.
+    fn settle_and_write(&mut self, now: Duration) -> Result<(Vec<Position>, Duration), Trouble> {
+        let mut offsets = Vec::new();
+        let mut settling = Duration::ZERO;
+        let Some(session) = &mut self.session else {
+            return Ok((offsets, settling));
+        };
+        // Of a bounded stretch nobody waits for a part, and it must be whole at its end; who is behind saves by doing
+        // much at once; who leaves, leaves nothing to others. Otherwise the first partition that has more than its share
+        // has the commit to itself, and the next commit begins with the partition after it.
+        let is_hasty = self.is_leaving || is_behind(self.full_since, now) || self.settings.span.is_some();
+        let mut share = if is_hasty { Share::All } else { Share::Some };
+        let mut order: Vec<i32> = session.slots.keys().copied().collect();
+        let first = self.turn.map_or(0, |turn| order.partition_point(|partition| *partition <= turn));
+        order.rotate_left(first);
+        for partition in order {
+            let Some(Slot::Active(active)) = session.slots.get_mut(&partition) else { continue };
+            if !active.moved {
+                continue;
+            }
+            let settles = self.ticker.now();
+            let producer = &mut session.producer;
+            let mut sink = |record| producer.send(record);
+            match self.job.settle(&mut active.state, share, &mut Output::new(&mut sink)) {
+                Ok(owes) => active.owes = owes,
+                Err(JobError::Log(error)) => return Err(Trouble::Log(error)),
+                Err(error) => return Err(Trouble::Fatal(WorkerError::Job(error.to_string()))),
+            }
+            if active.owes && share == Share::Some {
+                self.turn = Some(partition);
+                share = Share::None;
+            }
+            settling += self.ticker.now().saturating_sub(settles);
+            let mut written = 0;
+            let mut send = |record: NewRecord| {
+                written += record.value.as_ref().map_or(0, bytes::Bytes::len) as u64;
+                producer.send(record)
+            };
+            active.changelog.commit(active.state.operators(), active.next, &mut send).map_err(|error| {
+                match error {
+                    ChangelogError::Log(error) => Trouble::Log(error),
+                    error => Trouble::Fatal(WorkerError::Changelog(error)),
+                }
+            })?;
+            metrics::counter!("varta_processors_state_written_bytes_total").increment(written);
+            let topic = Arc::clone(&self.settings.input);
+            offsets.push(Position { topic, partition, offset: active.next });
+        }
+        Ok((offsets, settling))
     }
 
     /// Takes back the open transaction and everything in memory that it touched.
@@ -184,13 +220,6 @@ impl<L: Log, J: Job> Worker<L, J> {
         session.consumer.start(&at)?;
         Ok(())
     }
-}
-
-/// The partition after `last` that put something off; none if none did.
-fn next_that_owes<S>(slots: &BTreeMap<i32, Slot<S>>, last: Option<i32>) -> Option<i32> {
-    let owes = |slot: &Slot<S>| matches!(slot, Slot::Active(active) if active.owes);
-    let owing = || slots.iter().filter(|(_, slot)| owes(slot)).map(|(partition, _)| *partition);
-    owing().find(|partition| last.is_none_or(|last| *partition > last)).or_else(|| owing().next())
 }
 
 /// Opens the transaction if none is open.

@@ -10,7 +10,7 @@ use ahash::AHashMap;
 use crate::engine::Share;
 
 /// When so many wait that a commit would hardly lessen them, it closes this part of them.
-const PART: usize = 16;
+const PART: usize = 32;
 
 /// See the module. State tells it anew when it is restored: a window that is open and ended before its agent's
 /// watermark is owed.
@@ -110,12 +110,12 @@ mod tests {
     fn very_many_are_served_in_parts_of_all() {
         let mut owed = Owed::default();
         (0..3_200).for_each(|number| owed.note(number, 0));
-        assert_eq!(owed.take(Share::Some, 64).len(), 200);
+        assert_eq!(owed.take(Share::Some, 64).len(), 100);
         let mut commits = 1;
         while !owed.is_empty() {
             owed.take(Share::Some, 64);
             commits += 1;
         }
-        assert!(commits < 40, "{commits}");
+        assert!(commits < 60, "{commits}");
     }
 }

@@ -20,10 +20,11 @@ bench: ## benchmarks: events per CPU-second of each part, latency, footprint
 fmt: ## format
 	@cargo fmt --all
 
-lint: ## format check, clippy, dependency rules
+lint: ## format check, clippy, dependency rules, what the documents name
 	@cargo fmt --all --check
 	@cargo clippy --locked --workspace --all-targets -- -D warnings
 	@.ci/dependency-rules
+	@.ci/references
 
 deny: ## licences, bans, sources
 	@.ci/deny

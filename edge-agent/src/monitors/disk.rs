@@ -77,9 +77,16 @@ impl Monitor for DiskMonitor {
                 SOURCE,
                 Payload::HostMetrics(metrics),
             );
-            seen.push(event.with_gauge(Gauge { series: mount.into(), value, set: |_, _| {} }));
+            seen.push(event.with_gauge(Gauge { series: mount.into(), value, set: set_percent }));
         }
         seen
+    }
+}
+
+fn set_percent(payload: &mut Payload, percent: f64) {
+    if let Payload::HostMetrics(metrics) = payload {
+        let total = metrics.disk_total_bytes.unwrap_or_default() as f64;
+        metrics.disk_used_bytes = Some((percent / 100.0 * total).round() as i64);
     }
 }
 
@@ -91,11 +98,22 @@ mod tests {
     fn each_device_is_named_once_and_rates_need_two_samples() {
         let mut monitor = DiskMonitor::open(Duration::from_mins(1)).unwrap();
         for event in monitor.sample(1_000_000) {
-            let Payload::HostMetrics(metrics) = event.payload else { panic!("not host metrics") };
+            let (mut payload, gauge) = (event.payload, event.gauge.unwrap());
+            (gauge.set)(&mut payload, 50.0);
+            let Payload::HostMetrics(metrics) = payload else { panic!("not host metrics") };
             assert_eq!(metrics.disk_read_bytes_per_s, None);
-            assert!(metrics.disk_used_bytes.unwrap() <= metrics.disk_total_bytes.unwrap());
+            let (mean, total) = (metrics.disk_used_bytes.unwrap(), metrics.disk_total_bytes.unwrap());
+            assert!((2 * mean - total).abs() <= 1, "half of the whole, in bytes: {mean} of {total}");
         }
         let second = monitor.sample(2_000_000);
+        for event in &second {
+            let Payload::HostMetrics(metrics) = &event.payload else { panic!("not host metrics") };
+            assert!(
+                metrics.disk_read_bytes_per_s.unwrap() >= 0.0
+                    && metrics.disk_write_bytes_per_s.unwrap() >= 0.0
+            );
+            assert!(metrics.disk_used_bytes.unwrap() <= metrics.disk_total_bytes.unwrap());
+        }
         let names: HashSet<_> =
             second.iter().map(|event| event.gauge.as_ref().unwrap().series.clone()).collect();
         assert_eq!(names.len(), second.len());

@@ -29,6 +29,8 @@ struct Counts {
 
 pub(super) struct InputMonitor {
     counts: Arc<Counts>,
+    /// Whose keyboard and mouse they are.
+    user: Option<Arc<str>>,
     interval: Duration,
     missing: Option<String>,
     state: Activity,
@@ -39,7 +41,7 @@ impl InputMonitor {
     pub(super) fn start(interval: Duration) -> Self {
         let counts = Arc::new(Counts::default());
         let missing = listen(&counts).err();
-        Self { counts, interval, missing, state: Activity::default() }
+        Self { counts, user: user(), interval, missing, state: Activity::default() }
     }
 }
 
@@ -76,9 +78,37 @@ impl Monitor for InputMonitor {
         let event = activity.map(|activity| {
             let payload = Payload::UserActivity(activity);
             Observation::new(now, Lane::Normal, event_type::USER_ACTIVITY, SOURCE, payload)
+                .with_user(self.user.clone())
         });
         event.into_iter().collect()
     }
+}
+
+/// Who sits at the display that is listened to.
+#[cfg(target_os = "linux")]
+fn user() -> Option<Arc<str>> {
+    let key = std::env::var_os("XAUTHORITY").map(std::path::PathBuf::from);
+    let account = account(key.as_deref(), owner("/proc/self".as_ref())?)?;
+    Some(super::users::Users::default().name(account))
+}
+
+/// The owner of the key to the display, or else whoever the agent runs as. Whose display root hears without such a key,
+/// nobody knows.
+#[cfg(target_os = "linux")]
+fn account(key: Option<&std::path::Path>, own: u32) -> Option<u32> {
+    Some(key.and_then(owner).unwrap_or(own)).filter(|account| *account != 0)
+}
+
+#[cfg(target_os = "linux")]
+fn owner(path: &std::path::Path) -> Option<u32> {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata(path).ok().map(|file| file.uid())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn user() -> Option<Arc<str>> {
+    let name = ["USER", "USERNAME"].iter().find_map(|name| std::env::var(name).ok())?;
+    (!name.is_empty()).then(|| name.into())
 }
 
 /// Turns counts of intervals into reports: each active interval, the first idle one, then rarely.
@@ -165,6 +195,25 @@ mod tests {
         assert_eq!(at(320, 0, 0).unwrap().idle_s, Some(310.0));
         let keys = at(330, 0, 7).unwrap();
         assert_eq!((keys.mouse, keys.keyboard_events, keys.active_s), (Some(false), Some(7), Some(10.0)));
+    }
+
+    #[test]
+    fn each_report_names_whose_input_it_was() {
+        let (counts, interval) = (Arc::new(Counts::default()), Duration::from_secs(10));
+        let (user, state) = (Some("alice".into()), Activity::default());
+        let mut monitor = InputMonitor { counts, user, interval, missing: None, state };
+        let seen = monitor.sample(S);
+        assert_eq!(seen[0].user.as_deref(), Some("alice"));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn whoever_owns_the_key_to_the_display_sits_at_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = owner(folder.path()).filter(|own| *own != 0);
+        assert_eq!(account(Some(folder.path()), 1_000), own);
+        assert_eq!(account(Some(&folder.path().join("none")), 1_000), Some(1_000));
+        assert_eq!((account(None, 1_000), account(None, 0)), (Some(1_000), None));
     }
 
     #[cfg(not(feature = "input"))]

@@ -56,7 +56,14 @@ impl Monitor for MemoryMonitor {
             Observation::new(now, Lane::Normal, event_type::MEM_USAGE, SOURCE, Payload::HostMetrics(metrics));
         // Judged as percent of the whole; the columns stay bytes.
         let value = used as f64 / total as f64 * 100.0;
-        vec![seen.with_gauge(Gauge { series: "".into(), value, set: |_, _| {} })]
+        vec![seen.with_gauge(Gauge { series: "".into(), value, set: set_percent })]
+    }
+}
+
+fn set_percent(payload: &mut Payload, percent: f64) {
+    if let Payload::HostMetrics(metrics) = payload {
+        let total = metrics.mem_total_bytes.unwrap_or_default() as f64;
+        metrics.mem_used_bytes = Some((percent / 100.0 * total).round() as i64);
     }
 }
 
@@ -71,5 +78,15 @@ mod tests {
         let Payload::HostMetrics(metrics) = &seen[0].payload else { panic!("not host metrics") };
         assert!(metrics.mem_used_bytes.unwrap() <= metrics.mem_total_bytes.unwrap());
         assert!(seen[0].gauge.as_ref().unwrap().value > 0.0);
+    }
+
+    #[test]
+    fn a_mean_is_told_in_bytes_of_the_whole() {
+        let metrics =
+            HostMetrics { mem_used_bytes: Some(1), mem_total_bytes: Some(4_000), ..HostMetrics::default() };
+        let mut payload = Payload::HostMetrics(metrics);
+        set_percent(&mut payload, 62.5);
+        let Payload::HostMetrics(metrics) = payload else { panic!("not host metrics") };
+        assert_eq!((metrics.mem_used_bytes, metrics.mem_total_bytes), (Some(2_500), Some(4_000)));
     }
 }

@@ -9,6 +9,8 @@ mod input;
 mod memory;
 mod network;
 pub mod process;
+#[cfg(target_os = "linux")]
+mod users;
 
 use std::path::Path;
 use std::time::Duration;

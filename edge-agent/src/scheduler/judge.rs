@@ -54,7 +54,12 @@ impl Check for SchedulerConfig {
             }
         }
         for (event_type, rule) in &self.gauges {
-            rule.check(&key(&key(at, "gauges"), event_type), problems);
+            let at = key(&key(at, "gauges"), event_type);
+            rule.check(&at, problems);
+            if event_type == event_type::NET_USAGE && rule.aggregate == Aggregate::Mean {
+                let what = "is not known of two rates, received and sent, that are judged by their sum";
+                problems.add(key(&at, "aggregate"), what, Some("leave it out".to_owned()));
+            }
         }
     }
 }
@@ -193,6 +198,17 @@ mod tests {
 
     use super::*;
     use crate::observation::Gauge;
+
+    #[test]
+    fn a_mean_of_two_rates_is_refused() {
+        let mean = GaugeRule { aggregate: Aggregate::Mean, ..GaugeRule::default() };
+        let gauges = [event_type::NET_USAGE, event_type::DISK_USAGE].map(|of| (of.to_owned(), mean));
+        let config = SchedulerConfig { gauges: HashMap::from(gauges), ..SchedulerConfig::default() };
+        let mut problems = Problems::default();
+        config.check("scheduler", &mut problems);
+        let at: Vec<&str> = problems.iter().map(|problem| problem.at.as_str()).collect();
+        assert_eq!(at, ["scheduler.gauges.net_usage.aggregate"]);
+    }
 
     fn cpu(at_s: i64, percent: f64) -> Observation {
         let metrics = HostMetrics { cpu_percent: Some(percent), ..HostMetrics::default() };

@@ -149,6 +149,9 @@ pub(crate) fn evidence_text(batch: &RecordBatch, row: usize) -> Result<Option<St
             },
         }
     }
+    if size > TEXT {
+        return Ok(None);
+    }
     text.extend_from_slice(if text.is_empty() { b"{}" } else { b"}" });
     // What Arrow and JSON write is text.
     Ok(String::from_utf8(text).ok())

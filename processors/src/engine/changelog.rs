@@ -10,7 +10,7 @@ use metrics::{Gauge, gauge};
 use thiserror::Error;
 
 use super::chunk::{self, ChunkError, Header, MAX_CHUNK_BYTES, OFFSET};
-use super::operator::{Operator, StateError};
+use super::operator::{Operator, StateError, lasting};
 use super::pieces::batch_bytes;
 
 /// Deltas may grow to this multiple of the live state before a new generation is written.
@@ -51,7 +51,7 @@ pub(crate) struct Standing {
     pub(crate) delta_bytes: usize,
     /// Bytes of all rows in this generation, less what each chunk costs by itself.
     pub(crate) row_bytes: usize,
-    /// Rows in this generation.
+    /// Rows in this generation that say what there is, not what is gone.
     pub(crate) rows: usize,
     /// How the stream of the last chunk in this generation began; the next leaves it out.
     pub(crate) schema: Bytes,
@@ -251,7 +251,7 @@ impl Changelog {
         if size <= MAX_CHUNK_BYTES {
             standing.schema = schema;
             standing.next_number += 1;
-            standing.rows += rows.num_rows();
+            standing.rows += lasting(rows);
             standing.row_bytes += batch_bytes(rows);
             send(self.record(key, Some(value)))?;
         }

@@ -111,6 +111,13 @@ pub fn ops<'a>(operator: &'static str, rows: &'a RecordBatch) -> Result<&'a UInt
     column::<UInt8Array>(operator, rows, 0)
 }
 
+/// How many rows say what there is, without those that say what is gone.
+pub fn lasting(rows: &RecordBatch) -> usize {
+    let is_there = |op: &&u8| Op::of(**op) != Some(Op::Delete);
+    let ops = rows.columns().first().and_then(|column| column.as_any().downcast_ref::<UInt8Array>());
+    ops.map_or(rows.num_rows(), |ops| ops.values().iter().filter(is_there).count())
+}
+
 /// Column `at` as the array type that the schema promises.
 pub fn column<'a, T: 'static>(
     operator: &'static str,

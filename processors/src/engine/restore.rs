@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::changelog::Standing;
 use super::chunk::{self, ChunkError, Header, OFFSET, RowsReader};
-use super::operator::{Operator, StateError};
+use super::operator::{Operator, StateError, lasting};
 use super::pieces::batch_bytes;
 
 /// What to do with state that another definition of an operator wrote.
@@ -198,7 +198,7 @@ pub(crate) fn apply(
                 offset: i64::from(number),
                 source,
             })? {
-                standing.rows += batch.num_rows();
+                standing.rows += lasting(&batch);
                 standing.row_bytes += batch_bytes(&batch);
                 operator.restore(&batch)?;
             }

@@ -2,7 +2,7 @@
 //! must leave outputs that an undisturbed run would have left, each once.
 //!
 //! `fleet` has the workers and what is done to them, `sums` the least job that shows a wrong state in its outputs,
-//! `schedules` the tests with it. The same is done to the whole job in `jobs/simulation_tests.rs`.
+//! `schedules` the tests with it, `turns` what is put off over commits. The same is done to the whole job in `jobs/simulation_tests.rs`.
 //!
 //! A seed is a whole schedule. A test that fails names it; `VARTA_SIMULATION_SEED=N` plays that one alone, and
 //! `VARTA_SIMULATION_SEEDS=N` plays the first N instead of as many as `make test` has time for.
@@ -10,6 +10,7 @@
 mod fleet;
 mod schedules;
 mod sums;
+mod turns;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -101,6 +101,19 @@ enum Trouble {
     Fatal(WorkerError),
 }
 
+impl Trouble {
+    /// Tells of one that ends nothing: what it stopped is taken back and comes again.
+    fn tell(&self) {
+        let (error, committing): (&dyn std::error::Error, bool) = match self {
+            Self::Log(error) => (error, false),
+            Self::Commit(error) => (error, true),
+            Self::Fatal(error) => (error, false),
+        };
+        tracing::warn!(%error, committing, "giving partitions back without a commit");
+        metrics::counter!("varta_processors_log_failures_total").increment(1);
+    }
+}
+
 impl From<LogError> for Trouble {
     fn from(error: LogError) -> Self {
         Self::Log(error)
@@ -128,7 +141,7 @@ pub struct Worker<L: Log, J: Job> {
     full_since: Option<Duration>,
     /// The partition that last had more to do than its share of a commit.
     turn: Option<i32>,
-    /// The next commit is the last.
+    /// The next commit is the last before partitions are given back.
     is_leaving: bool,
     /// When the group's offsets were last asked for.
     asked_at: Option<Duration>,

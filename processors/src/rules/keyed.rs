@@ -1,4 +1,4 @@
-//! What rules remember: rows by agent, rule and key, kept in the changelog as JSON.
+//! What rules remember: rows by agent, rule and key, kept in the changelog as JSON, whole or in parts.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -62,7 +62,8 @@ const MOST_ROWS: usize = 200_000;
 const MOST_BYTES: usize = 128 << 20;
 /// More bytes of one agent are not kept: whoever sends huge fields pushes out what is remembered of himself.
 const MOST_OF_AGENT: usize = 1 << 20;
-/// Most bytes of one row; it must fit into a chunk of the changelog, whatever its texts look like as JSON.
+/// Most bytes of what is remembered of one key; a part of it must fit into a chunk of the changelog, whatever its texts
+/// look like as JSON.
 pub(super) const MOST_OF_ROW: usize = 128 * 1024;
 /// What a row takes beside its texts, in bytes.
 const ROW: usize = 64;
@@ -170,7 +171,8 @@ impl<V: InParts> Keyed<V> {
         self.agents.get(agent)?.get(key)
     }
 
-    /// Takes what a row has and leaves nothing in its place, until it is [put back](Self::put_back) or removed.
+    /// Takes what a row has and leaves nothing in its place, until it is [put back](Self::put_back). What is empty has no
+    /// parts.
     pub(super) fn take(&mut self, agent: &str, key: &Key) -> Option<V>
     where
         V: Default,
@@ -482,7 +484,7 @@ impl<V: InParts + Send> Operator for Keyed<V> {
     }
 }
 
-/// What a row takes, in bytes: about as much in memory as in the changelog.
+/// What a row takes in memory, in bytes.
 fn weight<V: InParts>(key: &Key, value: &V) -> usize {
     ROW + key.by.len() + value.bytes()
 }

@@ -94,6 +94,11 @@ fn keys_and_rows_are_capped() {
     assert_eq!(sequences.rows.of("a").count(), 1 + 2);
 }
 
+/// A chain without the numbers of its rows, which nobody is told.
+fn said(chain: Vec<Waiting>) -> Vec<(usize, i64, String)> {
+    chain.into_iter().map(|row| (row.step, row.time, row.id)).collect()
+}
+
 /// Whether some chain of the rows is complete, by trying all.
 fn exists(rows: &[(usize, i64)], steps: usize, within: i64) -> bool {
     fn go(rows: &[(usize, i64)], step: usize, steps: usize, first: i64, last: i64, within: i64) -> bool {
@@ -140,8 +145,61 @@ proptest! {
             }
             let new = Waiting { id: at.to_string(), ..row(step, time) };
             let told = lazy.see("a", &key(), THREE, new.clone(), watermark);
-            prop_assert_eq!(swept.see("a", &key(), THREE, new, watermark), told);
+            prop_assert_eq!(swept.see("a", &key(), THREE, new, watermark).map(said), told.map(said));
             watermark = watermark.max(time - 20);
+        }
+    }
+}
+
+#[test]
+fn what_was_swept_is_numbered_anew_and_told_the_same() {
+    let (mut swept, mut lazy) = (Sequences::default(), Sequences::default());
+    let mut watermark = i64::MIN;
+    for (at, (step, time)) in
+        [(0, 90), (1, 95), (2, 77), (2, 100), (0, 85), (1, 90), (2, 95)].into_iter().enumerate()
+    {
+        if at == 4 {
+            let waiting = swept.rows.get("a", &key()).cloned().unwrap_or_default();
+            let left: Vec<_> = waiting.into_iter().filter(|row| !THREE.is_over(row, watermark)).collect();
+            swept.rows.put("a", key(), left);
+        }
+        let new = Waiting { id: at.to_string(), ..row(step, time) };
+        let told = lazy.see("a", &key(), THREE, new.clone(), watermark);
+        assert_eq!(swept.see("a", &key(), THREE, new, watermark).map(said), told.map(said), "{at}");
+        watermark = watermark.max(time - 20);
+    }
+}
+
+proptest! {
+    /// Whatever comes, and wherever it is cut into commits, what is restored is what was there, and goes on alike.
+    #[test]
+    fn what_is_restored_is_what_was_there(
+        rows in proptest::collection::vec((0_usize..3, 0_i64..200, 0_usize..3), 1..60),
+        commits in proptest::collection::vec(any::<bool>(), 60),
+    ) {
+        let (mut sequences, mut restored) = (Sequences::default(), Sequences::default());
+        let mut watermark = i64::MIN;
+        let kept = |sequences: &Sequences| -> Vec<(Key, Vec<Waiting>)> {
+            sequences.rows.of("a").map(|(key, rows)| (key.clone(), rows.clone())).collect()
+        };
+        for (at, (step, time, rule)) in rows.into_iter().enumerate() {
+            let key = Key::new(&rule.to_string(), "");
+            let new = Waiting { id: at.to_string(), ..row(step, time) };
+            sequences.see("a", &key, THREE, new, watermark);
+            watermark = watermark.max(time - 20);
+            if commits[at] {
+                if let Some(changes) = sequences.rows.drain_changes().unwrap() {
+                    restored.rows.restore(&changes).unwrap();
+                }
+                let mut anew = Sequences::default();
+                anew.rows.restore(&sequences.rows.snapshot().unwrap()).unwrap();
+                for other in [&restored, &anew] {
+                    prop_assert_eq!(kept(other), kept(&sequences));
+                    prop_assert_eq!(other.rows.bytes(), sequences.rows.bytes());
+                    prop_assert_eq!(other.rows.live_rows(), sequences.rows.live_rows());
+                    prop_assert_eq!(other.rows.len(), sequences.rows.len());
+                }
+            }
         }
     }
 }

@@ -20,8 +20,6 @@ mod programs;
 mod sampling;
 pub mod scrub;
 mod source;
-#[cfg(target_os = "linux")]
-mod users;
 
 use std::collections::{HashMap, HashSet};
 use std::io;

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::source::{Details, ProcessSource, Stat};
-use super::users::Users;
+use crate::monitors::users::Users;
 
 /// Ticks of processor time a second: `USER_HZ` is 100 on every Linux.
 const TICKS: u64 = 100;

@@ -36,7 +36,11 @@ impl<L: Log, J: Job> Worker<L, J> {
             Polled::Revoked { partitions, lost } => {
                 tracing::info!(partitions = partitions.len(), lost, "partitions revoked");
                 // Until the next poll they are still ours, unless lost: finish what is ready, or take it back.
-                let finished = !lost && (keep_open || self.commit_all().is_ok());
+                let finished = match (lost, keep_open) {
+                    (true, _) => false,
+                    (false, true) => true,
+                    (false, false) => self.commit_all().map_err(|trouble| trouble.tell()).is_ok(),
+                };
                 if !finished {
                     self.abort();
                 }

@@ -219,7 +219,8 @@ impl<V: InParts> Keyed<V> {
         let known = self.get(agent, &key).into_iter().flat_map(InParts::parts);
         let numbers: Vec<u64> = known.chain(value.parts()).map(|(number, _)| number).collect();
         let agent = self.set(agent, key.clone(), value);
-        self.changed.extend(numbers.into_iter().map(|number| (Arc::clone(&agent), key.clone(), number)));
+        let changed = move |number| (Arc::clone(&agent), key.clone(), number);
+        self.changed.extend(numbers.into_iter().map(changed));
     }
 
     /// Removes a row.
@@ -592,7 +593,9 @@ mod tests {
         let mut written = |keyed: &mut Keyed<Letters>| {
             let rows = keyed.drain_changes().unwrap();
             let count = rows.as_ref().map_or(0, RecordBatch::num_rows);
-            rows.iter().for_each(|rows| replayed.restore(rows).unwrap());
+            if let Some(rows) = &rows {
+                replayed.restore(rows).unwrap();
+            }
             assert_eq!(replayed.get("a", &key), keyed.get("a", &key));
             assert_eq!((replayed.live_rows(), replayed.bytes), (keyed.live_rows(), keyed.bytes));
             count

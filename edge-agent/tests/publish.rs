@@ -316,3 +316,34 @@ async fn a_second_run_sends_the_rest_first_and_the_source_continues() {
     drop(wire);
     timeout(PATIENCE, agent).await.unwrap().unwrap();
 }
+
+/// The last row is stored while the publisher looks whether all is sent: it must not leave before that row is.
+#[tokio::test]
+async fn what_is_stored_last_is_sent_before_the_agent_leaves() {
+    for turn in 0..20 {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = listener().await;
+        let (shutdown, agent) = start(config(folder.path(), &listener), Lane::Normal, 1);
+        let mut wire = greet(&listener).await.wire;
+        let mut kinds = BTreeSet::new();
+        while let Some(publish) = wire.publish().await {
+            wire.acknowledge(&publish).await;
+            if publish.topic.ends_with(b"/status") {
+                continue;
+            }
+            for event in parse(&publish.payload) {
+                wire.confirm(event.session, event.lane, &[(event.seq, event.seq)]).await;
+                if event.event_type == "counted" {
+                    shutdown.request();
+                    // something to look at all the time meanwhile
+                    for _ in 0..2_000 {
+                        wire.tell(b"?".to_vec()).await;
+                    }
+                }
+                kinds.insert(event.event_type);
+            }
+        }
+        assert!(kinds.contains("agent_stopped"), "turn {turn}: {kinds:?}");
+        timeout(PATIENCE, agent).await.unwrap().unwrap();
+    }
+}

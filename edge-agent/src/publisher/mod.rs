@@ -226,13 +226,18 @@ impl Publisher {
         self.greeted(&client, connection).await;
         let mut drain_until: Option<Instant> = None;
         loop {
+            // Asked once for this turn: a row that is stored after the last look is not among those that are settled.
+            let is_all_stored = drain_until.is_some() && stored.is_requested();
+            if is_all_stored {
+                self.note_stored();
+            }
             let mut now = self.start.elapsed();
             while let Some(ask) = self.window.next(now) {
                 self.send(&client, ask).await?;
                 now = self.start.elapsed();
             }
             if let Some(deadline) = drain_until {
-                let settled = stored.is_requested() && self.window.is_settled() && self.unremoved.is_empty();
+                let settled = is_all_stored && self.window.is_settled() && self.unremoved.is_empty();
                 if settled || Instant::now() >= deadline {
                     return Ok(self.goodbye(&client, connection, signals).await);
                 }
@@ -255,7 +260,7 @@ impl Publisher {
                     drain_until = Some(Instant::now() + self.parts.publisher.drain);
                     self.window.gather_no_longer();
                 }
-                () = stored.wait(), if drain_until.is_some() && !stored.is_requested() => self.note_stored(),
+                () = stored.wait(), if drain_until.is_some() && !is_all_stored => {}
             }
         }
     }
